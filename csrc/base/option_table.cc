@@ -1,0 +1,55 @@
+// Every tunable of torchtide, with its unit and the reason for its default.
+#include "base/options.h"
+
+namespace tide {
+
+const std::vector<OptionInfo>& OptionTable() {
+  static const std::vector<OptionInfo>& table = *new std::vector<OptionInfo>{
+      {"disable", "TIDE_DISABLE", "0", "bool", "The safe off switch: nothing is hooked."},
+      {"runtime_dir", "TIDE_RUNTIME_DIR", "", "text",
+       "Where the socket and the device table live; empty means $XDG_RUNTIME_DIR/torchtide or "
+       "/tmp/torchtide-UID."},
+      {"daemon", "TIDE_DAEMON", "auto", "text",
+       "auto starts tided when none answers, off never talks to it, require fails without it."},
+      {"job.name", "TIDE_JOB_NAME", "", "text", "Name of the job; empty means the script's."},
+      {"job.priority", "TIDE_PRIORITY", "normal", "text", "guaranteed, normal or opportunistic."},
+      {"job.limit", "TIDE_LIMIT", "0", "bytes", "Budget of the job at start; 0 means none."},
+      {"job.min_memory", "TIDE_MIN_MEMORY", "0", "bytes", "Guaranteed share of the job."},
+      {"job.id", "TIDE_JOB_ID", "0", "count", "Set by `tide run` for its children."},
+      {"device.capacity", "TIDE_CAPACITY", "0", "bytes",
+       "Capacity of the CPU device; 0 means what the cgroup and free memory allow."},
+      {"device.reserve", "TIDE_RESERVE", "256MiB", "bytes",
+       "Memory left to the rest of the machine when capacity is derived."},
+      {"memory.block_min", "TIDE_BLOCK_MIN", "1MiB", "bytes",
+       "Smaller CPU blocks stay with the previous allocator: 83-99.7 % of bytes are in blocks above."},
+      {"memory.learn_from", "TIDE_LEARN_FROM", "2", "count",
+       "First iteration whose lifetimes are learnt; before it optimizer state is born."},
+      {"memory.learn_iterations", "TIDE_LEARN_ITERATIONS", "2", "count", "Iterations learnt."},
+      {"memory.huge_pages", "TIDE_HUGE_PAGES", "1", "bool", "MADV_HUGEPAGE and MADV_COLLAPSE."},
+      {"memory.reserve_address_space", "TIDE_ADDRESS_SPACE", "256GiB", "bytes",
+       "Virtual range of each heap; costs no memory."},
+      {"spill.dir", "TIDE_SPILL_DIR", "", "text",
+       "Folder of the unlinked spill file; empty means $XDG_CACHE_HOME or ~/.cache/torchtide; never tmpfs."},
+      {"spill.max", "TIDE_SPILL_MAX", "64GiB", "bytes", "Cap of one job's spill file."},
+      {"spill.free_min", "TIDE_SPILL_FREE_MIN", "1GiB", "bytes",
+       "Free space that spilling leaves on the disk."},
+      {"lane", "TIDE_LANE", "0", "count", "Lane to join; -1 joins none."},
+      {"lane.policy", "TIDE_LANE_POLICY", "fair", "text",
+       "Turn policy of a lane this process creates: fifo, fair, rr, srtf, pack, priority."},
+      {"lane.grace_ms", "TIDE_LANE_GRACE_MS", "2000", "ms",
+       "How long a holder may be silent before the others move to fresh scratch pages."},
+      {"lane.quantum_ms", "TIDE_LANE_QUANTUM_MS", "0", "ms",
+       "Shortest service before a turn passes; 0 passes it at every iteration."},
+      {"need.wait_ms", "TIDE_NEED_WAIT_MS", "2000", "ms",
+       "How long an allocation waits for others to give memory back before it fails."},
+      {"test.always_spill", "TIDE_TEST_ALWAYS_SPILL", "0", "bool",
+       "Hostile configuration: every persistent page is demoted at every boundary."},
+      {"test.always_suspend", "TIDE_TEST_ALWAYS_SUSPEND", "0", "bool",
+       "Hostile configuration: suspend and resume at every boundary."},
+      {"test.skip_privatise", "TIDE_TEST_SKIP_PRIVATISE", "0", "bool",
+       "Control experiment: leaves survivors in lane pages; corrupts them, on purpose."},
+  };
+  return table;
+}
+
+}  // namespace tide

@@ -1,0 +1,118 @@
+// What processes on one device share: fixed layout of the device table (ledger and turn table), no pointers.
+//
+// Totals are never stored: they are sums over slots, so a kill in the middle of an update tears nothing.
+// A slot belongs to the process whose pid and start time it carries; only the owner writes its ledger and
+// service fields, anybody may write the words marked "asked of the owner".
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+
+namespace tide::shm {
+
+inline constexpr uint64_t kTableMagic = 0x454c424154454454;  // "TDETABLE"
+inline constexpr uint32_t kTableVersion = 1;
+inline constexpr int kSlotCount = 256;
+inline constexpr int kLaneCount = 16;
+inline constexpr int kNameBytes = 64;
+
+enum class SlotState : uint32_t { kFree = 0, kClaiming = 1, kLive = 2 };
+
+/// What a member of a lane is doing, as `tide top` shows it.
+enum class Phase : uint32_t { kOutside = 0, kWaiting = 1, kRunning = 2, kLoading = 3, kPaused = 4 };
+
+enum SlotFlags : uint32_t {
+  kReady = 1u << 0,     // wants the turn (its batch is there)
+  kMeasured = 1u << 1,  // persistent and scratch sizes are learnt
+  kIdle = 1u << 2,      // gave up its membership for now (a notebook with no cell running)
+  kForked = 1u << 3,    // never set in the table: children pass through
+};
+
+struct alignas(64) JobSlot {
+  // identity
+  std::atomic<uint32_t> state;        // SlotState; claimed by compare-and-swap from kFree
+  std::atomic<int32_t> pid;
+  std::atomic<uint64_t> start_time;   // clock ticks since boot, /proc/PID/stat field 22
+  std::atomic<uint32_t> uid;
+  std::atomic<int64_t> job_id;        // of the daemon; 0 before registration
+  char name[kNameBytes];              // UTF-8, zero-terminated
+
+  // ledger, bytes; written by the owner
+  std::atomic<int64_t> private_bytes;        // committed anonymous pages
+  std::atomic<int64_t> file_resident_bytes;  // resident window of the file tier
+  std::atomic<int64_t> outside_bytes;        // interpreter, torch, blocks under 1 MiB, children
+  std::atomic<int64_t> demoted_bytes;        // in the file tier (disk, not memory)
+  std::atomic<int64_t> persistent_bytes;     // learnt
+  std::atomic<int64_t> scratch_peak_bytes;   // learnt: largest ephemeral use of an iteration
+  std::atomic<int64_t> peak_bytes;           // highest private + resident + outside seen
+
+  // budget; written by the owner when it has applied a grant
+  std::atomic<int64_t> budget_bytes_max;     // 0: none
+  std::atomic<int64_t> budget_bytes_guaranteed;
+  std::atomic<int64_t> budget_revision;
+
+  // asked of the owner: bytes that others need; the owner subtracts what it gave back
+  std::atomic<int64_t> reclaim_bytes;
+
+  // lane membership and service; written by the owner
+  std::atomic<int32_t> lane;                 // -1: none
+  std::atomic<uint32_t> flags;               // SlotFlags
+  std::atomic<uint32_t> phase;               // Phase
+  std::atomic<uint32_t> priority;            // 0 opportunistic, 1 normal, 2 guaranteed
+  std::atomic<uint32_t> weight_milli;        // share weight in thousandths
+  std::atomic<int64_t> joined_ns;            // monotonic
+  std::atomic<int64_t> service_ns;           // time spent holding the turn
+  std::atomic<int64_t> iterations;
+  std::atomic<int64_t> last_iteration_ns;    // duration of the last iteration
+  std::atomic<int64_t> remaining_ns;         // predicted remaining service; -1 unknown
+  std::atomic<int64_t> heartbeat_ns;         // monotonic, of the last boundary
+  std::atomic<int32_t> lane_fd;              // descriptor of the lane's memfd in the owner; -1 none
+  std::atomic<uint64_t> lane_generation;     // generation of the scratch that the owner has mapped
+
+  // the owner sleeps here; whoever wants its attention adds one and wakes it
+  std::atomic<uint32_t> wake_word;
+};
+
+struct alignas(64) LaneSlot {
+  std::atomic<uint64_t> turn;            // TurnWord: holder slot + epoch
+  std::atomic<uint32_t> policy;          // sched::TurnPolicyId
+  std::atomic<int64_t> quantum_ns;
+  std::atomic<int64_t> granted_ns;       // monotonic time of the last hand-over
+  std::atomic<int64_t> released_ns;      // monotonic time at which the previous holder let go
+  std::atomic<int64_t> handovers;
+  std::atomic<uint64_t> generation;      // of the scratch pages; grows when members leave a stuck holder
+  std::atomic<int64_t> scratch_bytes;    // committed bytes of the scratch of this generation
+  std::atomic<int64_t> retired_bytes;    // scratch of older generations that a stuck holder still maps
+};
+
+struct alignas(64) TableHeader {
+  std::atomic<uint64_t> magic;           // written last by the creator
+  std::atomic<uint32_t> version;
+  std::atomic<uint32_t> slot_bytes;      // sizeof(JobSlot): a reader built differently refuses
+  char boot_id[40];
+  std::atomic<int64_t> capacity_bytes;   // stated or derived; 0: unlimited
+  std::atomic<int64_t> freed_word_total; // grows whenever somebody gives bytes back
+  std::atomic<uint32_t> freed_word;      // futex: waiters for memory sleep here
+};
+
+struct DeviceTable {
+  TableHeader header;
+  LaneSlot lanes[kLaneCount];
+  JobSlot slots[kSlotCount];
+};
+
+/// {holder slot (16 bits, 0xffff nobody), epoch (48 bits)} in one word.
+struct TurnWord {
+  static constexpr uint64_t kNobody = 0xffff;
+  static constexpr uint64_t Make(uint64_t holder, uint64_t epoch) { return holder << 48 | (epoch & 0xffffffffffff); }
+  static constexpr int Holder(uint64_t word) {
+    return (word >> 48) == kNobody ? -1 : static_cast<int>(word >> 48);
+  }
+  static constexpr uint64_t Epoch(uint64_t word) { return word & 0xffffffffffff; }
+};
+
+static_assert(std::atomic<int64_t>::is_always_lock_free);
+static_assert(sizeof(JobSlot) % 64 == 0);
+static_assert(sizeof(LaneSlot) % 64 == 0);
+
+}  // namespace tide::shm

@@ -183,12 +183,12 @@ absl::Status Turn::Acquire(const WaitHooks& hooks) {
     }
     if ((tick || seen != handled_wake_) && hooks.on_wake) hooks.on_wake();
     handled_wake_ = seen;
-    const int rc = shm::FutexWait(slot.wake_word, seen, kTick);
+    const int rc = shm::FutexWait(slot.wake_word, seen, hooks.tick);
     const int64_t now_ns = clock_.MonotonicNanos();
     if (last_check_ns_ == 0) last_check_ns_ = now_ns;
     // By time as well as by timeout: frequent wakes must not keep a dead holder's turn from being
     // found.
-    tick = rc == ETIMEDOUT || now_ns - last_check_ns_ >= absl::ToInt64Nanoseconds(kTick);
+    tick = rc == ETIMEDOUT || now_ns - last_check_ns_ >= absl::ToInt64Nanoseconds(hooks.tick);
     if (tick) {
       last_check_ns_ = now_ns;
       CheckHolder();

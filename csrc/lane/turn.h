@@ -24,11 +24,11 @@ inline constexpr absl::Duration kTick = absl::Milliseconds(100);
 /// jobs on two cores.
 inline constexpr absl::Duration kTakeGrace = absl::Milliseconds(250);
 
-/// Both may be empty; both run in the waiting thread, without any lock held.
+/// All may be left as they are; the functions run in the waiting thread, without any lock held.
 struct WaitHooks {
-  std::function<void()>
-      on_wake;  // the wake word changed and it was not the turn, or a tick has passed
+  std::function<void()> on_wake;  // the wake word changed and it was not the turn, or a tick passed
   std::function<bool()> cancelled;  // asked before each sleep: Ctrl-C, SIGTERM, a stop order
+  absl::Duration tick = kTick;      // longer only in tests that prove that no wake-up is lost
 };
 
 /// Owner of the lane fields of one slot. Join, Leave, Acquire, Release, SetReady and

@@ -21,6 +21,9 @@ constexpr auto kRelaxed = std::memory_order_relaxed;
 // How often a reservation that collided with another one's undone attempt looks again.
 constexpr int kReserveAttempts = 4;
 
+// A reservation stands in somebody's allocation: it does not wait long to look for the dead.
+constexpr absl::Duration kReapPatience = absl::Milliseconds(20);
+
 uint32_t Word(SlotState state) { return static_cast<uint32_t>(state); }
 
 std::string NameOf(const JobSlot& slot) {
@@ -100,8 +103,8 @@ void DeviceFile::Free(SlotId id) {
   if (freed > Bytes(0)) AnnounceFreed(*table_, freed);
 }
 
-int DeviceFile::ReapDead() {
-  const auto lock = Lock();
+int DeviceFile::ReapDead(absl::Duration timeout) {
+  const auto lock = Lock(timeout);
   return lock.ok() ? ReapDeadLocked() : 0;
 }
 
@@ -175,7 +178,7 @@ absl::Status DeviceFile::Reserve(SlotId id, std::atomic<int64_t> JobSlot::*field
     return absl::OkStatus();
   }
   absl::Status status = TryReserve(own.*field, delta);
-  if (!status.ok() && ReapDead() > 0) status = TryReserve(own.*field, delta);
+  if (!status.ok() && ReapDead(kReapPatience) > 0) status = TryReserve(own.*field, delta);
   if (!status.ok()) return status;
   const int64_t held = SlotUsed(own).value();
   // relaxed: a statistic that only the owner writes

@@ -39,6 +39,8 @@ struct Holder {
 /// once; nothing here needs the daemon. A forked child must not use its parent's object.
 class DeviceFile {
  public:
+  static constexpr absl::Duration kLockTimeout = absl::Seconds(5);
+
   /// Opens `runtime_dir`/device-`device`, creating directory (0700) and file (0600). A table of
   /// another boot is started anew. Errors: PermissionDenied (symbolic link, other owner, open to
   /// others), FailedPrecondition (written by another version), ResourceExhausted (no room on the
@@ -63,9 +65,9 @@ class DeviceFile {
   /// Frees a slot of the calling process: its turn passes on, its ledger is zero. Idempotent.
   void Free(SlotId id);
 
-  /// Frees slots whose process has ended, and claims that were torn. Returns how many; 0 when the
-  /// lock is held by somebody for too long (the next call tries again).
-  int ReapDead();
+  /// Frees slots whose process has ended, and claims that were torn. Returns how many; 0 when
+  /// somebody else has the lock for longer than `timeout` (the next call tries again).
+  int ReapDead(absl::Duration timeout = kLockTimeout);
 
   /// Bytes charged to the device: live slots' private, resident and outside bytes plus the lanes'
   /// scratch.
@@ -98,8 +100,6 @@ class DeviceFile {
 
   /// Live processes, largest use first.
   std::vector<Holder> WhoHoldsWhat() const;
-
-  static constexpr absl::Duration kLockTimeout = absl::Seconds(5);
 
  private:
   DeviceFile(std::string path, UniqueFd fd, DeviceTable* table);

@@ -5,8 +5,10 @@
 #include "base/log.h"
 #include "base/options.h"
 #include "base/status.h"
+#include "lane/members.h"
 #include "runtime/runtime.h"
 #include "shm/futex.h"
+#include "shm/slot_table.h"
 
 namespace tide::runtime {
 namespace {
@@ -18,12 +20,9 @@ constexpr int kRecordIterations = 1;
 }  // namespace
 
 int Runtime::LaneMembers() {
-  int members = 0;
-  for (int i = 0; i < shm::kSlotCount; ++i) {
-    const shm::JobSlot& other = device_->table().slots[i];
-    members += shm::IsLive(other) && other.lane.load(std::memory_order_relaxed) == options_.lane;
-  }
-  return members;
+  lane::Members members;
+  lane::GatherMembers(device_->table(), LaneId(options_.lane), SlotId(), members);
+  return static_cast<int>(members.size());
 }
 
 absl::Status Runtime::EndIteration() {
@@ -100,7 +99,8 @@ absl::Status Runtime::BeginIteration(int phase, const std::function<bool()>& int
 absl::Status Runtime::TakeTurn(const std::function<bool()>& interrupted) {
   if (options_.lane >= 0 && !in_lane_) {
     turn_ = std::make_unique<lane::Turn>(*device_, slot_id_, clock_);
-    TIDE_RETURN_IF_ERROR(turn_->Join(LaneId(options_.lane)));
+    TIDE_RETURN_IF_ERROR(turn_->Join(LaneId(options_.lane), options_.weight_milli * 0.001,
+                                     static_cast<sched::Priority>(options_.priority)));
     in_lane_ = true;
   }
   bool stop = false;
@@ -116,39 +116,55 @@ absl::Status Runtime::TakeTurn(const std::function<bool()>& interrupted) {
     if (!in_lane_) return absl::OkStatus();
     if (keep_turn_ && turn_->Holds()) return absl::OkStatus();
     lane::WaitHooks hooks;
-    hooks.on_wake = [this] { CarryOutOrders(); };
+    hooks.on_wake = [this] {
+      CarryOutOrders();
+      LeaveStuckHolder();
+    };
     hooks.cancelled = [&] {
       stop = interrupted && interrupted();
       return stop || suspended_.load(std::memory_order_relaxed);
     };
-    hooks.on_stuck = [this] { return scratch_.LeaveStuckHolder(); };
     const absl::Status status = turn_->Acquire(hooks);
-    if (status.ok()) return MapScratch();
+    if (status.ok()) {
+      MapScratch();
+      return absl::OkStatus();
+    }
     if (!absl::IsCancelled(status)) return status;
     if (stop) return absl::CancelledError("interrupted while waiting for the turn");
   }
 }
 
-absl::Status Runtime::MapScratch() {
-  if (scratch_.fd() >= 0 && !scratch_.Stale()) return absl::OkStatus();
-  auto attached = lane::Scratch::Attach(*device_, slot_id_, LaneId(options_.lane),
-                                        Bytes(BytesOption("memory.reserve_address_space")));
-  if (attached.ok()) {
+void Runtime::LeaveStuckHolder() {
+  if (!scratch_) return;
+  const auto left = scratch_->LeaveStuckHolder(*turn_, absl::Milliseconds(IntOption("lane.grace_ms")));
+  if (left.ok() && *left) Log(LogLevel::kWarning, "event=left_stuck_holder");
+}
+
+void Runtime::MapScratch() {
+  if (scratch_ && !scratch_->Stale() && scratch_->generation() == mapped_generation_) return;
+  absl::Status status;
+  if (!scratch_ || scratch_->Stale()) {
+    auto attached = lane::Scratch::Attach(*device_, slot_id_, LaneId(options_.lane),
+                                          Bytes(BytesOption("memory.reserve_address_space")));
+    status = attached.status();
+    if (attached.ok()) scratch_ = *std::move(attached);
+  }
+  if (status.ok()) {
     lane_account_.Attach(LaneId(options_.lane));
-    absl::Status mapped = arena_->AttachLane(attached->fd());
-    if (mapped.ok()) {
-      scratch_ = *std::move(attached);
-      return absl::OkStatus();
-    }
-    attached = mapped;
+    status = arena_->AttachLane(scratch_->fd());
+  }
+  if (status.ok()) {
+    mapped_generation_ = scratch_->generation();
+    return;
   }
   // Without scratch pages the job still takes turns; its iterations use private memory.
-  Log(LogLevel::kWarning, absl::StrCat("event=no_scratch status=\"", attached.status().ToString(), "\""));
-  return absl::OkStatus();
+  arena_->DetachLane().IgnoreError();
+  Log(LogLevel::kWarning, absl::StrCat("event=no_scratch status=\"", status.ToString(), "\""));
 }
 
 absl::Status Runtime::Leave() {
   TIDE_RETURN_IF_ERROR(EndIteration());
+  scratch_.reset();
   if (in_lane_) turn_->Leave();
   in_lane_ = false;
   slot().phase.store(static_cast<uint32_t>(shm::Phase::kOutside), std::memory_order_relaxed);

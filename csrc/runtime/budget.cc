@@ -9,6 +9,7 @@
 #include "runtime/sampler.h"
 #include "sched/victims.h"
 #include "shm/futex.h"
+#include "shm/slot_table.h"
 
 namespace tide::runtime {
 namespace {
@@ -16,7 +17,6 @@ namespace {
 // Enough to keep a disk busy while operators work on what was read; more only takes memory from the job.
 constexpr Bytes kWindowMax = MiB(96);
 constexpr Bytes kWindowMin = MiB(16);
-constexpr size_t kScratchHistory = 8;
 
 double Seconds(int64_t nanos) { return static_cast<double>(nanos) * 1e-9; }
 

@@ -13,6 +13,7 @@
 #include "base/status.h"
 #include "pages/host_backend.h"
 #include "runtime/sampler.h"
+#include "shm/futex.h"
 
 namespace tide::runtime {
 namespace {

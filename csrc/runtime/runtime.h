@@ -103,7 +103,8 @@ class Runtime {
 
   // turn.cc
   absl::Status TakeTurn(const std::function<bool()>& interrupted);
-  absl::Status MapScratch();
+  void MapScratch();
+  void LeaveStuckHolder();
   int LaneMembers();
 
   // budget.cc
@@ -135,7 +136,8 @@ class Runtime {
 
   // used by the stepping thread alone
   std::unique_ptr<lane::Turn> turn_;
-  lane::Scratch scratch_;
+  std::optional<lane::Scratch> scratch_;
+  uint64_t mapped_generation_ = 0;  // of the scratch whose pages are mapped
   bool in_lane_ = false;         // a member of the lane
   bool keep_turn_ = false;       // survivors could not leave
   bool lane_was_used_ = false;   // the last iteration ran on lane pages

@@ -1,4 +1,4 @@
-"""Adds up JUnit files of ctest and pytest: names what failed, ends with "N passed, N failed, N skipped"."""
+"""Adds up JUnit files of ctest and pytest; the last line is "N passed, N failed, N skipped"."""
 
 import argparse
 import pathlib

@@ -5,11 +5,13 @@ import re
 
 import pytest
 
-TORCH = re.compile(r"^\s*(import torch\b(?!tide)|from torch(\.| )|.*importorskip\([\"']torch)", re.MULTILINE)
+TORCH = re.compile(
+    r"^\s*(import torch\b(?!tide)|from torch(\.| )|.*importorskip\([\"']torch)", re.MULTILINE
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """A test whose file imports torch (also in a script that it starts) runs on every torch version."""
+    """A test whose file imports torch (or starts a script that does) runs on every torch."""
     touches: dict[pathlib.Path, bool] = {}
     for item in items:
         path = item.path

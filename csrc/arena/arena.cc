@@ -11,7 +11,7 @@ namespace tide::arena {
 using pages::PageTable;
 
 absl::StatusOr<Arena*> Arena::Create(const ArenaOptions& options, pages::Backend& backend, pages::Account& account,
-                                     pages::Account& lane_account, std::function<bool(Bytes)> need) {
+                                     pages::Account& lane_account, NeedMemory need) {
   TIDE_ASSIGN_OR_RETURN(char* private_base, backend.Reserve(options.address_space));
   auto lane_base = backend.Reserve(options.address_space);
   if (!lane_base.ok()) {
@@ -22,7 +22,7 @@ absl::StatusOr<Arena*> Arena::Create(const ArenaOptions& options, pages::Backend
 }
 
 Arena::Arena(const ArenaOptions& options, pages::Backend& backend, pages::Account& account,
-             pages::Account& lane_account, std::function<bool(Bytes)> need, char* private_base, char* lane_base)
+             pages::Account& lane_account, NeedMemory need, char* private_base, char* lane_base)
     : options_(options),
       backend_(backend),
       account_(account),
@@ -48,25 +48,33 @@ absl::StatusOr<void*> Arena::Allocate(size_t size) {
   {
     absl::MutexLock lock(&mu_);
     if (stepping) signature = lifetimes_.Name(rounded, sequence_++);
-    result = TryAllocate(rounded, signature, pinned);
+    result = TryAllocate(rounded, signature, pinned, /*may_spill=*/false);
   }
-  // Whoever can give memory back is asked a bounded number of times; each round frees something or is the last.
-  for (int round = 0; round < 4 && !result.ok() && absl::IsResourceExhausted(result.status()); ++round) {
-    if (!need_ || !need_(PagesFor(rounded).bytes())) break;
+  // The device is full: those who wait for their turn can give memory back at once. Then the file tier (nothing
+  // has to move, the block is born there); then others again, with patience.
+  if (absl::IsResourceExhausted(result.status()) && need_ && need_(PagesFor(rounded).bytes(), false)) {
     absl::MutexLock lock(&mu_);
-    result = TryAllocate(rounded, signature, pinned);
+    result = TryAllocate(rounded, signature, pinned, /*may_spill=*/false);
+  }
+  if (!result.ok()) {
+    absl::MutexLock lock(&mu_);
+    result = TryAllocate(rounded, signature, pinned, /*may_spill=*/!pinned);
+  }
+  if (absl::IsResourceExhausted(result.status()) && need_ && need_(PagesFor(rounded).bytes(), true)) {
+    absl::MutexLock lock(&mu_);
+    result = TryAllocate(rounded, signature, pinned, /*may_spill=*/!pinned);
   }
   return result;
 }
 
-absl::StatusOr<void*> Arena::TryAllocate(Bytes size, const Signature& signature, bool pinned) {
+absl::StatusOr<void*> Arena::TryAllocate(Bytes size, const Signature& signature, bool pinned, bool may_spill) {
   if (void* lane = TryLane(size, signature); lane != nullptr) return lane;
   const auto offset = private_heap_.Allocate(size);
   if (!offset) {
     return absl::ResourceExhaustedError(absl::StrCat("no range of ", FormatBytes(size), " is left in the ",
                                                      FormatBytes(options_.address_space), " of address space"));
   }
-  absl::Status placed = table_.Occupy(*offset, size, pinned, /*may_spill=*/!pinned);
+  absl::Status placed = table_.Occupy(*offset, size, pinned, may_spill);
   if (!placed.ok()) {
     private_heap_.Free(*offset, size);
     return placed;

@@ -62,11 +62,15 @@ struct MoveReport {
 /// c10's: 4 KiB aligned, any thread, no GIL.
 class Arena {
  public:
-  /// `backend`, the accounts and `need` are borrowed for ever. `account` pays for private pages, `lane_account`
-  /// for pages of the lane's scratch. `need(bytes)` is called without any lock when both refuse; it may wait;
-  /// true means trying again is worth it.
+  /// Asks others for memory, without any lock held; may wait. `last_resort`: nothing else is left to try. True
+  /// means that trying again is worth it.
+  using NeedMemory = std::function<bool(Bytes bytes, bool last_resort)>;
+
+  /// `backend`, the accounts and what `need` refers to are borrowed for ever. `account` pays for private pages
+  /// (OutOfRange: over the job's own limit; ResourceExhausted: the device is full), `lane_account` for pages of
+  /// the lane's scratch.
   static absl::StatusOr<Arena*> Create(const ArenaOptions& options, pages::Backend& backend, pages::Account& account,
-                                       pages::Account& lane_account, std::function<bool(Bytes)> need);
+                                       pages::Account& lane_account, NeedMemory need);
 
   /// Errors: ResourceExhausted with the reasons of all who were asked.
   absl::StatusOr<void*> Allocate(size_t size);
@@ -141,14 +145,14 @@ class Arena {
   using Blocks = absl::flat_hash_map<int64_t, Block>;
 
   Arena(const ArenaOptions& options, pages::Backend& backend, pages::Account& account, pages::Account& lane_account,
-        std::function<bool(Bytes)> need, char* private_base, char* lane_base);
+        NeedMemory need, char* private_base, char* lane_base);
 
   bool InIteration() const {
     return in_iteration_.load(std::memory_order_relaxed) &&
            pthread_equal(pthread_self(), stepping_thread_.load(std::memory_order_relaxed));
   }
-  absl::StatusOr<void*> TryAllocate(Bytes size, const Signature& signature, bool pinned)
-      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  absl::StatusOr<void*> TryAllocate(Bytes size, const Signature& signature, bool pinned, bool may_spill)
+     ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void* TryLane(Bytes size, const Signature& signature) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   absl::Status Privatise(int64_t offset, Block& block) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   absl::Status PrivatiseAll() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
@@ -160,7 +164,7 @@ class Arena {
   pages::Backend& backend_;
   pages::Account& account_;
   pages::Account& lane_account_;
-  const std::function<bool(Bytes)> need_;
+  const NeedMemory need_;
   char* const private_base_;
   char* const lane_base_;
   const pthread_t main_thread_;

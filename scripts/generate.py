@@ -35,7 +35,8 @@ def options_page() -> str:
     with tempfile.TemporaryDirectory() as empty:
         output = subprocess.run(
             [sys.executable, "-c", script],
-            env=clean | {"HOME": empty, "XDG_CONFIG_HOME": empty, "PYTHONPATH": str(ROOT / "python")},
+            env=clean
+            | {"HOME": empty, "XDG_CONFIG_HOME": empty, "PYTHONPATH": str(ROOT / "python")},
             cwd=empty,
             check=True,
             capture_output=True,
@@ -49,7 +50,9 @@ def option_row(option: dict[str, str]) -> str:
     default = option.get("default", option["value"])
     shown = f"`{default}`" if default else "(empty)"
     reason = option["reason"].replace("|", "\\|")
-    return f"| `{option['name']}` | `{option['variable']}` | {shown} | {option['unit']} | {reason} |\n"
+    return (
+        f"| `{option['name']}` | `{option['variable']}` | {shown} | {option['unit']} | {reason} |\n"
+    )
 
 
 def core_stub() -> str:
@@ -59,7 +62,9 @@ def core_stub() -> str:
         result = subprocess.run(command, capture_output=True, text=True, check=False)
         path = pathlib.Path(folder) / "torchtide" / "_core.pyi"
         if result.returncode != 0 or not path.is_file():
-            raise SystemExit(f"generate: {' '.join(command)} failed:\n{result.stdout}{result.stderr}")
+            raise SystemExit(
+                f"generate: {' '.join(command)} failed:\n{result.stdout}{result.stderr}"
+            )
         text = path.read_text(encoding="utf-8")
     # the build's Python shows in nothing else; strip what differs between patch versions
     return re.sub(r" at 0x[0-9a-f]+", "", text).rstrip("\n") + "\n"
@@ -83,7 +88,9 @@ def main() -> int:
         differs = True
         if arguments.check:
             lines = (stored.splitlines(True), fresh.splitlines(True))
-            sys.stdout.writelines(difflib.unified_diff(*lines, f"{name} (stored)", f"{name} (fresh)"))
+            sys.stdout.writelines(
+                difflib.unified_diff(*lines, f"{name} (stored)", f"{name} (fresh)")
+            )
         else:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(fresh, encoding="utf-8")

@@ -74,7 +74,9 @@ def test_the_wheel_carries_modules_daemon_types_and_injection(wheel: pathlib.Pat
     }
     assert wanted <= set(names)
     assert tided.external_attr >> 16 & 0o111, "bin/tided is not executable"
-    assert not [name for name in names if name.startswith(("tests/", "csrc/")) or "__pycache__" in name]
+    assert not [
+        name for name in names if name.startswith(("tests/", "csrc/")) or "__pycache__" in name
+    ]
 
 
 def test_the_installed_package_imports_from_where_it_was_installed(clean: pathlib.Path) -> None:

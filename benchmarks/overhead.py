@@ -14,7 +14,7 @@ from benchmarks.workers import Worker, fleet, tide_environment
 
 MODELS = ("resnet", "gpt", "lstm")
 ARMS = ("plain", "tuned", "tide")
-WARM_UP_STEPS = 6  # lifetimes are learnt in iterations 2 and 3
+WARM_UP_STEPS = 5  # lifetimes are learnt in iterations 2 and 3
 THREADS = 1  # two threads on a shared machine measure the neighbours
 GATE_ITERATIONS = 2000
 
@@ -35,31 +35,36 @@ def one_generation(
         return interleave(arms, 10_000, deadline, seed=seed)
 
 
-def step_ratios(
-    figure: Figure, model: str, quick: bool, seconds: float, folder: pathlib.Path
-) -> None:
+def step_ratios(figure: Figure, generations: int, budget: Deadline, folder: pathlib.Path) -> None:
     """Step time under the runtime over plain PyTorch with default and with tuned glibc.
 
     glibc returns memory to the kernel in some processes and not in others, so each arm is several
     processes one after another ("generations").
     """
-    generations = 2 if quick else 6
-    wall: dict[str, list[float]] = {arm: [] for arm in ARMS}
-    processor: dict[str, list[float]] = {arm: [] for arm in ARMS}
-    for generation in range(generations):
-        measured = one_generation(model, Deadline(seconds / generations), generation, folder)
+    parts = [(generation, model) for generation in range(generations) for model in MODELS]
+    steps: dict[str, dict[str, list[tuple[float, float]]]] = {
+        model: {arm: [] for arm in ARMS} for model in MODELS
+    }
+    for done, (generation, model) in enumerate(parts):
+        share = Deadline(budget.left / (len(parts) - done))
+        measured = one_generation(model, share, generation, folder)
         for arm in ARMS:
-            wall[arm] += [steps[0] for steps in measured[arm]]
-            processor[arm] += [steps[1] for steps in measured[arm]]
-    figure.put(f"step_ratio_{model}", estimates.paired_ratio(wall["tide"], wall["plain"]))
-    figure.put(f"step_ratio_{model}_tuned", estimates.paired_ratio(wall["tide"], wall["tuned"]))
-    figure.put(
-        f"step_processor_ratio_{model}",
-        estimates.paired_ratio(processor["tide"], processor["plain"]),
-    )
+            steps[model][arm] += measured[arm]
+    for model in MODELS:
+        store(figure, model, steps[model])
+
+
+def store(figure: Figure, model: str, steps: dict[str, list[tuple[float, float]]]) -> None:
+    """Puts the ratios of one model, of wall time and of processor time."""
+    wall = {arm: [seconds for seconds, *_ in steps[arm]] for arm in ARMS}
+    processor = {arm: [seconds for _, seconds, *_ in steps[arm]] for arm in ARMS}
+    for suffix, arm in (("", "plain"), ("_tuned", "tuned")):
+        ratio = estimates.paired_ratio(wall["tide"], wall[arm])
+        figure.put(f"step_ratio_{model}{suffix}", ratio)
+        ratio = estimates.paired_ratio(processor["tide"], processor[arm])
+        figure.put(f"step_processor_ratio_{model}{suffix}", ratio)
+        figure.baselines[f"step_ms_{model}_{arm}"] = 1e3 * statistics.median(wall[arm])
     figure.values[f"step_ms_{model}"] = 1e3 * statistics.median(wall["tide"])
-    figure.baselines[f"step_ms_{model}_plain"] = 1e3 * statistics.median(wall["plain"])
-    figure.baselines[f"step_ms_{model}_tuned"] = 1e3 * statistics.median(wall["tuned"])
     figure.setting[f"rounds_{model}"] = len(wall["tide"])
 
 
@@ -83,12 +88,12 @@ def gates(figure: Figure, count: int, folder: pathlib.Path) -> None:
 
 
 def measure(quick: bool) -> Figure:
-    """Runs the figure; about 150 s when quick."""
+    """Runs the figure; at most 150 s when quick."""
+    budget = Deadline(140 if quick else 1500)
     figure = Figure("overhead", setting={"threads": THREADS})
     with tempfile.TemporaryDirectory() as name:
         folder = pathlib.Path(name)
         imports(figure, 5 if quick else 15, folder)
         gates(figure, 7 if quick else 15, folder)
-        for model in MODELS:
-            step_ratios(figure, model, quick, 30.0 if quick else 300.0, folder)
+        step_ratios(figure, 2 if quick else 6, budget, folder)
     return figure

@@ -1,4 +1,4 @@
-"""How a process becomes a job and finds its daemon: claiming the process, starting `tided` on demand.
+"""How a process becomes a job and finds its daemon: the claim, and `tided` started on demand.
 
 Used by `tide run` and by the job itself, so it imports neither torch nor the command line.
 """
@@ -24,14 +24,14 @@ INJECT_DIR: Final = Path(__file__).resolve().parent / "_inject"
 DAEMON_PROGRAM: Final = Path(__file__).resolve().parent / "bin" / "tided"
 #: Name of the daemon's socket in the runtime directory.
 SOCKET_NAME: Final = "tided.sock"
-#: What the daemon writes to stderr, in the runtime directory; emptied at a start beyond LOG_BYTES_MAX.
+#: What the daemon writes to stderr, in the runtime directory; emptied at a start beyond the bound.
 LOG_NAME: Final = "tided.log"
 LOG_BYTES_MAX: Final = 1 << 20
 #: A Unix socket address holds 108 bytes with its terminating zero.
 SOCKET_PATH_BYTES_MAX: Final = 107
 #: The daemon answers in about 20 ms; the rest is for a machine that swaps.
 START_DEADLINE_S: Final = 5.0
-#: A daemon that ended may have lost the race against another one, which then needs a moment to listen.
+#: A daemon that ended may have lost a race; the winner needs a moment to listen.
 RACE_DEADLINE_S: Final = 1.0
 
 #: Variables that belong to one job and must not reach a daemon or a job of its own name.
@@ -63,16 +63,16 @@ LAUNCHER_MODULES: Final = frozenset(
 )
 
 
-# ---------------------------------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------------------------
 # Which processes are jobs
 
 
 def claim_process(environ: MutableMapping[str, str] | None = None) -> bool:
     """Makes this process the job of its family, unless a living ancestor already is.
 
-    The claim is left in the environment as "PID:START:RANK", so that what this process starts (spawned
-    workers of a data loader, helpers) passes through without becoming a job of its own. A rank of torchrun
-    is a job of its own: its RANK differs from the one in the claim. A launcher of ranks is no job.
+    The claim is left in the environment as "PID:START:RANK", so that what this process starts
+    (spawned workers of a data loader, helpers) passes through without becoming a job. A rank of
+    torchrun is a job: its RANK differs from the one in the claim. A launcher of ranks is none.
 
     Args:
         environ: The environment to read and mark; `os.environ` by default.
@@ -135,11 +135,11 @@ def is_launcher(argv: Sequence[str]) -> bool:
             return bool(rest) and rest[0] in LAUNCHER_MODULES
         if flag in ("-W", "-X") and rest:
             rest.pop(0)
-    return bool(rest) and os.path.basename(rest[0]) in LAUNCHERS
+    return bool(rest) and Path(rest[0]).name in LAUNCHERS
 
 
 def process_start_time(pid: int) -> int:
-    """Start of a process in clock ticks since boot, which with the pid names it for ever; 0 if gone."""
+    """Start of a process in clock ticks since boot, which makes a pid unique; 0 if it is gone."""
     try:
         text = Path(f"/proc/{pid}/stat").read_bytes()
     except OSError:
@@ -148,7 +148,7 @@ def process_start_time(pid: int) -> int:
     return 0 if fields[:1] == [b"Z"] else int(fields[19])
 
 
-# ---------------------------------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------------------------
 # The daemon, started on demand
 
 
@@ -171,7 +171,7 @@ def socket_path(runtime_dir: Path) -> Path:
     length = len(os.fsencode(path))
     if length > SOCKET_PATH_BYTES_MAX:
         raise OptionError(
-            f"the socket's path would have {length} bytes, a Unix socket takes {SOCKET_PATH_BYTES_MAX}",
+            f"the socket's path has {length} bytes, a Unix socket takes {SOCKET_PATH_BYTES_MAX}",
             asked=f"runtime directory {runtime_dir}",
             advice="choose a shorter one: TIDE_RUNTIME_DIR=/tmp/tide",
         )
@@ -220,7 +220,9 @@ def prepare_runtime_dir(path: Path) -> None:
     if not stat.S_ISDIR(found.st_mode):
         raise foreign_folder(path, "it is a link, which somebody else may have put there")
     if found.st_uid != os.geteuid():
-        raise foreign_folder(path, f"it belongs to user {found.st_uid}, you are user {os.geteuid()}")
+        raise foreign_folder(
+            path, f"it belongs to user {found.st_uid}, you are user {os.geteuid()}"
+        )
     if found.st_mode & 0o077:
         raise NotPermitted(
             f"others may enter it (mode {stat.S_IMODE(found.st_mode):04o})",
@@ -283,16 +285,25 @@ def ensure_daemon(
 
 
 def _spawn_detached(program: Path, runtime_dir: Path, log: Path, environ: Mapping[str, str]) -> int:
-    """Starts the daemon as nobody's child; returns a descriptor that becomes readable when it has ended.
+    """Starts the daemon as nobody's child; returns a descriptor that reads when it has ended.
 
-    A shell starts it in the background and leaves, so that the caller, which may turn into the user's
-    command, has no child that it does not know of.
+    A shell starts it in the background and leaves, so that the caller, which may turn into the
+    user's command, has no child that it does not know of.
     """
     if log.exists() and log.stat().st_size > LOG_BYTES_MAX:
         os.truncate(log, 0)
     read_end, write_end = os.pipe()
     script = 'log=$1; shift; umask 077; "$@" </dev/null >/dev/null 2>>"$log" &'
-    arguments = ["/bin/sh", "-c", script, "sh", str(log), str(program), "--runtime-dir", str(runtime_dir)]
+    arguments = [
+        "/bin/sh",
+        "-c",
+        script,
+        "sh",
+        str(log),
+        str(program),
+        "--runtime-dir",
+        str(runtime_dir),
+    ]
     clean = {key: value for key, value in environ.items() if key not in JOB_VARIABLES}
     try:
         subprocess.run(
@@ -309,7 +320,9 @@ def _spawn_detached(program: Path, runtime_dir: Path, log: Path, environ: Mappin
     except (OSError, subprocess.SubprocessError) as error:
         os.close(read_end)
         raise DaemonUnavailable(
-            f"/bin/sh could not start it: {error}", asked="start the daemon", advice="run `tide doctor`"
+            f"/bin/sh could not start it: {error}",
+            asked="start the daemon",
+            advice="run `tide doctor`",
         ) from error
     finally:
         os.close(write_end)
@@ -330,8 +343,7 @@ def _wait_for_answer(
             raise DaemonUnavailable(
                 f"tided {state}; its last words: {_last_line(log)}",
                 asked="start the daemon",
-                advice=f"read {log} and run `tide doctor`; "
-                "TIDE_DAEMON=off runs jobs without one",
+                advice=f"read {log} and run `tide doctor`; TIDE_DAEMON=off runs jobs without one",
             )
         pause_s = min(pause_s * 1.5, 0.05, deadline - now)
         readable, _, _ = select.select([ended] if alive else [], [], [], pause_s)

@@ -1,8 +1,9 @@
 """Exceptions of torchtide: each says what was asked, what is available and what to do.
 
-Importing this module never imports torch. `OutOfMemory`, which is a `torch.OutOfMemoryError`, is made the
-first time somebody asks for it.
+Importing this module never imports torch. `OutOfMemory`, which is a `torch.OutOfMemoryError`, is
+made the first time somebody asks for it.
 """
+# ruff: noqa: N818  (the names are those of the docs: what happened, without "Error")
 
 from __future__ import annotations
 
@@ -75,11 +76,11 @@ class NotPermitted(TideError, PermissionError):
 
 
 class LimitConflict(TideError):
-    """A limit below what the job cannot run without; the old limit stays. `parts` names the sizes."""
+    """A limit below what the job cannot run without; the old one stays. `parts` says why."""
 
 
 class SuspendTimeout(TideError, TimeoutError):
-    """A job did not reach a boundary before the deadline; it goes on as if nothing had been asked."""
+    """A job did not reach a boundary in time; it goes on as if nothing had been asked."""
 
 
 class ResizeAborted(TideError):
@@ -107,7 +108,7 @@ if TYPE_CHECKING:
         """
 
 
-#: Error codes of docs/reference/protocol.md and the exception that each becomes; others are `TideError`.
+#: Error codes of docs/reference/protocol.md and their exceptions; others are `TideError`.
 _BY_CODE: dict[str, type[TideError]] = {
     "conflict": LimitConflict,
     "invalid": OptionError,
@@ -125,7 +126,7 @@ def from_answer(error: Mapping[str, Any], asked: str = "") -> TideError:
     """The exception for the `error` map of an Answer.
 
     Args:
-        error: `{code, message, advice, parts?}` as the daemon sent it; unknown codes become `TideError`.
+        error: `{code, message, advice, parts?}` as the daemon sent it.
         asked: What the caller had asked for, in its own words.
 
     Returns:

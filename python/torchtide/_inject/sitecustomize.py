@@ -1,11 +1,19 @@
 """Runs at the start of each Python under `tide run`: waits for torch to be imported, then hooks it.
 
-It keeps to the syntax of old Pythons, because a wrapper may start one that torchtide does not support, and
-imports nothing that the interpreter has not loaded already.
+It keeps to the syntax of old Pythons, because a wrapper may start one that torchtide does not
+support, and imports nothing that the interpreter has not loaded already.
 """
+# ruff: noqa: PTH100, PTH118, PTH120, UP031, UP036
 
 import os
 import sys
+
+TYPE_CHECKING = False  # typing itself is too slow to import here
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from importlib.abc import Loader
+    from importlib.machinery import ModuleSpec
+    from types import ModuleType
 
 
 def _warn(text: str) -> None:
@@ -39,7 +47,7 @@ def _import_torchtide() -> None:
 
 
 def _torch_is_here() -> None:
-    """Runs once, after torch has been imported; nothing that goes wrong here reaches the program."""
+    """Runs once, after torch has been imported; what goes wrong here never reaches the program."""
     if sys.version_info < (3, 11):
         _warn("Python %d.%d is older than 3.11" % sys.version_info[:2])
         return
@@ -58,12 +66,14 @@ def _torch_is_here() -> None:
 class _Loader:
     """Stands in for torch's loader until torch has been executed, and then leaves no trace."""
 
-    def __init__(self, finder, loader):  # type: ignore[no-untyped-def]
+    def __init__(self, finder: "_Finder", loader: "Loader") -> None:
         self._finder = finder
         self._loader = loader
 
     def __getattr__(self, name):  # type: ignore[no-untyped-def]
-        return getattr(self._loader, name)  # for those who only look, such as importlib.util.find_spec
+        return getattr(
+            self._loader, name
+        )  # for those who only look, such as importlib.util.find_spec
 
     def create_module(self, spec):  # type: ignore[no-untyped-def]
         return self._loader.create_module(spec)
@@ -71,7 +81,9 @@ class _Loader:
     def exec_module(self, module):  # type: ignore[no-untyped-def]
         module.__spec__.loader = module.__loader__ = self._loader
         self._loader.exec_module(module)
-        if self._finder in sys.meta_path:  # gone only now: an import of torch that fails may be retried
+        if (
+            self._finder in sys.meta_path
+        ):  # gone only now: an import of torch that fails may be retried
             sys.meta_path.remove(self._finder)
             _torch_is_here()
 
@@ -79,7 +91,9 @@ class _Loader:
 class _Finder:
     """First on sys.meta_path; lets everything pass but torch."""
 
-    def find_spec(self, name, path=None, target=None):  # type: ignore[no-untyped-def]
+    def find_spec(
+        self, name: str, path: "Sequence[str] | None" = None, target: "ModuleType | None" = None
+    ) -> "ModuleSpec | None":
         if name != "torch":
             return None
         for finder in sys.meta_path:
@@ -90,7 +104,7 @@ class _Finder:
             if spec is not None:
                 if hasattr(spec.loader, "exec_module"):
                     spec.loader = _Loader(self, spec.loader)
-                return spec
+                return spec  # type: ignore[no-any-return]
         return None
 
 
@@ -102,13 +116,13 @@ def _wait_for_torch() -> None:
     if "torch" in sys.modules:  # a .pth file was faster
         _torch_is_here()
     else:
-        sys.meta_path.insert(0, _Finder())  # type: ignore[arg-type]
+        sys.meta_path.insert(0, _Finder())
 
 
 def _run_the_next_sitecustomize() -> None:
     """The user's or the distribution's, found and named as if ours were not there."""
-    from _frozen_importlib import module_from_spec  # type: ignore[import-not-found]
-    from _frozen_importlib_external import PathFinder  # type: ignore[import-not-found]
+    from _frozen_importlib import module_from_spec
+    from _frozen_importlib_external import PathFinder
 
     ours = os.path.dirname(os.path.realpath(__file__))
     rest = [entry for entry in sys.path if os.path.realpath(entry or ".") != ours]

@@ -7,13 +7,11 @@ from collections.abc import Sequence
 from typing import Annotated
 
 import typer
-
 from torchtide.cli import exits
 from torchtide.cli.edges import Edges
 
 app = typer.Typer(
     name="tide",
-    help="Lets PyTorch jobs share a machine as if each owned it. Exit codes: docs/reference/cli.md.",
     no_args_is_help=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
@@ -26,11 +24,19 @@ def run_app(argv: Sequence[str] | None, edges: Edges | None) -> int:
     for stream in (sys.stdout, sys.stderr):
         reconfigure = getattr(stream, "reconfigure", None)
         if reconfigure is not None:
-            reconfigure(errors="replace")  # a name that the terminal cannot show is no reason to fail
+            reconfigure(
+                errors="replace"
+            )  # a name that the terminal cannot show is no reason to fail
     try:
         app(args=None if argv is None else list(argv), prog_name="tide", obj=edges or Edges())
     except SystemExit as end:
-        return end.code if isinstance(end.code, int) else exits.OK if end.code is None else exits.FAILED
+        return (
+            end.code
+            if isinstance(end.code, int)
+            else exits.OK
+            if end.code is None
+            else exits.FAILED
+        )
     return exits.OK
 
 
@@ -57,24 +63,36 @@ def _print_version(wanted: bool) -> None:
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 Job = Annotated[str, typer.Argument(help="Name or number of a job.", autocompletion=_complete_job)]
 Timeout = Annotated[
-    float, typer.Option("--timeout", metavar="SECONDS", help="How long to wait for the job's answer.")
+    float,
+    typer.Option("--timeout", metavar="SECONDS", help="How long to wait for the job's answer."),
 ]
 
 
 @app.callback()
 def tide(
     version: Annotated[
-        bool, typer.Option("--version", help="Print the version.", callback=_print_version, is_eager=True)
+        bool,
+        typer.Option(
+            "--version", help="Print the version.", callback=_print_version, is_eager=True
+        ),
     ] = False,
 ) -> None:
-    """Lets PyTorch jobs share a machine as if each owned it. Exit codes: docs/reference/cli.md."""
+    """Let PyTorch jobs share a machine as if each owned it.
+
+    Exit codes: 0 done, 1 failed, 2 usage, 3 no such job, 4 no daemon, 5 not permitted, 6 conflict,
+    7 deadline passed.
+    """
 
 
 @app.command(context_settings={"allow_interspersed_args": False})
 def run(
     context: typer.Context,
-    command: Annotated[list[str], typer.Argument(metavar="-- CMD...", help="Program and arguments.")],
-    name: Annotated[str | None, typer.Option(help="Name of the job; the script's by default.")] = None,
+    command: Annotated[
+        list[str], typer.Argument(metavar="-- CMD...", help="Program and arguments.")
+    ],
+    name: Annotated[
+        str | None, typer.Option(help="Name of the job; the script's by default.")
+    ] = None,
     limit: Annotated[
         str | None, typer.Option(metavar="SIZE", help='Budget at start, such as 2GiB, or "none".')
     ] = None,
@@ -84,13 +102,15 @@ def run(
     priority: Annotated[
         str | None, typer.Option(metavar="P", help="guaranteed, normal or opportunistic.")
     ] = None,
-    lane: Annotated[int | None, typer.Option(metavar="N", help="Lane to join; -1 joins none.")] = None,
+    lane: Annotated[
+        int | None, typer.Option(metavar="N", help="Lane to join; -1 joins none.")
+    ] = None,
     json_output: Json = False,
 ) -> None:
     """Start a command as a job: tide run -- python train.py.
 
-    tide becomes the command: terminal, signals and exit code are its own. Whatever Python it starts, directly
-    or through shells and torchrun, is hooked when it imports torch.
+    tide becomes the command: terminal, signals and exit code are its own. Each Python it starts,
+    directly or through shells and torchrun, is hooked when it imports torch.
     """
     from torchtide.cli import run as runner
 
@@ -177,7 +197,9 @@ def events(
         str | None, typer.Option(metavar="WHEN", help='"10m", "2h", "14:30" or an ISO date.')
     ] = None,
     job: Annotated[str | None, typer.Option(help="Only events of this job.")] = None,
-    last: Annotated[int, typer.Option("--last", "-n", min=0, help="At most so many; 0 for all.")] = 50,
+    last: Annotated[
+        int, typer.Option("--last", "-n", min=0, help="At most so many; 0 for all.")
+    ] = 50,
     json_output: Json = False,
 ) -> None:
     """Tell what was decided and why, a sentence a line."""
@@ -195,7 +217,9 @@ def events(
 def policy(
     context: typer.Context,
     lane: Annotated[int | None, typer.Argument(help="Number of a lane.")] = None,
-    name: Annotated[str | None, typer.Argument(metavar="POLICY", help="fair, fifo, rr, srtf, ...")] = None,
+    name: Annotated[
+        str | None, typer.Argument(metavar="POLICY", help="fair, fifo, rr, srtf, ...")
+    ] = None,
     json_output: Json = False,
 ) -> None:
     """List the lanes, or give one another turn policy."""
@@ -208,7 +232,9 @@ def policy(
 @app.command()
 def config(
     context: typer.Context,
-    reasons: Annotated[bool, typer.Option("--reasons", help="Also say why each option exists.")] = False,
+    reasons: Annotated[
+        bool, typer.Option("--reasons", help="Also say why each option exists.")
+    ] = False,
     json_output: Json = False,
 ) -> None:
     """Print every option with its value and where that comes from."""

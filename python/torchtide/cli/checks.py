@@ -1,4 +1,4 @@
-"""The checks of `tide doctor` that look at files, limits and variables; each a function of a `Host`."""
+"""The checks of `tide doctor` that look at files, limits and variables of a `Host`."""
 
 from __future__ import annotations
 
@@ -25,7 +25,9 @@ FAIL: Final = "fail"
 TORCH_MIN: Final = (2, 11)
 TORCH_MAX: Final = (2, 15)
 _MEMORY_FILE_SYSTEMS: Final = frozenset({"tmpfs", "ramfs", "hugetlbfs", "devtmpfs"})
-_NETWORK_FILE_SYSTEMS: Final = frozenset({"nfs", "nfs4", "cifs", "smb3", "fuse.sshfs", "9p", "ceph", "lustre"})
+_NETWORK_FILE_SYSTEMS: Final = frozenset(
+    {"nfs", "nfs4", "cifs", "smb3", "fuse.sshfs", "9p", "ceph", "lustre"}
+)
 #: Libraries that take the allocator over, and what that means beside us.
 _PRELOADS: Final = {
     "vgpu": "HAMi-core limits the same memory a second time",
@@ -99,7 +101,14 @@ def torch(host: Host) -> list[Finding]:
     version = host.torch_version()
     span = "{}.{} to {}.{}".format(*TORCH_MIN, *TORCH_MAX)
     if version is None:
-        return [Finding("torch", WARN, "none in this Python", "pip install torch, or run `tide` from the job's venv")]
+        return [
+            Finding(
+                "torch",
+                WARN,
+                "none in this Python",
+                "pip install torch, or run `tide` from the job's venv",
+            )
+        ]
     numbers = re.match(r"(\d+)\.(\d+)", version)
     minor = (int(numbers[1]), int(numbers[2])) if numbers else (0, 0)
     if not TORCH_MIN <= minor <= TORCH_MAX:
@@ -111,14 +120,16 @@ def torch(host: Host) -> list[Finding]:
 def modules(host: Host) -> list[Finding]:
     """The extension modules and the daemon are there, for this Python and this torch."""
     suffix = sysconfig.get_config_var("EXT_SUFFIX") or ".so"
-    fix = "build them (./scripts/setup) or install the wheel again: pip install --force-reinstall torchtide"
+    fix = "build them: ./scripts/setup, or pip install --force-reinstall torchtide"
     findings = []
     for name in ("_core", *_adapter_name(host)):
         built = sorted(path.name for path in host.package.glob(f"{name}.*so"))
         if f"{name}{suffix}" in built or f"{name}.abi3.so" in built:
             findings.append(Finding("modules", OK, f"{name} is there"))
         elif built:
-            findings.append(Finding("modules", FAIL, f"{name} is for another Python: {built[0]}", fix))
+            findings.append(
+                Finding("modules", FAIL, f"{name} is for another Python: {built[0]}", fix)
+            )
         else:
             findings.append(Finding("modules", FAIL, f"{name} is missing", fix))
     daemon = host.package / "bin" / "tided"
@@ -135,9 +146,17 @@ def _adapter_name(host: Host) -> list[str]:
 def switched_off(host: Host) -> list[Finding]:
     """TIDE_DISABLE and TIDE_DAEMON."""
     if host.environ.get("TIDE_DISABLE", "").lower() in ("1", "true", "t", "yes", "y"):
-        return [Finding("off switch", WARN, "TIDE_DISABLE is set: nothing is hooked", "unset TIDE_DISABLE")]
+        return [
+            Finding(
+                "off switch", WARN, "TIDE_DISABLE is set: nothing is hooked", "unset TIDE_DISABLE"
+            )
+        ]
     if host.environ.get("TIDE_DAEMON") == "off":
-        return [Finding("off switch", WARN, "TIDE_DAEMON=off: jobs are on their own", "unset TIDE_DAEMON")]
+        return [
+            Finding(
+                "off switch", WARN, "TIDE_DAEMON=off: jobs are on their own", "unset TIDE_DAEMON"
+            )
+        ]
     return [Finding("off switch", OK, "not set")]
 
 
@@ -150,7 +169,14 @@ def shared_memory(host: Host) -> list[Finding]:
         return [Finding("/dev/shm", WARN, "not there", "mount it; in a container: --shm-size=1g")]
     size = core.format_bytes(free)
     if free < _SHM_FREE_MIN:
-        return [Finding("/dev/shm", WARN, f"{size} free: data loaders will fail", "in a container: --shm-size=1g")]
+        return [
+            Finding(
+                "/dev/shm",
+                WARN,
+                f"{size} free: data loaders will fail",
+                "in a container: --shm-size=1g",
+            )
+        ]
     return [Finding("/dev/shm", OK, f"{size} free")]
 
 
@@ -164,17 +190,40 @@ def spill(host: Host) -> list[Finding]:
     named = f"{folder} ({kind})"
     if kind in _MEMORY_FILE_SYSTEMS:
         return [
-            Finding("spill", FAIL, f"{named} is memory itself", "name a folder on a disk: TIDE_SPILL_DIR=/var/tmp/tide")
+            Finding(
+                "spill",
+                FAIL,
+                f"{named} is memory itself",
+                "name a folder on a disk: TIDE_SPILL_DIR=/var/tmp/tide",
+            )
         ]
     if not os.access(there, os.W_OK):
-        return [Finding("spill", FAIL, f"{named} is not yours to write", "TIDE_SPILL_DIR=$HOME/.cache/torchtide")]
+        return [
+            Finding(
+                "spill",
+                FAIL,
+                f"{named} is not yours to write",
+                "TIDE_SPILL_DIR=$HOME/.cache/torchtide",
+            )
+        ]
     free = shutil.disk_usage(there).free
     size = core.format_bytes(free)
     if free < 2 * least:
         fix = "free some, or TIDE_SPILL_DIR=FOLDER on a larger disk"
-        return [Finding("spill", WARN, f"{named} has {size} free; {core.format_bytes(least)} stay untouched", fix)]
+        return [
+            Finding(
+                "spill",
+                WARN,
+                f"{named} has {size} free; {core.format_bytes(least)} stay untouched",
+                fix,
+            )
+        ]
     if kind in _NETWORK_FILE_SYSTEMS:
-        return [Finding("spill", WARN, f"{named} is across a network: slow", "TIDE_SPILL_DIR=/var/tmp/tide")]
+        return [
+            Finding(
+                "spill", WARN, f"{named} is across a network: slow", "TIDE_SPILL_DIR=/var/tmp/tide"
+            )
+        ]
     return [Finding("spill", OK, f"{named}, {size} free")]
 
 
@@ -207,7 +256,14 @@ def huge_pages(host: Host) -> list[Finding]:
     text = host.read("/sys/kernel/mm/transparent_hugepage/enabled")
     chosen = re.search(r"\[(\w+)\]", text or "")
     if chosen is None:
-        return [Finding("huge pages", WARN, "the kernel says nothing about them", "nothing: moving pages is slower")]
+        return [
+            Finding(
+                "huge pages",
+                WARN,
+                "the kernel says nothing about them",
+                "nothing: moving pages is slower",
+            )
+        ]
     if chosen[1] == "never":
         fix = "as root: echo madvise > /sys/kernel/mm/transparent_hugepage/enabled"
         return [Finding("huge pages", WARN, "never: moving pages is slower", fix)]
@@ -222,7 +278,14 @@ def memory_limit(host: Host) -> list[Finding]:
     least = min(limits)
     size = core.format_bytes(least)
     if least < 1 << 30:
-        return [Finding("cgroup", WARN, f"{size} for everything here", "give the container or slice more memory")]
+        return [
+            Finding(
+                "cgroup",
+                WARN,
+                f"{size} for everything here",
+                "give the container or slice more memory",
+            )
+        ]
     return [Finding("cgroup", OK, f"memory limit {size}; capacity is derived from it")]
 
 
@@ -233,9 +296,13 @@ def _cgroup_limits(host: Host) -> list[int]:
         _, controllers, path = (*line.split(":", 2), "", "")[:3]
         if controllers and "memory" not in controllers.split(","):
             continue
-        base, file = ("/sys/fs/cgroup/memory", "memory.limit_in_bytes") if controllers else (
-            "/sys/fs/cgroup",
-            "memory.max",
+        base, file = (
+            ("/sys/fs/cgroup/memory", "memory.limit_in_bytes")
+            if controllers
+            else (
+                "/sys/fs/cgroup",
+                "memory.max",
+            )
         )
         folder = Path(path.strip("/"))
         for part in (folder, *folder.parents):
@@ -277,9 +344,13 @@ def preloads(host: Host) -> list[Finding]:
         name = Path(library).name
         clash = next((why for key, why in _PRELOADS.items() if key in name), None)
         if clash:
-            findings.append(Finding("preload", WARN, f"{name}: {clash}", "leave it out of LD_PRELOAD"))
+            findings.append(
+                Finding("preload", WARN, f"{name}: {clash}", "leave it out of LD_PRELOAD")
+            )
         elif any(known in name for known in _HARMLESS_PRELOADS):
-            findings.append(Finding("preload", OK, f"{name}: keeps the small blocks, which is fine"))
+            findings.append(
+                Finding("preload", OK, f"{name}: keeps the small blocks, which is fine")
+            )
         else:
             findings.append(Finding("preload", OK, f"{name}: not known to interfere"))
     return findings or [Finding("preload", OK, "none")]
@@ -294,9 +365,13 @@ def runtime_folder(host: Host) -> list[Finding]:
     except FileNotFoundError:
         return [Finding(name, OK, f"{path} (made when needed)")]
     except PermissionError:
-        return [Finding(name, FAIL, f"{path} cannot be entered", "TIDE_RUNTIME_DIR=$HOME/.torchtide")]
+        return [
+            Finding(name, FAIL, f"{path} cannot be entered", "TIDE_RUNTIME_DIR=$HOME/.torchtide")
+        ]
     if not stat.S_ISDIR(found.st_mode):
-        return [Finding(name, FAIL, f"{path} is no folder", f"rm {path}, or another TIDE_RUNTIME_DIR")]
+        return [
+            Finding(name, FAIL, f"{path} is no folder", f"rm {path}, or another TIDE_RUNTIME_DIR")
+        ]
     if found.st_uid != os.geteuid():
         whose = f"{path} belongs to user {found.st_uid}"
         return [Finding(name, FAIL, whose, "TIDE_RUNTIME_DIR=$HOME/.torchtide")]

@@ -1,7 +1,8 @@
-"""Reads the command that `tide run` is given: what to call the job, and whether Python will let us in.
+"""Reads the command of `tide run`: what to call the job, and whether Python will let us in.
 
-Pure but for one look at the first line of an executable script. It recognises Python and its options, shells,
-launchers of ranks, and wrappers such as `env` and `nice`; of anything else it knows the name.
+Pure but for one look at the first line of an executable script. It recognises Python and its
+options, shells, launchers of ranks, and wrappers such as `env` and `nice`; of anything else it
+knows the name.
 """
 
 from __future__ import annotations
@@ -20,13 +21,14 @@ _PYTHON: Final = re.compile(r"(?:python|pypy)(?:\d+(?:\.\d+)?[td]?)?")
 _SHELLS: Final = frozenset({"sh", "bash", "dash", "zsh", "ksh", "fish"})
 #: Options of the launchers that take no value; every other one is followed by its value.
 _LAUNCHER_FLAGS: Final = frozenset(
-    """--standalone --no-python --no_python --run-path --run_path --use-env --use_env --module -m
-    --multi-gpu --multi_gpu --cpu --debug -q --quiet --main_training_function""".split()
+    {"--standalone", "--no-python", "--no_python", "--run-path", "--run_path", "--use-env"}
+    | {"--use_env", "--module", "-m", "--multi-gpu", "--multi_gpu", "--cpu", "--debug", "-q"}
 )
 #: Programs that start the rest of their own command line.
 _WRAPPERS: Final = frozenset(
-    """env nice nohup setsid stdbuf time timeout taskset numactl ionice chrt catchsegv strace perf uv poetry
-    pipenv pdm hatch rye pixi conda mamba micromamba pyenv""".split()
+    {"env", "nice", "nohup", "setsid", "stdbuf", "time", "timeout", "taskset", "numactl", "ionice"}
+    | {"chrt", "strace", "perf", "uv", "poetry", "pipenv", "pdm", "hatch", "rye", "pixi", "conda"}
+    | {"mamba", "micromamba", "pyenv"}
 )
 _SCRIPT_SUFFIXES: Final = frozenset({".py", ".pyc", ".sh", ".bash", ".zsh", ".pex", ".pyz"})
 #: Options that make Python ignore the environment or `sitecustomize`, and what to do instead.
@@ -88,6 +90,8 @@ def parse_python(arguments: Sequence[str]) -> PythonCall:
     rest = list(arguments)
     while rest and rest[0].startswith("-") and rest[0] != "-":
         word = rest.pop(0)
+        if word == "--":
+            break
         if word == "--check-hash-based-pycs":
             del rest[:1]
             continue
@@ -164,7 +168,9 @@ def _of_executable(program: str) -> Inspection:
     if not refused:
         return Inspection(name)
     return Inspection(
-        name, f"-{refused}", f"run it as `tide run -- python {program}`: its first line has -{refused}"
+        name,
+        f"-{refused}",
+        f"run it as `tide run -- python {program}`: its first line has -{refused}",
     )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from torchtide.cli import core, exits, settings
@@ -30,7 +29,8 @@ def config(edges: Edges, reasons: bool, json_output: bool) -> int:
     from torchtide.cli import render
 
     rows = [
-        [option["name"], option["value"] or '""', _origin(option, edges.folder)] for option in options
+        [option["name"], option["value"] or '""', _origin(option, edges.folder)]
+        for option in options
     ]
     headers = ["OPTION", "VALUE", "ORIGIN"]
     if reasons:
@@ -49,5 +49,5 @@ def _origin(option: dict[str, str], folder: Path) -> str:
     path = Path(option["file"])
     if path.parent == folder:
         return f"./{path.name}"
-    home = Path(os.path.expanduser("~"))
+    home = Path.home()
     return f"~/{path.relative_to(home)}" if path.is_relative_to(home) else str(path)

@@ -1,4 +1,4 @@
-"""Typed doors to the functions of the extension module `torchtide._core` that the command line uses."""
+"""Typed doors to the functions of `torchtide._core` that the command line uses."""
 
 from __future__ import annotations
 

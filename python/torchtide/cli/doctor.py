@@ -20,10 +20,11 @@ def doctor(edges: Edges, json_output: bool, host: Host | None = None) -> int:
     findings = list(examine(edges, host or Host(environ=edges.environ)))
     worst = exits.FAILED if any(finding.level == FAIL for finding in findings) else exits.OK
     if json_output:
-        exits.emit_json({"ok": worst == exits.OK, "checks": [vars(finding) for finding in findings]})
+        exits.emit_json(
+            {"ok": worst == exits.OK, "checks": [vars(finding) for finding in findings]}
+        )
         return worst
     from rich.text import Text
-
     from torchtide.cli import render
 
     console = render.console()
@@ -74,14 +75,21 @@ def _daemon(edges: Edges) -> Finding:
             status: dict[str, Any] = daemon.query("status")
     except errors.DaemonUnavailable as error:
         if path.exists() and not _launch.daemon_answers(path):
-            return Finding("daemon", OK, "none is running (it left its socket behind; the next one takes it)")
+            return Finding(
+                "daemon", OK, "none is running (it left its socket behind; the next one takes it)"
+            )
         if error.advice.endswith("starts one"):
             return Finding("daemon", OK, f"none is running; {error.advice}")
-        return Finding("daemon", FAIL, error.available, "run `tide shutdown`, then `tide run` again")
+        return Finding(
+            "daemon", FAIL, error.available, "run `tide shutdown`, then `tide run` again"
+        )
     ours, theirs = package_version(), str(status.get("version"))
     jobs = len(status.get("jobs", []))
     if ours != theirs and ours[:1].isdigit():
         return Finding(
-            "daemon", WARN, f"it is {theirs}, this is {ours}", "tide shutdown; the next `tide run` starts the new one"
+            "daemon",
+            WARN,
+            f"it is {theirs}, this is {ours}",
+            "tide shutdown; the next `tide run` starts the new one",
         )
     return Finding("daemon", OK, f"{theirs}, pid {status.get('pid')}, {jobs} jobs")

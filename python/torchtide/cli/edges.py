@@ -16,7 +16,7 @@ from torchtide.cli.client import Connect, connect_core
 
 
 def replace_process(path: str, argv: Sequence[str], environ: Mapping[str, str]) -> NoReturn:
-    """Becomes the command: same process, terminal, group and session, so signals and codes are its own.
+    """Becomes the command: its process, terminal and session are ours, signals and codes its own.
 
     Python ignores SIGPIPE and SIGXFSZ for itself; a command must not inherit that.
     """

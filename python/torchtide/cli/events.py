@@ -31,7 +31,9 @@ def events(
     with open_daemon(edges.connect) as daemon:
         count = 0 if since else last
         answer = daemon.query("events", job=job or "", follow=follow, count=count)
-        past = [event for event in answer.get("events", []) if float(event.get("time", 0)) >= earliest]
+        past = [
+            event for event in answer.get("events", []) if float(event.get("time", 0)) >= earliest
+        ]
         past = past[-last:] if last else past
         if json_output and not follow:
             exits.emit_json({"events": past, "last_seq": answer.get("last_seq")})
@@ -79,5 +81,5 @@ def _moment(since: str | None, now_s: float) -> float:
         raise errors.OptionError(
             "not a moment",
             asked=f"--since {since}",
-            advice='write how long ago ("10m", "2h"), a clock time ("14:30") or a date ("2026-01-31T14:30")',
+            advice="write how long ago (10m, 2h), a time (14:30) or a date (2026-01-31T14:30)",
         ) from error

@@ -84,7 +84,9 @@ def as_text(error: errors.TideError) -> str:
     head = f"{error.asked}: {error.available}" if error.asked else error.available
     lines = [f"tide: {head}"]
     if error.parts:
-        sizes = [f"{name.replace('_', ' ')} {core.format_bytes(n)}" for name, n in error.parts.items()]
+        sizes = [
+            f"{name.replace('_', ' ')} {core.format_bytes(n)}" for name, n in error.parts.items()
+        ]
         lines.append("  made up of: " + " + ".join(sizes))
     if error.advice:
         lines.append(f"  do: {error.advice}")

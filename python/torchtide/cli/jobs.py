@@ -7,9 +7,9 @@ import sys
 from collections.abc import Callable
 from typing import Any, Final
 
-from torchtide import _launch, errors
+from torchtide import errors
 from torchtide.cli import core, exits, run, text
-from torchtide.cli.client import NO_DAEMON, START_ONE, Daemon, open_daemon, suggesting
+from torchtide.cli.client import Daemon, open_daemon, suggesting
 from torchtide.cli.edges import Edges
 
 #: What the daemon may take to write its answer, on top of what it waits for the job.
@@ -43,7 +43,7 @@ def limit(edges: Edges, job: str, size: str, timeout_s: float, json_output: bool
     """Sets the budget of a job and tells what that moved."""
     asked = f"tide limit {job} {size}"
     timeout_ms = _timeout_ms(timeout_s)
-    fixed = None if size.strip().endswith("%") else _fixed_bytes(size)
+    fixed = None if size.strip().endswith("%") else _fixed_bytes(size, asked)
     with open_daemon(edges.connect, timeout_s + _ANSWER_MARGIN_S) as daemon:
         wanted = _share_of_capacity(daemon, size, asked) if fixed is None else fixed
         with suggesting(daemon, job):
@@ -54,7 +54,9 @@ def limit(edges: Edges, job: str, size: str, timeout_s: float, json_output: bool
         raise _conflict(data, name, wanted, asked)
     if status == "stale":
         raise errors.Stale(
-            "a newer limit overtook this one", asked=asked, advice=f"`tide explain {name}` says which"
+            "a newer limit overtook this one",
+            asked=asked,
+            advice=f"`tide explain {name}` says which",
         )
     if json_output:
         exits.emit_json({"ok": status != "pending", **data})
@@ -65,11 +67,16 @@ def limit(edges: Edges, job: str, size: str, timeout_s: float, json_output: bool
 
 def pause(edges: Edges, job: str, timeout_s: float, json_output: bool) -> int:
     """Takes all memory of a job away at its next boundary; tells beforehand how long that takes."""
-    with open_daemon(edges.connect, timeout_s + _ANSWER_MARGIN_S) as daemon, suggesting(daemon, job):
+    with (
+        open_daemon(edges.connect, timeout_s + _ANSWER_MARGIN_S) as daemon,
+        suggesting(daemon, job),
+    ):
         record = _record(daemon, job)
         predicted = record.get("predicted_suspend_ms")
         if predicted and not json_output:
-            print(f"pausing {text.clean(job)}: about {text.duration_ms(float(predicted))}", flush=True)
+            print(
+                f"pausing {text.clean(job)}: about {text.duration_ms(float(predicted))}", flush=True
+            )
         data = daemon.command("pause", job=job, timeout_ms=_timeout_ms(timeout_s))
     if json_output:
         exits.emit_json({"ok": True, "predicted_ms": predicted, **data})
@@ -84,7 +91,10 @@ def pause(edges: Edges, job: str, timeout_s: float, json_output: bool) -> int:
 
 def resume(edges: Edges, job: str, timeout_s: float, json_output: bool) -> int:
     """Brings a paused job back."""
-    with open_daemon(edges.connect, timeout_s + _ANSWER_MARGIN_S) as daemon, suggesting(daemon, job):
+    with (
+        open_daemon(edges.connect, timeout_s + _ANSWER_MARGIN_S) as daemon,
+        suggesting(daemon, job),
+    ):
         data = daemon.command("resume", job=job, timeout_ms=_timeout_ms(timeout_s))
     if json_output:
         exits.emit_json({"ok": True, **data})
@@ -133,7 +143,10 @@ def policy(edges: Edges, lane: int | None, name: str | None, json_output: bool) 
         _show(json_output, {"lanes": lanes}, lambda: _print_lanes(lanes))
         return exits.OK
     before = data.get("previous")
-    sentence = str(data.get("text") or f"lane {lane} goes by {name}" + (f", before by {before}" if before else ""))
+    sentence = str(
+        data.get("text")
+        or f"lane {lane} goes by {name}" + (f", before by {before}" if before else "")
+    )
     _show(json_output, {"ok": True, **data}, lambda: print(text.clean(sentence)))
     return exits.OK
 
@@ -156,11 +169,6 @@ def job_names(edges: Edges) -> list[str]:
         return []
 
 
-def no_daemon_sentence() -> str:
-    """What commands that need a daemon say when there is none."""
-    return f"{NO_DAEMON}; {START_ONE}"
-
-
 def _show(json_output: bool, data: dict[str, Any], show: Callable[[], None]) -> None:
     if json_output:
         exits.emit_json(data)
@@ -179,19 +187,23 @@ def _print_lanes(lanes: list[dict[str, Any]]) -> None:
 
 def _record(daemon: Daemon, job: str) -> dict[str, Any]:
     jobs = daemon.query("ps").get("jobs", [])
-    return next((record for record in jobs if job in (record.get("name"), str(record.get("id")))), {})
+    return next(
+        (record for record in jobs if job in (record.get("name"), str(record.get("id")))), {}
+    )
 
 
 def _timeout_ms(timeout_s: float) -> int:
     if not math.isfinite(timeout_s) or not 0 < timeout_s <= 86400:
         raise errors.OptionError(
-            "a deadline is between 0 and 86400 seconds", asked=f"--timeout {timeout_s}", advice="--timeout 30"
+            "a deadline is between 0 and 86400 seconds",
+            asked=f"--timeout {timeout_s}",
+            advice="--timeout 30",
         )
     return max(1, round(timeout_s * 1000))
 
 
-def _fixed_bytes(size: str) -> int:
-    return 0 if size.strip().lower() == "none" else run.parse_size(size, "SIZE")
+def _fixed_bytes(size: str, asked: str) -> int:
+    return 0 if size.strip().lower() == "none" else run.parse_size(size, asked)
 
 
 def _share_of_capacity(daemon: Daemon, size: str, asked: str) -> int:
@@ -202,7 +214,9 @@ def _share_of_capacity(daemon: Daemon, size: str, asked: str) -> int:
         percent = math.nan
     if not 0 < percent <= 100:
         raise errors.OptionError(
-            "a percentage is above 0 and at most 100", asked=asked, advice="write 60% or a size such as 2GiB"
+            "a percentage is above 0 and at most 100",
+            asked=asked,
+            advice="write 60% or a size such as 2GiB",
         )
     capacity = int(daemon.query("status").get("capacity") or 0)
     if not capacity:
@@ -233,14 +247,26 @@ def _conflict(data: dict[str, Any], name: str, wanted: int, asked: str) -> error
 def _limit_sentence(data: dict[str, Any], name: str, wanted: int, status: str) -> str:
     size = core.format_bytes(wanted) if wanted else "none"
     if status == "pending":
-        return f"limit of {name} will be {size}: it has not answered yet and applies it at its next iteration"
+        return f"limit of {name} will be {size}: no answer yet, it follows at its next iteration"
     if status == "deferred":
         return f"limit of {name} will be {size} at its next iteration"
     moved = int(data.get("moved_bytes") or 0)
-    effect = f"moved {core.format_bytes(moved)}{_took(data)}" if moved else f"nothing had to move{_took(data)}"
+    effect = (
+        f"moved {core.format_bytes(moved)}{_took(data)}"
+        if moved
+        else f"nothing had to move{_took(data)}"
+    )
     before = data.get("previous")
-    undo = "" if before is None else f"; undo: tide limit {name} {int(before) or 'none'}"
+    undo = "" if before is None else f"; undo: tide limit {name} {_typed(int(before))}"
     return f"limit of {name} is {size}: {effect}{undo}"
+
+
+def _typed(size_bytes: int) -> str:
+    """A size as it can be typed: short where that is exact."""
+    short = core.format_bytes(size_bytes).replace(" ", "")
+    if not size_bytes:
+        return "none"
+    return short if core.parse_bytes(short, short) == size_bytes else str(size_bytes)
 
 
 def _took(data: dict[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""Tables of jobs and lanes that shrink to the width of the terminal; rich is imported here alone."""
+"""Tables of jobs and lanes that shrink to the width of the terminal; needs rich."""
 
 from __future__ import annotations
 
@@ -9,10 +9,9 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from rich.cells import cell_len
-from rich.console import Console
+from rich.console import Console, JustifyMethod
 from rich.table import Table
 from rich.text import Text
-
 from torchtide.cli import core
 from torchtide.cli.text import clean, compact_bytes, compact_count, duration_ms, rate
 
@@ -29,7 +28,8 @@ _STYLES: Final = {
 _SHORT_PRIORITY: Final = {"guaranteed": "guar", "normal": "norm", "opportunistic": "opp"}
 #: Where nobody looks at a terminal, nothing is cut.
 _PIPE_WIDTH: Final = 240
-_NAME_WIDTH_MIN: Final = 8
+#: A name gives way down to this before a column is dropped for it.
+_NAME_WIDTH_MIN: Final = 12
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ def console() -> Console:
 def jobs_table(jobs: Sequence[Record], width: int) -> Table:
     """Jobs as a table no wider than `width` cells: shorter numbers first, then fewer columns."""
     short = False
-    columns = [column for column in JOB_COLUMNS if _wanted(column, jobs)]
+    columns = list(JOB_COLUMNS)
     while _width(columns, jobs, short) > width:
         if not short:
             short = True
@@ -61,14 +61,15 @@ def jobs_table(jobs: Sequence[Record], width: int) -> Table:
         if expendable.droppable == 0:
             break
         columns.remove(expendable)
-    table = Table(box=None, pad_edge=False, padding=(0, 1), show_edge=False, header_style="bold")
-    for column in columns:
+    table = _plain_table(gap=1 if short else 2)
+    widths = [_column_width(column, jobs, short) for column in columns]
+    widths[0] = max(
+        1, min(widths[0], width - sum(widths[1:]) - (len(widths) - 1) * (1 if short else 2))
+    )
+    for column, cells in zip(columns, widths, strict=True):
+        side: JustifyMethod = "right" if column.right else "left"
         table.add_column(
-            column.header,
-            justify="right" if column.right else "left",
-            no_wrap=True,
-            overflow="ellipsis",
-            min_width=None if column.header == "JOB" else _column_width(column, jobs, short),
+            column.header, justify=side, no_wrap=True, overflow="ellipsis", width=cells
         )
     for job in jobs:
         table.add_row(*(_cell(column, job, short) for column in columns))
@@ -77,7 +78,7 @@ def jobs_table(jobs: Sequence[Record], width: int) -> Table:
 
 def lanes_table(lanes: Sequence[Record]) -> Table:
     """Lanes with their policy, holder and members."""
-    table = Table(box=None, pad_edge=False, padding=(0, 1), show_edge=False, header_style="bold")
+    table = _plain_table()
     for header in ("LANE", "POLICY", "TURN", "HANDOVERS", "SCRATCH", "MEMBERS"):
         right = header in ("LANE", "HANDOVERS", "SCRATCH")
         table.add_column(header, justify="right" if right else "left", overflow="fold")
@@ -95,7 +96,7 @@ def lanes_table(lanes: Sequence[Record]) -> Table:
 
 def pairs_table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
     """A plain table of text; the last column wraps."""
-    table = Table(box=None, pad_edge=False, padding=(0, 1), show_edge=False, header_style="bold")
+    table = _plain_table()
     for index, header in enumerate(headers):
         last = index == len(headers) - 1
         table.add_column(header, no_wrap=not last, overflow="fold")
@@ -105,8 +106,13 @@ def pairs_table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
 
 
 def state_of(job: Record) -> str:
-    """The state, marked when the job has the turn."""
+    """The state, marked when the job has the turn; of an ended one how it ended."""
     state = str(job.get("state", "?"))
+    end = job.get("exit") or {}
+    if state == "gone" and end.get("signal"):
+        return f"signal {end['signal']}"
+    if state == "gone" and end.get("code") is not None:
+        return f"exit {end['code']}"
     return f"{_turn_mark()} {state}" if job.get("turn") else state
 
 
@@ -115,6 +121,11 @@ def fitted(text: str, width: int) -> Text:
     line = Text(clean(text), no_wrap=True)
     line.truncate(width, overflow="ellipsis")
     return line
+
+
+def _plain_table(gap: int = 2) -> Table:
+    padding = (0, gap, 0, 0)
+    return Table(box=None, pad_edge=False, padding=padding, show_edge=False, header_style="bold")
 
 
 def _turn_mark() -> str:
@@ -170,10 +181,6 @@ JOB_COLUMNS: Final = (
 )
 
 
-def _wanted(column: Column, jobs: Sequence[Record]) -> bool:
-    return bool(column.header)
-
-
 def _column_width(column: Column, jobs: Sequence[Record], short: bool) -> int:
     form = column.short if short else column.long
     return max([cell_len(column.header), *(cell_len(form(job)) for job in jobs)])
@@ -184,8 +191,8 @@ def _width(columns: Sequence[Column], jobs: Sequence[Record], short: bool) -> in
     widths = []
     for column in columns:
         width = _column_width(column, jobs, short)
-        widths.append(min(width, _NAME_WIDTH_MIN * 2) if column.header == "JOB" else width)
-    return sum(widths) + len(widths) - 1
+        widths.append(min(width, _NAME_WIDTH_MIN) if column.header == "JOB" else width)
+    return sum(widths) + (len(widths) - 1) * (1 if short else 2)
 
 
 def _cell(column: Column, job: Record, short: bool) -> Text:

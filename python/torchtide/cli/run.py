@@ -1,4 +1,4 @@
-"""`tide run`: prepares the environment, starts the daemon if none answers, and becomes the command."""
+"""`tide run`: prepares the environment, starts the daemon on demand, becomes the command."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from torchtide import _launch
 from torchtide.cli import command_line, core, exits, settings
 from torchtide.cli.edges import Edges
 from torchtide.cli.text import clean
-from torchtide.errors import DaemonUnavailable, OptionError, TideError
+from torchtide.errors import DaemonUnavailable, OptionError
 
 PRIORITIES: Final = ("guaranteed", "normal", "opportunistic")
 LANE_MAX: Final = 15
@@ -71,8 +71,8 @@ def run(options: RunOptions, command: Sequence[str], edges: Edges) -> int:
         if error.errno != errno.ENOEXEC:
             print(f"tide: {command[0]}: {error.strerror}", file=sys.stderr)
             return exits.NOT_EXECUTABLE
-    # A script without a first line that names its interpreter: the shell's, as execvp(3) has it.
-    edges.replace_process("/bin/sh", ["sh", program, *command[1:]], environ)
+    # A script whose first line names no interpreter is the shell's, as execvp(3) has it.
+    return edges.replace_process("/bin/sh", ["sh", program, *command[1:]], environ)
 
 
 def checked_options(options: RunOptions) -> dict[str, str]:
@@ -86,14 +86,16 @@ def checked_options(options: RunOptions) -> dict[str, str]:
         chosen["TIDE_JOB_NAME"] = _checked_name(options.name)
     limit = minimum = 0
     if options.limit is not None:
-        limit = 0 if options.limit == "none" else parse_size(options.limit, "--limit")
+        limit = (
+            0 if options.limit == "none" else parse_size(options.limit, f"--limit {options.limit}")
+        )
         chosen["TIDE_LIMIT"] = str(limit)
     if options.min_memory is not None:
-        minimum = parse_size(options.min_memory, "--min-memory")
+        minimum = parse_size(options.min_memory, f"--min-memory {options.min_memory}")
         chosen["TIDE_MIN_MEMORY"] = str(minimum)
     if limit and minimum > limit:
         raise OptionError(
-            f"{core.format_bytes(minimum)} are guaranteed but only {core.format_bytes(limit)} allowed",
+            f"{core.format_bytes(minimum)} guaranteed, but only {core.format_bytes(limit)} allowed",
             asked=f"--min-memory {options.min_memory} with --limit {options.limit}",
             advice="raise --limit or lower --min-memory",
         )
@@ -116,13 +118,12 @@ def checked_options(options: RunOptions) -> dict[str, str]:
     return chosen
 
 
-def parse_size(text: str, option: str) -> int:
+def parse_size(text: str, asked: str) -> int:
     """Bytes of a size that a job can have.
 
     Raises:
-        OptionError: It is no size, zero, or less than a page.
+        OptionError: It is no size, zero, or less than a page; `asked` says in whose words.
     """
-    asked = f"{option} {text}"
     if text.strip().endswith("%"):
         raise OptionError(
             "a percentage needs a running daemon",
@@ -172,8 +173,8 @@ def job_environment(
 ) -> dict[str, str]:
     """The environment of the command.
 
-    What was said here beats what is set already, by the user or by an outer `tide run`; a name that an outer
-    one only derived gives way to the one derived here.
+    What was said here beats what is set already, by the user or by an outer `tide run`; a name that
+    an outer one only derived gives way to the one derived here.
 
     Args:
         environ: Where we stand.
@@ -193,7 +194,7 @@ def job_environment(
     inject = str(_launch.INJECT_DIR)
     if os.pathsep in inject:
         raise OptionError(
-            f"torchtide is installed under {inject}, and a colon separates the folders of PYTHONPATH",
+            f"torchtide is installed under {inject}; a colon separates folders in PYTHONPATH",
             asked="tide run",
             advice="install it into a folder without a colon in its name",
         )
@@ -206,9 +207,13 @@ def job_environment(
 def _checked_name(name: str) -> str:
     asked = f"--name {name!r}"
     if not name.strip():
-        raise OptionError("a name needs a letter", asked=asked, advice="leave --name out for the script's name")
+        raise OptionError(
+            "a name needs a letter", asked=asked, advice="leave --name out for the script's name"
+        )
     if clean(name) != name:
-        raise OptionError("it has control characters", asked=asked, advice="choose a printable name")
+        raise OptionError(
+            "it has control characters", asked=asked, advice="choose a printable name"
+        )
     if len(name.encode()) > command_line.NAME_BYTES_MAX:
         raise OptionError(
             f"{len(name.encode())} bytes in UTF-8, {command_line.NAME_BYTES_MAX} at most",
@@ -219,7 +224,7 @@ def _checked_name(name: str) -> str:
 
 
 def _start_daemon(edges: Edges, environ: Mapping[str, str]) -> dict[str, Any]:
-    """Starts the daemon if the options say so; a job can live without one, so trouble is only told."""
+    """Starts the daemon if the options say so; a job can live without one: trouble is only told."""
     mode = {option["name"]: option["value"] for option in core.options()}.get("daemon", "auto")
     disabled = environ.get("TIDE_DISABLE", "").lower() in ("1", "true", "t", "yes", "y")
     if mode == "off" or disabled:
@@ -237,12 +242,16 @@ def _start_daemon(edges: Edges, environ: Mapping[str, str]) -> dict[str, Any]:
     return {"state": state, "socket": str(started.socket_path), "took_ms": started.took_s * 1000}
 
 
-def _told(environ: Mapping[str, str], command: Sequence[str], daemon: dict[str, Any]) -> dict[str, Any]:
+def _told(
+    environ: Mapping[str, str], command: Sequence[str], daemon: dict[str, Any]
+) -> dict[str, Any]:
     """What --json says before the command starts."""
     return {
         "name": environ["TIDE_JOB_NAME"],
         "command": list(command),
-        "limit": int(environ.get("TIDE_LIMIT") or 0) if environ.get("TIDE_LIMIT", "").isdigit() else None,
+        "limit": int(environ.get("TIDE_LIMIT") or 0)
+        if environ.get("TIDE_LIMIT", "").isdigit()
+        else None,
         "min_memory": environ.get("TIDE_MIN_MEMORY"),
         "priority": environ.get("TIDE_PRIORITY", "normal"),
         "lane": environ.get("TIDE_LANE"),
@@ -264,4 +273,3 @@ def _not_executable(program: str) -> int:
     if Path(program).exists():
         print(f"  do: tide run -- python {program}", file=sys.stderr)
     return exits.NOT_FOUND
-

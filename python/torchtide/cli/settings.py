@@ -1,7 +1,7 @@
-"""The option files: ./torchtide.toml of the project and ~/.config/torchtide/config.toml of the user.
+"""The option files: ./torchtide.toml of the project, ~/.config/torchtide/config.toml of the user.
 
-A table is a prefix: `[spill] dir = "/scratch"` sets `spill.dir`. Where an option has the name of a table
-(`lane`), the key `id` inside it means the option itself.
+A table is a prefix: `[spill] dir = "/scratch"` sets `spill.dir`. Where an option has the name of a
+table (`lane`), the key `id` inside it means the option itself.
 """
 
 from __future__ import annotations
@@ -50,8 +50,8 @@ def read(path: Path, options: Sequence[Mapping[str, str]]) -> list[Setting]:
     """The options that a file sets, each checked against the table.
 
     Raises:
-        OptionError: The file is no TOML, names an option that does not exist, or a value of its unit is
-            none.
+        OptionError: The file is no TOML, names an option that does not exist, or states a value
+            that is none of its unit.
     """
     asked = f"options of {path}"
     try:
@@ -63,7 +63,9 @@ def read(path: Path, options: Sequence[Mapping[str, str]]) -> list[Setting]:
             f"unreadable: {error.strerror}", asked=asked, advice=f"chmod u+r {path}"
         ) from error
     known = {option["name"]: option for option in options}
-    return [Setting(name, _text(name, value, known, asked), path) for name, value in _flat(tree, known)]
+    return [
+        Setting(name, _text(name, value, known, asked), path) for name, value in _flat(tree, known)
+    ]
 
 
 def apply(folder: Path, environ: Mapping[str, str]) -> list[Setting]:
@@ -92,7 +94,9 @@ def exported(settings: Sequence[Setting], environ: Mapping[str, str]) -> dict[st
         settings: As `apply` returned them.
         environ: Variables that are set here already stay as they are.
     """
-    variables = {option["name"]: option["variable"] for option in core.options()} if settings else {}
+    variables = (
+        {option["name"]: option["variable"] for option in core.options()} if settings else {}
+    )
     return {
         variables[setting.name]: setting.text
         for setting in settings
@@ -121,15 +125,21 @@ def check_value(name: str, unit: str, text: str, asked: str) -> None:
     words = _WORDS.get(name)
     if words and text not in words:
         raise OptionError(
-            f'{name} = "{text}" is not one of {", ".join(words)}', asked=asked, advice=f"write {words[0]}"
+            f'{name} = "{text}" is not one of {", ".join(words)}',
+            asked=asked,
+            advice=f"write {words[0]}",
         )
     if unit == "bytes":
         core.parse_bytes(text, f"{asked}: {name}")
     elif unit == "bool" and text.lower() not in _TRUE_FALSE:
-        raise OptionError(f'{name} = "{text}" is neither true nor false', asked=asked, advice="write 1 or 0")
+        raise OptionError(
+            f'{name} = "{text}" is neither true nor false', asked=asked, advice="write 1 or 0"
+        )
     elif unit in ("count", "ms") and not _is_whole(text):
         raise OptionError(
-            f'{name} = "{text}" is no whole number', asked=asked, advice=f"its unit is {unit}: write 10"
+            f'{name} = "{text}" is no whole number',
+            asked=asked,
+            advice=f"its unit is {unit}: write 10",
         )
 
 
@@ -173,4 +183,3 @@ def _text(name: str, value: Any, known: Mapping[str, Mapping[str, str]], asked: 
         )
     check_value(name, known[name]["unit"], text, asked)
     return text
-

@@ -8,6 +8,7 @@ import unicodedata
 from typing import Final
 
 _UNITS: Final = ("", "K", "M", "G", "T", "P")
+_COUNT_UNITS: Final = ("", "k", "M", "G", "T", "P")
 
 
 def clean(text: str) -> str:
@@ -29,10 +30,12 @@ def compact_count(count: int) -> str:
     """At most five characters in powers of 1000: "4211", "12.3k", "7.1M"."""
     if count < 10_000:
         return str(count)
-    value, unit = count / 1000, "k"
-    if value >= 999.95:
-        value, unit = value / 1000, "M"
-    return f"{value:.0f}{unit}" if value >= 99.95 else f"{value:.1f}{unit}"
+    value, unit = float(count), 0
+    while value >= 999.5 and unit + 1 < len(_COUNT_UNITS):
+        value /= 1000
+        unit += 1
+    digits = 0 if value >= 99.95 else 1
+    return f"{value:.{digits}f}{_COUNT_UNITS[unit]}"
 
 
 def rate(per_second: float) -> str:
@@ -41,7 +44,9 @@ def rate(per_second: float) -> str:
         return "-"
     if per_second < 0.001:
         return "<.001"
-    digits = 0 if per_second >= 99.95 else 1 if per_second >= 9.995 else 2 if per_second >= 0.1 else 3
+    digits = (
+        0 if per_second >= 99.95 else 1 if per_second >= 9.995 else 2 if per_second >= 0.1 else 3
+    )
     return f"{per_second:.{digits}f}"
 
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from torchtide import errors
-from torchtide.cli import core, exits, text
+from torchtide.cli import core, exits
 from torchtide.cli.client import Daemon, open_daemon
 from torchtide.cli.edges import Edges
 from torchtide.cli.events import sentence
@@ -72,9 +72,13 @@ def picture(state: dict[str, Any], width: int, height: int | None, now_s: float)
     tail = [render.fitted(sentence(event, now_s), width) for event in events]
     room = len(jobs) if height is None else height - len(head) - len(tail) - 4
     shown = jobs[: max(room, 1)]
-    body: list[Any] = [render.jobs_table(shown, width) if shown else render.fitted("no jobs", width)]
+    body: list[Any] = [
+        render.jobs_table(shown, width) if shown else render.fitted("no jobs", width)
+    ]
     if len(shown) < len(jobs):
-        body.append(render.fitted(f"... and {len(jobs) - len(shown)} more; `tide ps` lists all", width))
+        body.append(
+            render.fitted(f"... and {len(jobs) - len(shown)} more; `tide ps` lists all", width)
+        )
     return [*head, "", *body, *([""] if tail else []), *tail]
 
 
@@ -106,7 +110,6 @@ def _live(edges: Edges, interval_s: float) -> int:
     """Draws until Ctrl-C; a daemon that goes away is waited for."""
     from rich.console import Group
     from rich.live import Live
-
     from torchtide.cli import render
 
     console = render.console()
@@ -126,7 +129,7 @@ def _live(edges: Edges, interval_s: float) -> int:
                             interval_s,
                         )
                 except errors.DaemonUnavailable:
-                    note = "the daemon is gone; jobs train on with their last limits. Waiting for a new one."
+                    note = "the daemon is gone, jobs train on with their last limits; waiting"
                     live.update(render.fitted(note, console.width), refresh=True)
                 pause.wait(interval_s)
         except KeyboardInterrupt:
@@ -134,13 +137,11 @@ def _live(edges: Edges, interval_s: float) -> int:
 
 
 def _draw_until_gone(
-    draw: Callable[[dict[str, Any]], None], daemon: Daemon, pause: threading.Event, interval_s: float
+    draw: Callable[[dict[str, Any]], None],
+    daemon: Daemon,
+    pause: threading.Event,
+    interval_s: float,
 ) -> None:
     while True:
         draw(snapshot(daemon))
         pause.wait(interval_s)
-
-
-def footer() -> str:
-    """How to leave."""
-    return text.clean("Ctrl-C ends this view; jobs are not touched")

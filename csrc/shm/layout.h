@@ -2,7 +2,7 @@
 //
 // Totals are never stored: they are sums over slots, so a kill in the middle of an update tears nothing.
 // A slot belongs to the process whose pid and start time it carries; only the owner writes its ledger and
-// service fields, anybody may write the words marked "asked of the owner".
+// service fields, anybody may write the words marked "asked of the owner". See docs/reference/device_table.md.
 #pragma once
 
 #include <atomic>
@@ -64,10 +64,13 @@ struct alignas(64) JobSlot {
   std::atomic<int64_t> service_ns;           // time spent holding the turn
   std::atomic<int64_t> iterations;
   std::atomic<int64_t> last_iteration_ns;    // duration of the last iteration
+  std::atomic<int64_t> virtual_ns;           // service over weight; a newcomer starts at the lane's minimum
+  std::atomic<int64_t> rounds;               // iterations; a newcomer starts at the lane's minimum
   std::atomic<int64_t> remaining_ns;         // predicted remaining service; -1 unknown
   std::atomic<int64_t> heartbeat_ns;         // monotonic, of the last boundary
   std::atomic<int32_t> lane_fd;              // descriptor of the lane's memfd in the owner; -1 none
   std::atomic<uint64_t> lane_generation;     // generation of the scratch that the owner has mapped
+  std::atomic<int64_t> retired_scratch_bytes;  // its charge once others have left it; under the device lock
 
   // the owner sleeps here; whoever wants its attention adds one and wakes it
   std::atomic<uint32_t> wake_word;
@@ -83,6 +86,7 @@ struct alignas(64) LaneSlot {
   std::atomic<uint64_t> generation;      // of the scratch pages; grows when members leave a stuck holder
   std::atomic<int64_t> scratch_bytes;    // committed bytes of the scratch of this generation
   std::atomic<int64_t> retired_bytes;    // scratch of older generations that a stuck holder still maps
+  std::atomic<uint64_t> member_bits[kSlotCount / 64];  // superset of the members; slot.lane is the truth
 };
 
 struct alignas(64) TableHeader {
@@ -101,14 +105,26 @@ struct DeviceTable {
   JobSlot slots[kSlotCount];
 };
 
-/// {holder slot (16 bits, 0xffff nobody), epoch (48 bits)} in one word.
+/// {holder slot (16 bits, 0xffff nobody), epoch (48 bits)} in one word. The epoch only grows. It is even while
+/// the turn is granted and not taken yet (its holder touches no scratch page: it may be passed over) and odd
+/// once the holder has taken it (from here to its release it writes scratch pages).
 struct TurnWord {
   static constexpr uint64_t kNobody = 0xffff;
-  static constexpr uint64_t Make(uint64_t holder, uint64_t epoch) { return holder << 48 | (epoch & 0xffffffffffff); }
+  static constexpr uint64_t kEpochMask = 0xffffffffffff;
+  static constexpr uint64_t Make(uint64_t holder, uint64_t epoch) {
+    return holder << 48 | (epoch & kEpochMask);
+  }
+  /// The word after `word` that offers the turn to `holder` (a slot or kNobody).
+  static constexpr uint64_t Grant(uint64_t word, uint64_t holder) {
+    return Make(holder, (Epoch(word) | 1) + 1);
+  }
+  /// The word after `word` with which its holder starts.
+  static constexpr uint64_t Take(uint64_t word) { return Make(word >> 48, Epoch(word) | 1); }
+  static constexpr bool Taken(uint64_t word) { return (word & 1) != 0; }
   static constexpr int Holder(uint64_t word) {
     return (word >> 48) == kNobody ? -1 : static_cast<int>(word >> 48);
   }
-  static constexpr uint64_t Epoch(uint64_t word) { return word & 0xffffffffffff; }
+  static constexpr uint64_t Epoch(uint64_t word) { return word & kEpochMask; }
 };
 
 static_assert(std::atomic<int64_t>::is_always_lock_free);

@@ -1,0 +1,234 @@
+// Slots and ledger of a mapped device table.
+#include "shm/device_file.h"
+
+#include <string.h>
+#include <unistd.h>
+
+#include <algorithm>
+
+#include "absl/strings/str_cat.h"
+#include "base/log.h"
+#include "base/status.h"
+#include "shm/futex.h"
+#include "shm/process.h"
+#include "shm/slot_table.h"
+
+namespace tide::shm {
+namespace {
+
+constexpr auto kRelaxed = std::memory_order_relaxed;
+
+// How often a reservation that collided with another one's undone attempt looks again.
+constexpr int kReserveAttempts = 4;
+
+uint32_t Word(SlotState state) { return static_cast<uint32_t>(state); }
+
+std::string NameOf(const JobSlot& slot) {
+  return std::string(slot.name, strnlen(slot.name, sizeof(slot.name)));
+}
+
+// Takes the slot out of its lane and its bytes out of the ledger.
+Bytes GiveUp(DeviceTable& table, SlotId id) {
+  JobSlot& slot = table.slots[id.value()];
+  const Bytes held = SlotUsed(slot);
+  slot.lane.store(-1, kRelaxed);  // relaxed: who still sees the old lane offers a turn that is passed over
+  ForgetMember(table, id);
+  VacateTurns(table, id);
+  for (auto field : {&JobSlot::private_bytes, &JobSlot::file_resident_bytes, &JobSlot::outside_bytes}) {
+    (slot.*field).store(0);  // seq_cst: part of the ledger's sum
+  }
+  return held;
+}
+
+// Gives the slot back. Under the device lock, so that it cannot be claimed before the last word is written.
+Bytes EmptySlot(DeviceTable& table, SlotId id) {
+  const Bytes held = GiveUp(table, id);
+  JobSlot& slot = table.slots[id.value()];
+  ResetSlot(slot);
+  // release: a claimer that sees kFree sees the slot empty
+  slot.state.store(Word(SlotState::kFree), std::memory_order_release);
+  return held;
+}
+
+}  // namespace
+
+absl::StatusOr<FileLock> DeviceFile::Lock(absl::Duration timeout) const {
+  return FileLock::Acquire(fd_.get(), timeout);
+}
+
+absl::StatusOr<SlotId> DeviceFile::Claim(absl::string_view name) {
+  TIDE_ASSIGN_OR_RETURN(const FileLock lock, Lock());
+  ReapDeadLocked();
+  for (int i = 0; i < kSlotCount; ++i) {
+    JobSlot& slot = table_->slots[i];
+    uint32_t expected = Word(SlotState::kFree);
+    // acquire: pairs with the release that freed the slot
+    if (!slot.state.compare_exchange_strong(expected, Word(SlotState::kClaiming), std::memory_order_acquire,
+                                            kRelaxed)) {
+      continue;
+    }
+    ResetSlot(slot);
+    const pid_t pid = getpid();
+    slot.pid.store(pid, kRelaxed);  // relaxed: published by the state below
+    slot.start_time.store(StartTime(pid), kRelaxed);
+    slot.uid.store(geteuid(), kRelaxed);
+    const size_t length = std::min(name.size(), sizeof(slot.name) - 1);
+    memcpy(slot.name, name.data(), length);
+    slot.state.store(Word(SlotState::kLive), std::memory_order_release);  // release: publishes the identity
+    return SlotId(i);
+  }
+  return absl::ResourceExhaustedError(
+      absl::StrCat("all ", kSlotCount, " slots of ", path_,
+                   " are in use by live processes; end some jobs or use another TIDE_RUNTIME_DIR"));
+}
+
+void DeviceFile::Free(SlotId id) {
+  if (!IsLive(slot(id))) return;
+  const auto lock = Lock();
+  if (!lock.ok()) {
+    // Somebody stopped holds the lock. The slot stays ours, holding nothing, until a reaper finds us ended.
+    GiveUp(*table_, id);
+    return;
+  }
+  Bytes freed = EmptySlot(*table_, id);
+  for (int lane = 0; lane < kLaneCount; ++lane) freed += RecountLane(*table_, LaneId(lane));
+  if (freed > Bytes(0)) AnnounceFreed(*table_, freed);
+}
+
+int DeviceFile::ReapDead() {
+  const auto lock = Lock();
+  return lock.ok() ? ReapDeadLocked() : 0;
+}
+
+int DeviceFile::ReapDeadLocked() {
+  int reaped = 0;
+  Bytes freed;
+  for (int i = 0; i < kSlotCount; ++i) {
+    JobSlot& slot = table_->slots[i];
+    // acquire: pairs with the claimer's release, so that pid and start time belong to this state
+    const uint32_t state = slot.state.load(std::memory_order_acquire);
+    if (state == Word(SlotState::kFree)) continue;
+    const int32_t pid = slot.pid.load(kRelaxed);
+    // Claims happen under the lock that we hold: one in progress was torn by a death, unless its pid says else.
+    if (ProcessAlive(pid, slot.start_time.load(kRelaxed))) continue;
+    const std::string name = NameOf(slot);
+    const Bytes held = EmptySlot(*table_, SlotId(i));
+    freed += held;
+    ++reaped;
+    Log(LogLevel::kInfo, absl::StrCat("event=slot_reaped slot=", i, " pid=", pid, " name=\"", name,
+                                      "\" bytes=", held.value()));
+  }
+  for (int lane = 0; lane < kLaneCount; ++lane) freed += RecountLane(*table_, LaneId(lane));
+  if (freed > Bytes(0)) AnnounceFreed(*table_, freed);
+  return reaped;
+}
+
+Bytes DeviceFile::Used() const { return TableUsed(*table_); }
+
+Bytes DeviceFile::Capacity() const {
+  return Bytes(table_->header.capacity_bytes.load(kRelaxed));  // relaxed: one number
+}
+
+void DeviceFile::SetCapacity(Bytes capacity) {
+  table_->header.capacity_bytes.store(capacity.value(), kRelaxed);  // relaxed: one number
+  AnnounceFreed(*table_, Bytes(0));  // waiters look again: there may be room now
+}
+
+absl::Status DeviceFile::DoesNotFit(Bytes asked, Bytes used) const {
+  return absl::ResourceExhaustedError(
+      absl::StrCat("asked for ", FormatBytes(asked), ", but ", FormatBytes(used), " of the device's ",
+                   FormatBytes(Capacity()), " are in use; lower another job's limit (tide limit JOB SIZE), pause a ",
+                   "job (tide pause JOB) or raise TIDE_CAPACITY"));
+}
+
+absl::Status DeviceFile::TryReserve(std::atomic<int64_t>& field, Bytes delta) {
+  Bytes used_without;
+  for (int attempt = 0; attempt < kReserveAttempts; ++attempt) {
+    // seq_cst: add first, then sum. In the single order of all such operations the last of several racing adds
+    // sees all the earlier ones, so the device cannot go over its capacity unseen.
+    field.fetch_add(delta.value());
+    const Bytes capacity = Capacity();
+    if (capacity <= Bytes(0)) return absl::OkStatus();
+    const Bytes used = Used();
+    if (used <= capacity) return absl::OkStatus();
+    field.fetch_sub(delta.value());
+    // Two that collide both undo; the one that would have fitted without the other's attempt tries again.
+    used_without = Used();
+    if (used_without + delta > capacity) break;
+  }
+  return DoesNotFit(delta, used_without);
+}
+
+absl::Status DeviceFile::Reserve(SlotId id, std::atomic<int64_t> JobSlot::*field, Bytes delta) {
+  JobSlot& own = slot(id);
+  if (delta <= Bytes(0)) {
+    (own.*field).fetch_add(delta.value());  // seq_cst: part of the ledger's sum
+    if (delta < Bytes(0)) AnnounceFreed(*table_, -delta);
+    return absl::OkStatus();
+  }
+  absl::Status status = TryReserve(own.*field, delta);
+  if (!status.ok() && ReapDead() > 0) status = TryReserve(own.*field, delta);
+  if (!status.ok()) return status;
+  const int64_t held = SlotUsed(own).value();
+  // relaxed: a statistic that only the owner writes
+  if (held > own.peak_bytes.load(kRelaxed)) own.peak_bytes.store(held, kRelaxed);
+  return absl::OkStatus();
+}
+
+absl::Status DeviceFile::ReserveScratch(SlotId id, LaneId lane_id, Bytes delta) {
+  // Under the lock, because a generation may be retired at any time: the bytes must go to the one that is mapped.
+  TIDE_ASSIGN_OR_RETURN(const FileLock lock, Lock());
+  JobSlot& own = slot(id);
+  LaneSlot& its_lane = lane(lane_id);
+  const bool retired = own.lane_generation.load(kRelaxed) != its_lane.generation.load(kRelaxed);
+  std::atomic<int64_t>& charge = retired ? its_lane.retired_bytes : its_lane.scratch_bytes;
+  if (delta <= Bytes(0)) {
+    charge.fetch_add(delta.value());  // seq_cst: part of the ledger's sum
+    if (delta < Bytes(0)) AnnounceFreed(*table_, -delta);
+  } else {
+    absl::Status status = TryReserve(charge, delta);
+    if (!status.ok() && ReapDeadLocked() > 0) status = TryReserve(charge, delta);
+    if (!status.ok()) return status;
+  }
+  if (retired) own.retired_scratch_bytes.fetch_add(delta.value(), kRelaxed);  // relaxed: under the lock
+  return absl::OkStatus();
+}
+
+void DeviceFile::Wake(SlotId id) { WakeSlot(slot(id)); }
+
+uint32_t DeviceFile::FreedWord() const {
+  // acquire: pairs with AnnounceFreed's release, so that a later sum sees the bytes that were given back
+  return table_->header.freed_word.load(std::memory_order_acquire);
+}
+
+void DeviceFile::WaitFreed(uint32_t seen, absl::Duration timeout) {
+  FutexWait(table_->header.freed_word, seen, timeout);
+}
+
+std::vector<Holder> DeviceFile::WhoHoldsWhat() const {
+  std::vector<Holder> holders;
+  for (int i = 0; i < kSlotCount; ++i) {
+    const JobSlot& slot = table_->slots[i];
+    if (!IsLive(slot)) continue;
+    Holder& holder = holders.emplace_back();
+    holder.slot = SlotId(i);
+    holder.name = NameOf(slot);
+    // relaxed throughout: a picture for people, each number by itself
+    holder.pid = slot.pid.load(kRelaxed);
+    holder.job_id = slot.job_id.load(kRelaxed);
+    holder.private_bytes = Bytes(slot.private_bytes.load(kRelaxed));
+    holder.file_resident = Bytes(slot.file_resident_bytes.load(kRelaxed));
+    holder.outside = Bytes(slot.outside_bytes.load(kRelaxed));
+    holder.demoted = Bytes(slot.demoted_bytes.load(kRelaxed));
+    holder.guaranteed = Bytes(slot.budget_bytes_guaranteed.load(kRelaxed));
+    holder.lane = LaneId(slot.lane.load(kRelaxed));
+    const int lane = holder.lane.value();
+    holder.has_turn = lane >= 0 && lane < kLaneCount &&
+                      TurnWord::Holder(table_->lanes[lane].turn.load(kRelaxed)) == i;
+  }
+  std::stable_sort(holders.begin(), holders.end(),
+                   [](const Holder& a, const Holder& b) { return a.used() > b.used(); });
+  return holders;
+}
+
+}  // namespace tide::shm

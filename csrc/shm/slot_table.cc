@@ -1,0 +1,166 @@
+// Sums over slots and the small state changes of the device table.
+#include "shm/slot_table.h"
+
+#include <string.h>
+
+#include <algorithm>
+#include <climits>
+
+#include "shm/futex.h"
+
+namespace tide::shm {
+namespace {
+
+constexpr auto kRelaxed = std::memory_order_relaxed;
+constexpr uint64_t kEmptyTurn = TurnWord::Make(TurnWord::kNobody, 0);
+
+bool MapsScratch(const JobSlot& slot, int lane) {
+  // relaxed: written and read under the device lock, which orders them
+  return IsLive(slot) && slot.lane.load(kRelaxed) == lane && slot.lane_fd.load(kRelaxed) >= 0;
+}
+
+// What the generation that `slot` maps is charged with; 0 when a lower slot maps it too, so that a generation
+// counts once, however many members are late to leave it.
+int64_t RetiredCharge(const DeviceTable& table, int lane, int slot) {
+  const uint64_t generation = table.slots[slot].lane_generation.load(kRelaxed);
+  int64_t charge = 0;
+  for (int i = 0; i < kSlotCount; ++i) {
+    const JobSlot& other = table.slots[i];
+    if (!MapsScratch(other, lane) || other.lane_generation.load(kRelaxed) != generation) continue;
+    if (i < slot) return 0;
+    charge = std::max(charge, other.retired_scratch_bytes.load(kRelaxed));
+  }
+  return charge;
+}
+
+}  // namespace
+
+void ResetSlot(JobSlot& slot) {
+  // relaxed throughout: the caller publishes the slot with a release store of its state
+  slot.pid.store(0, kRelaxed);
+  slot.start_time.store(0, kRelaxed);
+  slot.uid.store(0, kRelaxed);
+  slot.job_id.store(0, kRelaxed);
+  memset(slot.name, 0, sizeof(slot.name));
+  for (auto field : {&JobSlot::private_bytes, &JobSlot::file_resident_bytes, &JobSlot::outside_bytes,
+                     &JobSlot::demoted_bytes, &JobSlot::persistent_bytes, &JobSlot::scratch_peak_bytes,
+                     &JobSlot::peak_bytes, &JobSlot::budget_bytes_max, &JobSlot::budget_bytes_guaranteed,
+                     &JobSlot::budget_revision, &JobSlot::reclaim_bytes, &JobSlot::joined_ns,
+                     &JobSlot::service_ns, &JobSlot::iterations, &JobSlot::last_iteration_ns,
+                     &JobSlot::virtual_ns, &JobSlot::rounds, &JobSlot::heartbeat_ns,
+                     &JobSlot::retired_scratch_bytes}) {
+    (slot.*field).store(0, kRelaxed);
+  }
+  slot.remaining_ns.store(-1, kRelaxed);
+  slot.lane.store(-1, kRelaxed);
+  slot.flags.store(0, kRelaxed);
+  slot.phase.store(static_cast<uint32_t>(Phase::kOutside), kRelaxed);
+  slot.priority.store(1, kRelaxed);
+  slot.weight_milli.store(1000, kRelaxed);
+  slot.lane_fd.store(-1, kRelaxed);
+  slot.lane_generation.store(0, kRelaxed);
+}
+
+void InitialiseTable(DeviceTable& table, const char* boot_id) {
+  table.header.magic.store(0, kRelaxed);
+  table.header.version.store(kTableVersion, kRelaxed);
+  table.header.slot_bytes.store(sizeof(JobSlot), kRelaxed);
+  strncpy(table.header.boot_id, boot_id, sizeof(table.header.boot_id) - 1);
+  table.header.boot_id[sizeof(table.header.boot_id) - 1] = '\0';
+  table.header.capacity_bytes.store(0, kRelaxed);
+  table.header.freed_word_total.store(0, kRelaxed);
+  table.header.freed_word.store(0, kRelaxed);
+  for (LaneSlot& lane : table.lanes) {
+    lane.turn.store(kEmptyTurn, kRelaxed);
+    lane.policy.store(0, kRelaxed);
+    for (auto field : {&LaneSlot::quantum_ns, &LaneSlot::granted_ns, &LaneSlot::released_ns,
+                       &LaneSlot::handovers, &LaneSlot::scratch_bytes, &LaneSlot::retired_bytes}) {
+      (lane.*field).store(0, kRelaxed);
+    }
+    lane.generation.store(0, kRelaxed);
+    for (auto& bits : lane.member_bits) bits.store(0, kRelaxed);
+  }
+  for (JobSlot& slot : table.slots) {
+    ResetSlot(slot);
+    slot.state.store(static_cast<uint32_t>(SlotState::kFree), kRelaxed);
+    slot.wake_word.store(0, kRelaxed);
+  }
+  // release: whoever sees the magic sees all of the above
+  table.header.magic.store(kTableMagic, std::memory_order_release);
+}
+
+Bytes SlotUsed(const JobSlot& slot) {
+  // seq_cst: a reserver adds to its own field and then reads the others'; of two that race, the one later in the
+  // single order of all these operations sees the other's bytes (DeviceFile::Reserve)
+  return Bytes(slot.private_bytes.load() + slot.file_resident_bytes.load() + slot.outside_bytes.load());
+}
+
+Bytes TableUsed(const DeviceTable& table) {
+  Bytes used;
+  for (const JobSlot& slot : table.slots) {
+    if (IsLive(slot)) used += SlotUsed(slot);
+  }
+  for (const LaneSlot& lane : table.lanes) {
+    // seq_cst: as for the slots
+    used += Bytes(lane.scratch_bytes.load() + lane.retired_bytes.load());
+  }
+  return used;
+}
+
+void WakeSlot(JobSlot& slot) {
+  // release: who reads the new word also sees what was written before the wake (the turn, an order, a request)
+  slot.wake_word.fetch_add(1, std::memory_order_release);
+  FutexWake(slot.wake_word, 1);
+}
+
+void AnnounceFreed(DeviceTable& table, Bytes bytes) {
+  table.header.freed_word_total.fetch_add(bytes.value(), kRelaxed);  // relaxed: a statistic
+  // release: who reads the new word and then sums sees the smaller ledger
+  table.header.freed_word.fetch_add(1, std::memory_order_release);
+  FutexWake(table.header.freed_word, INT_MAX);
+}
+
+void VacateTurns(DeviceTable& table, SlotId slot) {
+  for (int lane = 0; lane < kLaneCount; ++lane) {
+    std::atomic<uint64_t>& turn = table.lanes[lane].turn;
+    uint64_t word = turn.load(std::memory_order_acquire);
+    // seq_cst on success: the scan for ready members below must not move before it (Note [No lost turn] in
+    // lane/turn.cc)
+    if (TurnWord::Holder(word) != slot.value() ||
+        !turn.compare_exchange_strong(word, TurnWord::Grant(word, TurnWord::kNobody))) {
+      continue;
+    }
+    for (JobSlot& member : table.slots) {
+      if (IsLive(member) && member.lane.load(kRelaxed) == lane && (member.flags.load() & kReady) != 0) {
+        WakeSlot(member);
+      }
+    }
+  }
+}
+
+void ForgetMember(DeviceTable& table, SlotId slot) {
+  const uint64_t mask = ~(uint64_t{1} << (slot.value() % 64));
+  for (LaneSlot& lane : table.lanes) {
+    // relaxed: the bits are a hint of where to look; slot.lane and slot.state are the truth
+    lane.member_bits[slot.value() / 64].fetch_and(mask, kRelaxed);
+  }
+}
+
+Bytes RecountLane(DeviceTable& table, LaneId id) {
+  LaneSlot& lane = table.lanes[id.value()];
+  const uint64_t current = lane.generation.load(kRelaxed);  // relaxed: it changes under the device lock only
+  bool current_is_mapped = false;
+  int64_t retired = 0;
+  for (int i = 0; i < kSlotCount; ++i) {
+    if (!MapsScratch(table.slots[i], id.value())) continue;
+    const uint64_t generation = table.slots[i].lane_generation.load(kRelaxed);
+    current_is_mapped = current_is_mapped || generation == current;
+    if (generation != current) retired += RetiredCharge(table, id.value(), i);
+  }
+  // seq_cst: these two are part of the ledger's sum
+  int64_t given_back = lane.retired_bytes.exchange(retired) - retired;
+  if (!current_is_mapped) given_back += lane.scratch_bytes.exchange(0);
+  return Bytes(std::max<int64_t>(given_back, 0));
+}
+
+}  // namespace tide::shm

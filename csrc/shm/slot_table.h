@@ -1,0 +1,44 @@
+// Operations on a mapped device table that need no file and no system call but a wake: sums, resets, recounts.
+#pragma once
+
+#include "base/bytes.h"
+#include "base/ids.h"
+#include "shm/layout.h"
+
+namespace tide::shm {
+
+/// Writes an empty table of this version. Only for a table that nobody else can see as valid yet.
+void InitialiseTable(DeviceTable& table, const char* boot_id);
+
+/// Puts every field of a slot but state and wake_word back to "nobody". The wake word only grows, so that a late
+/// wake for the previous owner cannot be mistaken.
+void ResetSlot(JobSlot& slot);
+
+inline bool IsLive(const JobSlot& slot) {
+  // acquire: pairs with the claimer's release of kLive, so that its identity is seen with it
+  return slot.state.load(std::memory_order_acquire) == static_cast<uint32_t>(SlotState::kLive);
+}
+
+/// Bytes of one slot that count against the capacity: private, resident file window, outside.
+Bytes SlotUsed(const JobSlot& slot);
+
+/// Sum over live slots, plus the scratch of all lanes, current and retired.
+Bytes TableUsed(const DeviceTable& table);
+
+/// Adds 1 to the slot's wake word and wakes its owner.
+void WakeSlot(JobSlot& slot);
+
+/// Says that memory has been given back: bumps freed_word and wakes who waits for memory.
+void AnnounceFreed(DeviceTable& table, Bytes bytes);
+
+/// Takes every turn away from a slot whose owner is gone: the holder becomes nobody, ready members are woken.
+void VacateTurns(DeviceTable& table, SlotId slot);
+
+/// Takes a slot out of its lane's member bits.
+void ForgetMember(DeviceTable& table, SlotId slot);
+
+/// Derives a lane's retired_bytes from the slots that still map old generations, and scratch_bytes = 0 when
+/// nobody maps the current one. Under the device lock. Returns the bytes given back by that.
+Bytes RecountLane(DeviceTable& table, LaneId lane);
+
+}  // namespace tide::shm

@@ -7,6 +7,7 @@
 #include "absl/strings/str_cat.h"
 #include "base/log.h"
 #include "shm/slot_table.h"
+#include "wire/value.h"
 
 namespace tide::coordinator {
 namespace {
@@ -67,7 +68,8 @@ LaneView ReadLane(const shm::LaneSlot& lane, int id) {
 shm::DeviceFile* DeviceBridge::File() {
   struct stat info;
   const bool exists = stat(absl::StrCat(runtime_dir_, "/device-cpu0").c_str(), &info) == 0;
-  if (!exists) file_.reset();  // removed by hand: a later one is another file
+  // Removed or replaced by hand: what we have mapped is nobody's table any more.
+  if (!exists || info.st_ino != inode_) file_.reset();
   if (file_ != nullptr || !exists) return file_.get();
   auto opened = shm::DeviceFile::Open(runtime_dir_);
   if (!opened.ok()) {
@@ -75,6 +77,7 @@ shm::DeviceFile* DeviceBridge::File() {
     return nullptr;
   }
   file_ = *std::move(opened);
+  inode_ = info.st_ino;
   return file_.get();
 }
 

@@ -25,6 +25,7 @@ class DeviceBridge final : public DeviceSource {
 
   const std::string runtime_dir_;
   std::unique_ptr<shm::DeviceFile> file_;
+  uint64_t inode_ = 0;  // of file_
 };
 
 }  // namespace tide::coordinator

@@ -124,9 +124,9 @@ def save_digests(args, model, optimizer, losses, times):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--steps", type=int, default=12)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--batch-size", type=int, default=56)
+    parser.add_argument("--batch-size", type=int, default=68)
     parser.add_argument("--window", type=int, default=192, help="characters the model sees")
     parser.add_argument("--threads", type=int, default=2, help="fixed, so that sums keep order")
     parser.add_argument("--out", help="write digests of the result to this JSON file")

@@ -105,9 +105,9 @@ def save_digests(args, model, optimizer, losses, times):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--steps", type=int, default=12)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--batch-size", type=int, default=128)
+    parser.add_argument("--batch-size", type=int, default=160)
     parser.add_argument("--length", type=int, default=35, help="words of a piece")
     parser.add_argument("--vocabulary", type=int, default=12000)
     parser.add_argument("--threads", type=int, default=2, help="fixed, so that sums keep order")

@@ -253,6 +253,7 @@ TEST_F(TurnTest, NoTurnIsLostWhenMembersWithdrawAtRandom) {
   constexpr int kMembers = 4, kIterations = 3000;
   for (int i = 0; i < kMembers; ++i) Member();
   LaneBoard board;
+  const int64_t start_ns = RealClock().MonotonicNanos();
   std::vector<std::thread> threads;
   for (int number = 0; number < kMembers; ++number) {
     threads.emplace_back([&, number] {
@@ -274,6 +275,7 @@ TEST_F(TurnTest, NoTurnIsLostWhenMembersWithdrawAtRandom) {
   }
   for (std::thread& thread : threads) thread.join();
   EXPECT_EQ(board.violations.load(), 0);
+  EXPECT_LT(RealClock().MonotonicNanos() - start_ns, 40'000'000'000) << "a wake-up was lost";
 }
 
 }  // namespace

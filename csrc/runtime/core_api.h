@@ -21,10 +21,7 @@ struct TideCoreApi {
   int (*allocate)(size_t size, void** out, char* message_out, size_t message_size);
   int (*owns)(const void* pointer);
   void (*release)(void* pointer);
-  /// Non-zero while operators should be reported; read before each report.
-  const int* recording;
+  /// Called for each operator while the gate is armed: its number, then what it uses.
   void (*next_operator)(void);
   void (*touch)(const void* pointer, size_t size);
-  /// Bytes of blocks alive and bytes of memory held, for the framework's profiler.
-  void (*totals)(size_t* live, size_t* held);
 };

@@ -1,4 +1,5 @@
-// fair: the least weighted service goes first; over time the members' service is in proportion to their weights.
+// fair: the least weighted service goes first; over time the members' service is in proportion to
+// their weights.
 #include "sched/turn_policies.h"
 
 namespace tide::sched {

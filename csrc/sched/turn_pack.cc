@@ -1,5 +1,5 @@
-// pack: Salus's PACK on an exclusive lane: the holder keeps the turn for a quantum (NextTurn sees to that), then
-// the next by arrival has it, around the circle.
+// pack: Salus's PACK on an exclusive lane: the holder keeps the turn for a quantum (NextTurn sees
+// to that), then the next by arrival has it, around the circle.
 #include "sched/turn_policies.h"
 
 namespace tide::sched {

@@ -12,8 +12,8 @@ TurnDecision NextTurnSrtf(absl::Span<const TurnMember> members, const TurnState&
 TurnDecision NextTurnPack(absl::Span<const TurnMember> members, const TurnState& state);
 TurnDecision NextTurnPriority(absl::Span<const TurnMember> members, const TurnState& state);
 
-/// The ready member for which `before(a, b)` holds against all others; nullptr when none is ready. `before` is a
-/// strict order without ties.
+/// The ready member for which `before(a, b)` holds against all others; nullptr when none is ready.
+/// `before` is a strict order without ties.
 template <typename Before>
 const TurnMember* FirstReady(absl::Span<const TurnMember> members, Before before) {
   const TurnMember* first = nullptr;

@@ -71,11 +71,13 @@ absl::StatusOr<TurnPolicyId> ParseTurnPolicy(absl::string_view name) {
       absl::StrCat("no turn policy is called \"", name, "\"; there are ", names));
 }
 
-TurnDecision NextTurn(TurnPolicyId policy, absl::Span<const TurnMember> members, const TurnState& state) {
+TurnDecision NextTurn(TurnPolicyId policy, absl::Span<const TurnMember> members,
+                      const TurnState& state) {
   const Entry* entry = Find(policy);
   if (entry == nullptr) entry = Find(TurnPolicyId::kFair);
   const TurnMember* holder = ReadyHolder(members, state);
-  if (holder == nullptr || state.served_since_grant >= state.quantum) return entry->decide(members, state);
+  if (holder == nullptr || state.served_since_grant >= state.quantum)
+    return entry->decide(members, state);
   if (entry->id == TurnPolicyId::kPriority) {
     for (const TurnMember& member : members) {
       if (member.ready && member.priority > holder->priority) return entry->decide(members, state);
@@ -85,7 +87,8 @@ TurnDecision NextTurn(TurnPolicyId policy, absl::Span<const TurnMember> members,
 }
 
 absl::Duration StartLine(absl::Span<const TurnMember> members, SlotId self) {
-  return Minimum<absl::Duration>(members, self, [](const TurnMember& m) { return m.virtual_service; });
+  return Minimum<absl::Duration>(members, self,
+                                 [](const TurnMember& m) { return m.virtual_service; });
 }
 
 int64_t StartRound(absl::Span<const TurnMember> members, SlotId self) {

@@ -11,8 +11,9 @@ TurnDecision NextTurnSrtf(absl::Span<const TurnMember> members, const TurnState&
   };
   const TurnMember* first = FirstReady(members, before);
   const bool predicted = first != nullptr && first->remaining.has_value();
-  return Choose(first, predicted ? "it has the shortest predicted remaining service"
-                                 : "nobody's remaining service is predicted; it has had the least service");
+  return Choose(
+      first, predicted ? "it has the shortest predicted remaining service"
+                       : "nobody's remaining service is predicted; it has had the least service");
 }
 
 }  // namespace tide::sched

@@ -1,4 +1,5 @@
-// Orders jobs by how little it hurts to take their memory and takes whole pages until the need is met.
+// Orders jobs by how little it hurts to take their memory and takes whole pages until the need is
+// met.
 #include "sched/victims.h"
 
 #include <algorithm>
@@ -56,9 +57,9 @@ VictimChoice ChooseVictims(absl::Span<const VictimMember> members, Bytes need, S
     missing -= taken;
   }
   choice.shortfall = missing;
-  choice.reason =
-      absl::StrCat("needs ", FormatBytes(wanted), ": ", choice.victims.size(), " of ", members.size(),
-                   " jobs give ", FormatBytes(wanted - missing), " above their guaranteed shares");
+  choice.reason = absl::StrCat("needs ", FormatBytes(wanted), ": ", choice.victims.size(), " of ",
+                               members.size(), " jobs give ", FormatBytes(wanted - missing),
+                               " above their guaranteed shares");
   if (missing > Bytes(0)) {
     absl::StrAppend(&choice.reason, "; ", FormatBytes(missing),
                     " are missing because the rest is guaranteed, pinned or of higher priority");

@@ -21,6 +21,9 @@ constexpr auto kRelaxed = std::memory_order_relaxed;
 // How often a reservation that collided with another one's undone attempt looks again.
 constexpr int kReserveAttempts = 4;
 
+// A reservation stands in somebody's allocation: it does not wait long to look for the dead.
+constexpr absl::Duration kReapPatience = absl::Milliseconds(20);
+
 uint32_t Word(SlotState state) { return static_cast<uint32_t>(state); }
 
 std::string NameOf(const JobSlot& slot) {
@@ -31,16 +34,19 @@ std::string NameOf(const JobSlot& slot) {
 Bytes GiveUp(DeviceTable& table, SlotId id) {
   JobSlot& slot = table.slots[id.value()];
   const Bytes held = SlotUsed(slot);
-  slot.lane.store(-1, kRelaxed);  // relaxed: who still sees the old lane offers a turn that is passed over
+  slot.lane.store(
+      -1, kRelaxed);  // relaxed: who still sees the old lane offers a turn that is passed over
   ForgetMember(table, id);
   VacateTurns(table, id);
-  for (auto field : {&JobSlot::private_bytes, &JobSlot::file_resident_bytes, &JobSlot::outside_bytes}) {
+  for (auto field :
+       {&JobSlot::private_bytes, &JobSlot::file_resident_bytes, &JobSlot::outside_bytes}) {
     (slot.*field).store(0);  // seq_cst: part of the ledger's sum
   }
   return held;
 }
 
-// Gives the slot back. Under the device lock, so that it cannot be claimed before the last word is written.
+// Gives the slot back. Under the device lock, so that it cannot be claimed before the last word is
+// written.
 Bytes EmptySlot(DeviceTable& table, SlotId id) {
   const Bytes held = GiveUp(table, id);
   JobSlot& slot = table.slots[id.value()];
@@ -63,8 +69,8 @@ absl::StatusOr<SlotId> DeviceFile::Claim(absl::string_view name) {
     JobSlot& slot = table_->slots[i];
     uint32_t expected = Word(SlotState::kFree);
     // acquire: pairs with the release that freed the slot
-    if (!slot.state.compare_exchange_strong(expected, Word(SlotState::kClaiming), std::memory_order_acquire,
-                                            kRelaxed)) {
+    if (!slot.state.compare_exchange_strong(expected, Word(SlotState::kClaiming),
+                                            std::memory_order_acquire, kRelaxed)) {
       continue;
     }
     ResetSlot(slot);
@@ -74,7 +80,8 @@ absl::StatusOr<SlotId> DeviceFile::Claim(absl::string_view name) {
     slot.uid.store(geteuid(), kRelaxed);
     const size_t length = std::min(name.size(), sizeof(slot.name) - 1);
     memcpy(slot.name, name.data(), length);
-    slot.state.store(Word(SlotState::kLive), std::memory_order_release);  // release: publishes the identity
+    slot.state.store(Word(SlotState::kLive),
+                     std::memory_order_release);  // release: publishes the identity
     return SlotId(i);
   }
   return absl::ResourceExhaustedError(
@@ -86,7 +93,8 @@ void DeviceFile::Free(SlotId id) {
   if (!IsLive(slot(id))) return;
   const auto lock = Lock();
   if (!lock.ok()) {
-    // Somebody stopped holds the lock. The slot stays ours, holding nothing, until a reaper finds us ended.
+    // Somebody stopped holds the lock. The slot stays ours, holding nothing, until a reaper finds
+    // us ended.
     GiveUp(*table_, id);
     return;
   }
@@ -95,8 +103,8 @@ void DeviceFile::Free(SlotId id) {
   if (freed > Bytes(0)) AnnounceFreed(*table_, freed);
 }
 
-int DeviceFile::ReapDead() {
-  const auto lock = Lock();
+int DeviceFile::ReapDead(absl::Duration timeout) {
+  const auto lock = Lock(timeout);
   return lock.ok() ? ReapDeadLocked() : 0;
 }
 
@@ -109,7 +117,8 @@ int DeviceFile::ReapDeadLocked() {
     const uint32_t state = slot.state.load(std::memory_order_acquire);
     if (state == Word(SlotState::kFree)) continue;
     const int32_t pid = slot.pid.load(kRelaxed);
-    // Claims happen under the lock that we hold: one in progress was torn by a death, unless its pid says else.
+    // Claims happen under the lock that we hold: one in progress was torn by a death, unless its
+    // pid says else.
     if (ProcessAlive(pid, slot.start_time.load(kRelaxed))) continue;
     const std::string name = NameOf(slot);
     const Bytes held = EmptySlot(*table_, SlotId(i));
@@ -136,23 +145,25 @@ void DeviceFile::SetCapacity(Bytes capacity) {
 
 absl::Status DeviceFile::DoesNotFit(Bytes asked, Bytes used) const {
   return absl::ResourceExhaustedError(
-      absl::StrCat("asked for ", FormatBytes(asked), ", but ", FormatBytes(used), " of the device's ",
-                   FormatBytes(Capacity()), " are in use; lower another job's limit (tide limit JOB SIZE), pause a ",
+      absl::StrCat("asked for ", FormatBytes(asked), ", but ", FormatBytes(used),
+                   " of the device's ", FormatBytes(Capacity()),
+                   " are in use; lower another job's limit (tide limit JOB SIZE), pause a ",
                    "job (tide pause JOB) or raise TIDE_CAPACITY"));
 }
 
 absl::Status DeviceFile::TryReserve(std::atomic<int64_t>& field, Bytes delta) {
   Bytes used_without;
   for (int attempt = 0; attempt < kReserveAttempts; ++attempt) {
-    // seq_cst: add first, then sum. In the single order of all such operations the last of several racing adds
-    // sees all the earlier ones, so the device cannot go over its capacity unseen.
+    // seq_cst: add first, then sum. In the single order of all such operations the last of several
+    // racing adds sees all the earlier ones, so the device cannot go over its capacity unseen.
     field.fetch_add(delta.value());
     const Bytes capacity = Capacity();
     if (capacity <= Bytes(0)) return absl::OkStatus();
     const Bytes used = Used();
     if (used <= capacity) return absl::OkStatus();
     field.fetch_sub(delta.value());
-    // Two that collide both undo; the one that would have fitted without the other's attempt tries again.
+    // Two that collide both undo; the one that would have fitted without the other's attempt tries
+    // again.
     used_without = Used();
     if (used_without + delta > capacity) break;
   }
@@ -167,7 +178,7 @@ absl::Status DeviceFile::Reserve(SlotId id, std::atomic<int64_t> JobSlot::*field
     return absl::OkStatus();
   }
   absl::Status status = TryReserve(own.*field, delta);
-  if (!status.ok() && ReapDead() > 0) status = TryReserve(own.*field, delta);
+  if (!status.ok() && ReapDead(kReapPatience) > 0) status = TryReserve(own.*field, delta);
   if (!status.ok()) return status;
   const int64_t held = SlotUsed(own).value();
   // relaxed: a statistic that only the owner writes
@@ -176,7 +187,8 @@ absl::Status DeviceFile::Reserve(SlotId id, std::atomic<int64_t> JobSlot::*field
 }
 
 absl::Status DeviceFile::ReserveScratch(SlotId id, LaneId lane_id, Bytes delta) {
-  // Under the lock, because a generation may be retired at any time: the bytes must go to the one that is mapped.
+  // Under the lock, because a generation may be retired at any time: the bytes must go to the one
+  // that is mapped.
   TIDE_ASSIGN_OR_RETURN(const FileLock lock, Lock());
   JobSlot& own = slot(id);
   LaneSlot& its_lane = lane(lane_id);
@@ -190,14 +202,16 @@ absl::Status DeviceFile::ReserveScratch(SlotId id, LaneId lane_id, Bytes delta) 
     if (!status.ok() && ReapDeadLocked() > 0) status = TryReserve(charge, delta);
     if (!status.ok()) return status;
   }
-  if (retired) own.retired_scratch_bytes.fetch_add(delta.value(), kRelaxed);  // relaxed: under the lock
+  if (retired)
+    own.retired_scratch_bytes.fetch_add(delta.value(), kRelaxed);  // relaxed: under the lock
   return absl::OkStatus();
 }
 
 void DeviceFile::Wake(SlotId id) { WakeSlot(slot(id)); }
 
 uint32_t DeviceFile::FreedWord() const {
-  // acquire: pairs with AnnounceFreed's release, so that a later sum sees the bytes that were given back
+  // acquire: pairs with AnnounceFreed's release, so that a later sum sees the bytes that were given
+  // back
   return table_->header.freed_word.load(std::memory_order_acquire);
 }
 

@@ -1,4 +1,5 @@
-// The device table as a file in the runtime directory: opening, claiming a slot, the ledger, the dead.
+// The device table as a file in the runtime directory: opening, claiming a slot, the ledger, the
+// dead.
 #pragma once
 
 #include <atomic>
@@ -27,20 +28,23 @@ struct Holder {
   Bytes private_bytes;
   Bytes file_resident;
   Bytes outside;
-  Bytes demoted;     // on disk: not part of used
+  Bytes demoted;  // on disk: not part of used
   Bytes guaranteed;
   LaneId lane;
   bool has_turn = false;
   Bytes used() const { return private_bytes + file_resident + outside; }
 };
 
-/// The table of one device, mapped. All functions may be called from any thread and process at once; nothing
-/// here needs the daemon. A forked child must not use its parent's object.
+/// The table of one device, mapped. All functions may be called from any thread and process at
+/// once; nothing here needs the daemon. A forked child must not use its parent's object.
 class DeviceFile {
  public:
-  /// Opens `runtime_dir`/device-`device`, creating directory (0700) and file (0600). A table of another boot is
-  /// started anew. Errors: PermissionDenied (symbolic link, other owner, open to others), FailedPrecondition
-  /// (written by another version), ResourceExhausted (no room on the file system), DeadlineExceeded (locked).
+  static constexpr absl::Duration kLockTimeout = absl::Seconds(5);
+
+  /// Opens `runtime_dir`/device-`device`, creating directory (0700) and file (0600). A table of
+  /// another boot is started anew. Errors: PermissionDenied (symbolic link, other owner, open to
+  /// others), FailedPrecondition (written by another version), ResourceExhausted (no room on the
+  /// file system), DeadlineExceeded (locked).
   static absl::StatusOr<std::unique_ptr<DeviceFile>> Open(const std::string& runtime_dir,
                                                           absl::string_view device = "cpu0");
   DeviceFile(const DeviceFile&) = delete;
@@ -53,47 +57,49 @@ class DeviceFile {
   LaneSlot& lane(LaneId id) { return table_->lanes[id.value()]; }
   const std::string& path() const { return path_; }
 
-  /// Gives the calling process a slot, after the dead ones have been freed. `name` is cut to 63 bytes. A process
-  /// may own several slots. Errors: ResourceExhausted when all are in use, DeadlineExceeded.
+  /// Gives the calling process a slot, after the dead ones have been freed. `name` is cut to 63
+  /// bytes. A process may own several slots. Errors: ResourceExhausted when all are in use,
+  /// DeadlineExceeded.
   absl::StatusOr<SlotId> Claim(absl::string_view name);
 
   /// Frees a slot of the calling process: its turn passes on, its ledger is zero. Idempotent.
   void Free(SlotId id);
 
-  /// Frees slots whose process has ended, and claims that were torn. Returns how many; 0 when the lock is held
-  /// by somebody for too long (the next call tries again).
-  int ReapDead();
+  /// Frees slots whose process has ended, and claims that were torn. Returns how many; 0 when
+  /// somebody else has the lock for longer than `timeout` (the next call tries again).
+  int ReapDead(absl::Duration timeout = kLockTimeout);
 
-  /// Bytes charged to the device: live slots' private, resident and outside bytes plus the lanes' scratch.
+  /// Bytes charged to the device: live slots' private, resident and outside bytes plus the lanes'
+  /// scratch.
   Bytes Used() const;
   /// 0: unlimited.
   Bytes Capacity() const;
   void SetCapacity(Bytes capacity);
 
-  /// Adds `delta` to one ledger field of the caller's own slot. A negative delta always succeeds and wakes those
-  /// who wait for memory. A positive one that takes the device over its capacity changes nothing. Errors:
-  /// ResourceExhausted with what was asked, used and the capacity.
+  /// Adds `delta` to one ledger field of the caller's own slot. A negative delta always succeeds
+  /// and wakes those who wait for memory. A positive one that takes the device over its capacity
+  /// changes nothing. Errors: ResourceExhausted with what was asked, used and the capacity.
   absl::Status Reserve(SlotId id, std::atomic<int64_t> JobSlot::*field, Bytes delta);
 
-  /// Adds to (or subtracts from) the scratch of a lane on behalf of `id`: of the current generation, or of the
-  /// retired one that `id` still maps. The same law and errors as Reserve, and DeadlineExceeded.
+  /// Adds to (or subtracts from) the scratch of a lane on behalf of `id`: of the current
+  /// generation, or of the retired one that `id` still maps. The same law and errors as Reserve,
+  /// and DeadlineExceeded.
   absl::Status ReserveScratch(SlotId id, LaneId lane, Bytes delta);
 
   /// Adds 1 to the slot's wake word and wakes the owner.
   void Wake(SlotId id);
 
-  /// Sleeps until somebody gives memory back after freed_word was `seen`, at most `timeout`. Read freed_word, try
-  /// to reserve, then wait with what was read: nothing is missed.
+  /// Sleeps until somebody gives memory back after freed_word was `seen`, at most `timeout`. Read
+  /// freed_word, try to reserve, then wait with what was read: nothing is missed.
   void WaitFreed(uint32_t seen, absl::Duration timeout);
   uint32_t FreedWord() const;
 
-  /// The lock under which slots are claimed and scratch generations change. Errors: DeadlineExceeded.
+  /// The lock under which slots are claimed and scratch generations change. Errors:
+  /// DeadlineExceeded.
   absl::StatusOr<FileLock> Lock(absl::Duration timeout = kLockTimeout) const;
 
   /// Live processes, largest use first.
   std::vector<Holder> WhoHoldsWhat() const;
-
-  static constexpr absl::Duration kLockTimeout = absl::Seconds(5);
 
  private:
   DeviceFile(std::string path, UniqueFd fd, DeviceTable* table);

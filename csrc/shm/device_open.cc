@@ -26,7 +26,8 @@ constexpr int kDeviceNameBytes = 32;
 absl::StatusOr<std::string> BootId() {
   UniqueFd file(open("/proc/sys/kernel/random/boot_id", O_RDONLY | O_CLOEXEC));
   char text[sizeof(TableHeader::boot_id)] = {};
-  if (!file || read(file.get(), text, sizeof(text) - 1) <= 0) return ErrnoStatus("cannot read the boot id");
+  if (!file || read(file.get(), text, sizeof(text) - 1) <= 0)
+    return ErrnoStatus("cannot read the boot id");
   return std::string(absl::StripSuffix(text, "\n"));
 }
 
@@ -39,7 +40,8 @@ absl::Status CheckDeviceName(absl::string_view device) {
 }
 
 absl::StatusOr<UniqueFd> OpenTableFile(int dir, const std::string& name, const std::string& path) {
-  UniqueFd fd(openat(dir, name.c_str(), O_RDWR | O_CREAT | O_NOFOLLOW | O_CLOEXEC | O_NONBLOCK, 0600));
+  UniqueFd fd(
+      openat(dir, name.c_str(), O_RDWR | O_CREAT | O_NOFOLLOW | O_CLOEXEC | O_NONBLOCK, 0600));
   if (!fd && errno == ELOOP) {
     return absl::PermissionDeniedError(absl::StrCat(path, " is a symbolic link; remove it"));
   }
@@ -54,8 +56,9 @@ absl::StatusOr<UniqueFd> OpenTableFile(int dir, const std::string& name, const s
         absl::StrCat(path, " belongs to user ", info.st_uid, ", not to user ", geteuid()));
   }
   if ((info.st_mode & 0077) != 0) {
-    return absl::PermissionDeniedError(absl::StrFormat(
-        "%s has mode %04o and is open to other users; run: chmod 600 %s", path, info.st_mode & 07777, path));
+    return absl::PermissionDeniedError(
+        absl::StrFormat("%s has mode %04o and is open to other users; run: chmod 600 %s", path,
+                        info.st_mode & 07777, path));
   }
   return fd;
 }
@@ -71,26 +74,30 @@ absl::Status SizeTableFile(int fd, const std::string& path) {
   }
   // Allocated now, so that a full file system is an error here and not a SIGBUS later. Idempotent.
   if (const int error = posix_fallocate(fd, 0, sizeof(DeviceTable)); error != 0) {
-    return ErrnoStatus(absl::StrCat("no room for ", sizeof(DeviceTable), " bytes at ", path), error);
+    return ErrnoStatus(absl::StrCat("no room for ", sizeof(DeviceTable), " bytes at ", path),
+                       error);
   }
   return absl::OkStatus();
 }
 
 // Under the lock, so nobody else is creating or claiming.
-absl::Status ValidateOrInitialise(DeviceTable& table, const std::string& boot_id, const std::string& path) {
+absl::Status ValidateOrInitialise(DeviceTable& table, const std::string& boot_id,
+                                  const std::string& path) {
   // acquire: pairs with the release of the magic by the creator
   const uint64_t magic = table.header.magic.load(std::memory_order_acquire);
   if (magic != 0 && magic != kTableMagic) {
     return absl::FailedPreconditionError(absl::StrCat(path, " is not a device table; remove it"));
   }
-  const uint32_t version = table.header.version.load(std::memory_order_relaxed);  // relaxed: under the lock
+  const uint32_t version =
+      table.header.version.load(std::memory_order_relaxed);  // relaxed: under the lock
   const uint32_t slot_bytes = table.header.slot_bytes.load(std::memory_order_relaxed);
-  const absl::string_view old_boot(table.header.boot_id, strnlen(table.header.boot_id, sizeof(table.header.boot_id)));
+  const absl::string_view old_boot(table.header.boot_id,
+                                   strnlen(table.header.boot_id, sizeof(table.header.boot_id)));
   if (magic == kTableMagic && old_boot == boot_id) {
     if (version == kTableVersion && slot_bytes == sizeof(JobSlot)) return absl::OkStatus();
     return absl::FailedPreconditionError(absl::StrCat(
-        path, " has layout version ", version, " with slots of ", slot_bytes, " bytes, this torchtide has version ",
-        kTableVersion, " with ", sizeof(JobSlot),
+        path, " has layout version ", version, " with slots of ", slot_bytes,
+        " bytes, this torchtide has version ", kTableVersion, " with ", sizeof(JobSlot),
         ": end the jobs of the other version and remove the file, or set TIDE_RUNTIME_DIR"));
   }
   // New, torn at creation (the magic is written last), or of a boot whose processes are all gone.
@@ -113,7 +120,8 @@ absl::StatusOr<std::unique_ptr<DeviceFile>> DeviceFile::Open(const std::string& 
   TIDE_ASSIGN_OR_RETURN(const FileLock lock, FileLock::Acquire(fd.get(), kLockTimeout));
   TIDE_RETURN_IF_ERROR(SizeTableFile(fd.get(), path));
   TIDE_ASSIGN_OR_RETURN(const std::string boot_id, BootId());
-  void* address = mmap(nullptr, sizeof(DeviceTable), PROT_READ | PROT_WRITE, MAP_SHARED, fd.get(), 0);
+  void* address =
+      mmap(nullptr, sizeof(DeviceTable), PROT_READ | PROT_WRITE, MAP_SHARED, fd.get(), 0);
   if (address == MAP_FAILED) return ErrnoStatus(absl::StrCat("cannot map ", path));
   auto file = std::unique_ptr<DeviceFile>(
       new DeviceFile(path, std::move(fd), static_cast<DeviceTable*>(address)));

@@ -16,7 +16,8 @@
 namespace tide::shm {
 namespace {
 
-// flock has no deadline of its own, so we try again; the lock is held for tens of microseconds as a rule.
+// flock has no deadline of its own, so we try again; the lock is held for tens of microseconds as a
+// rule.
 constexpr int64_t kFirstPauseNs = 20'000;
 constexpr int64_t kLongestPauseNs = 1'000'000;
 
@@ -24,7 +25,8 @@ constexpr int64_t kLongestPauseNs = 1'000'000;
 
 absl::StatusOr<FileLock> FileLock::Acquire(int fd, absl::Duration timeout) {
   char path[32];
-  snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);  // the same file, whatever became of its name
+  snprintf(path, sizeof(path), "/proc/self/fd/%d",
+           fd);  // the same file, whatever became of its name
   UniqueFd own(open(path, O_RDWR | O_CLOEXEC));
   if (!own) return ErrnoStatus("cannot open the device table to lock it");
   const int64_t deadline_ns = RealClock().MonotonicNanos() + absl::ToInt64Nanoseconds(timeout);
@@ -42,7 +44,8 @@ absl::StatusOr<FileLock> FileLock::Acquire(int fd, absl::Duration timeout) {
 }
 
 FileLock::~FileLock() {
-  // Explicit: a child forked meanwhile by another thread shares the description and would keep it locked.
+  // Explicit: a child forked meanwhile by another thread shares the description and would keep it
+  // locked.
   if (fd_) flock(fd_.get(), LOCK_UN);
 }
 

@@ -7,11 +7,13 @@
 
 namespace tide::shm {
 
-/// An exclusive flock. Each lock has an open file description of its own, so that two threads of one process
-/// exclude each other too and a forked child does not inherit it. Freed by the kernel when the owner dies.
+/// An exclusive flock. Each lock has an open file description of its own, so that two threads of
+/// one process exclude each other too and a forked child does not inherit it. Freed by the kernel
+/// when the owner dies.
 class FileLock {
  public:
-  /// Locks the file behind `fd`. Errors: DeadlineExceeded after `timeout` (a stopped process may hold it).
+  /// Locks the file behind `fd`. Errors: DeadlineExceeded after `timeout` (a stopped process may
+  /// hold it).
   static absl::StatusOr<FileLock> Acquire(int fd, absl::Duration timeout);
 
   FileLock(FileLock&&) = default;

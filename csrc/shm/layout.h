@@ -1,8 +1,10 @@
-// What processes on one device share: fixed layout of the device table (ledger and turn table), no pointers.
+// What processes on one device share: fixed layout of the device table (ledger and turn table), no
+// pointers.
 //
-// Totals are never stored: they are sums over slots, so a kill in the middle of an update tears nothing.
-// A slot belongs to the process whose pid and start time it carries; only the owner writes its ledger and
-// service fields, anybody may write the words marked "asked of the owner". See docs/reference/device_table.md.
+// Totals are never stored: they are sums over slots, so a kill in the middle of an update tears
+// nothing. A slot belongs to the process whose pid and start time it carries; only the owner writes
+// its ledger and service fields, anybody may write the words marked "asked of the owner". See
+// docs/reference/device_table.md.
 #pragma once
 
 #include <atomic>
@@ -30,12 +32,12 @@ enum SlotFlags : uint32_t {
 
 struct alignas(64) JobSlot {
   // identity
-  std::atomic<uint32_t> state;        // SlotState; claimed by compare-and-swap from kFree
+  std::atomic<uint32_t> state;  // SlotState; claimed by compare-and-swap from kFree
   std::atomic<int32_t> pid;
-  std::atomic<uint64_t> start_time;   // clock ticks since boot, /proc/PID/stat field 22
+  std::atomic<uint64_t> start_time;  // clock ticks since boot, /proc/PID/stat field 22
   std::atomic<uint32_t> uid;
-  std::atomic<int64_t> job_id;        // of the daemon; 0 before registration
-  char name[kNameBytes];              // UTF-8, zero-terminated
+  std::atomic<int64_t> job_id;  // of the daemon; 0 before registration
+  char name[kNameBytes];        // UTF-8, zero-terminated
 
   // ledger, bytes; written by the owner
   std::atomic<int64_t> private_bytes;        // committed anonymous pages
@@ -47,7 +49,7 @@ struct alignas(64) JobSlot {
   std::atomic<int64_t> peak_bytes;           // highest private + resident + outside seen
 
   // budget; written by the owner when it has applied a grant
-  std::atomic<int64_t> budget_bytes_max;     // 0: none
+  std::atomic<int64_t> budget_bytes_max;  // 0: none
   std::atomic<int64_t> budget_bytes_guaranteed;
   std::atomic<int64_t> budget_revision;
 
@@ -55,48 +57,54 @@ struct alignas(64) JobSlot {
   std::atomic<int64_t> reclaim_bytes;
 
   // lane membership and service; written by the owner
-  std::atomic<int32_t> lane;                 // -1: none
-  std::atomic<uint32_t> flags;               // SlotFlags
-  std::atomic<uint32_t> phase;               // Phase
-  std::atomic<uint32_t> priority;            // 0 opportunistic, 1 normal, 2 guaranteed
-  std::atomic<uint32_t> weight_milli;        // share weight in thousandths
-  std::atomic<int64_t> joined_ns;            // monotonic
-  std::atomic<int64_t> service_ns;           // time spent holding the turn
+  std::atomic<int32_t> lane;           // -1: none
+  std::atomic<uint32_t> flags;         // SlotFlags
+  std::atomic<uint32_t> phase;         // Phase
+  std::atomic<uint32_t> priority;      // 0 opportunistic, 1 normal, 2 guaranteed
+  std::atomic<uint32_t> weight_milli;  // share weight in thousandths
+  std::atomic<int64_t> joined_ns;      // monotonic
+  std::atomic<int64_t> service_ns;     // time spent holding the turn
   std::atomic<int64_t> iterations;
-  std::atomic<int64_t> last_iteration_ns;    // duration of the last iteration
-  std::atomic<int64_t> virtual_ns;           // service over weight; a newcomer starts at the lane's minimum
-  std::atomic<int64_t> rounds;               // iterations; a newcomer starts at the lane's minimum
-  std::atomic<int64_t> remaining_ns;         // predicted remaining service; -1 unknown
-  std::atomic<int64_t> heartbeat_ns;         // monotonic, of the last boundary
-  std::atomic<int32_t> lane_fd;              // descriptor of the lane's memfd in the owner; -1 none
-  std::atomic<uint64_t> lane_generation;     // generation of the scratch that the owner has mapped
-  std::atomic<int64_t> retired_scratch_bytes;  // its charge once others have left it; under the device lock
+  std::atomic<int64_t> last_iteration_ns;  // duration of the last iteration
+  std::atomic<int64_t> virtual_ns;  // service over weight; a newcomer starts at the lane's minimum
+  std::atomic<int64_t> rounds;      // iterations; a newcomer starts at the lane's minimum
+  std::atomic<int64_t> remaining_ns;      // predicted remaining service; -1 unknown
+  std::atomic<int64_t> heartbeat_ns;      // monotonic, of the last boundary
+  std::atomic<int32_t> lane_fd;           // descriptor of the lane's memfd in the owner; -1 none
+  std::atomic<uint64_t> lane_generation;  // generation of the scratch that the owner has mapped
+  std::atomic<int64_t>
+      retired_scratch_bytes;  // its charge once others have left it; under the device lock
 
   // the owner sleeps here; whoever wants its attention adds one and wakes it
   std::atomic<uint32_t> wake_word;
 };
 
 struct alignas(64) LaneSlot {
-  std::atomic<uint64_t> turn;            // TurnWord: holder slot + epoch
-  std::atomic<uint32_t> policy;          // sched::TurnPolicyId
+  std::atomic<uint64_t> turn;    // TurnWord: holder slot + epoch
+  std::atomic<uint32_t> policy;  // sched::TurnPolicyId
   std::atomic<int64_t> quantum_ns;
-  std::atomic<int64_t> granted_ns;       // monotonic time of the last hand-over
-  std::atomic<int64_t> released_ns;      // monotonic time at which the previous holder let go
+  std::atomic<int64_t> granted_ns;   // monotonic time of the last hand-over
+  std::atomic<int64_t> released_ns;  // monotonic time at which the previous holder let go
   std::atomic<int64_t> handovers;
-  std::atomic<uint64_t> generation;      // of the scratch pages; grows when members leave a stuck holder
-  std::atomic<int64_t> scratch_bytes;    // committed bytes of the scratch of this generation
-  std::atomic<int64_t> retired_bytes;    // scratch of older generations that a stuck holder still maps
-  std::atomic<uint64_t> member_bits[kSlotCount / 64];  // superset of the members; slot.lane is the truth
+  std::atomic<uint64_t>
+      generation;  // of the scratch pages; grows when members leave a stuck holder
+  std::atomic<int64_t> scratch_bytes;  // committed bytes of the scratch of this generation
+  std::atomic<int64_t>
+      retired_bytes;                // scratch of older generations that a stuck holder still maps
+  std::atomic<int64_t> virtual_ns;  // of the member that was granted the turn last
+  std::atomic<int64_t> rounds;      // the same
+  // A superset of the members, to look at fewer slots; slot.lane is the truth.
+  std::atomic<uint64_t> member_bits[kSlotCount / 64];
 };
 
 struct alignas(64) TableHeader {
-  std::atomic<uint64_t> magic;           // written last by the creator
+  std::atomic<uint64_t> magic;  // written last by the creator
   std::atomic<uint32_t> version;
-  std::atomic<uint32_t> slot_bytes;      // sizeof(JobSlot): a reader built differently refuses
+  std::atomic<uint32_t> slot_bytes;  // sizeof(JobSlot): a reader built differently refuses
   char boot_id[40];
-  std::atomic<int64_t> capacity_bytes;   // stated or derived; 0: unlimited
-  std::atomic<int64_t> freed_word_total; // grows whenever somebody gives bytes back
-  std::atomic<uint32_t> freed_word;      // futex: waiters for memory sleep here
+  std::atomic<int64_t> capacity_bytes;    // stated or derived; 0: unlimited
+  std::atomic<int64_t> freed_word_total;  // grows whenever somebody gives bytes back
+  std::atomic<uint32_t> freed_word;       // futex: waiters for memory sleep here
 };
 
 struct DeviceTable {
@@ -105,9 +113,10 @@ struct DeviceTable {
   JobSlot slots[kSlotCount];
 };
 
-/// {holder slot (16 bits, 0xffff nobody), epoch (48 bits)} in one word. The epoch only grows. It is even while
-/// the turn is granted and not taken yet (its holder touches no scratch page: it may be passed over) and odd
-/// once the holder has taken it (from here to its release it writes scratch pages).
+/// {holder slot (16 bits, 0xffff nobody), epoch (48 bits)} in one word. The epoch only grows. It is
+/// even while the turn is granted and not taken yet (its holder touches no scratch page: it may be
+/// passed over) and odd once the holder has taken it (from here to its release it writes scratch
+/// pages).
 struct TurnWord {
   static constexpr uint64_t kNobody = 0xffff;
   static constexpr uint64_t kEpochMask = 0xffffffffffff;

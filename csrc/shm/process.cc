@@ -50,7 +50,8 @@ std::optional<ProcessStat> ParseProcessStat(absl::string_view line) {
     const absl::string_view word = line.substr(0, line.find_first_of(" \n"));
     line.remove_prefix(word.size());
     if (field == kStateField) stat.state = word[0];
-    if (field == kThreadCountField && !absl::SimpleAtoi(word, &stat.thread_count)) return std::nullopt;
+    if (field == kThreadCountField && !absl::SimpleAtoi(word, &stat.thread_count))
+      return std::nullopt;
     if (field == kStartTimeField && !absl::SimpleAtoi(word, &stat.start_time)) return std::nullopt;
   }
   return stat;
@@ -76,10 +77,14 @@ bool ProcessStopped(pid_t pid, uint64_t start_time) {
 absl::StatusOr<PidFd> PidFd::Open(pid_t pid, uint64_t start_time) {
   if (pid <= 0) return absl::NotFoundError(absl::StrCat("no process has pid ", pid));
   UniqueFd fd(static_cast<int>(syscall(SYS_pidfd_open, pid, 0)));  // close-on-exec by definition
-  if (!fd) return ErrnoStatus(absl::StrCat("pidfd_open of process ", pid), errno == ESRCH ? ENOENT : errno);
-  // The descriptor pins the process that has the pid now; only then is it compared with the one we mean.
+  if (!fd)
+    return ErrnoStatus(absl::StrCat("pidfd_open of process ", pid),
+                       errno == ESRCH ? ENOENT : errno);
+  // The descriptor pins the process that has the pid now; only then is it compared with the one we
+  // mean.
   if (StartTime(pid) != start_time) {
-    return absl::NotFoundError(absl::StrCat("process ", pid, " has ended; its pid is free or used again"));
+    return absl::NotFoundError(
+        absl::StrCat("process ", pid, " has ended; its pid is free or used again"));
   }
   return PidFd(std::move(fd));
 }

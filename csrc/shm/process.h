@@ -14,19 +14,20 @@ namespace tide::shm {
 
 /// What we read from /proc/PID/stat.
 struct ProcessStat {
-  char state = '?';         // 'R', 'S', 'T' (stopped), 'Z' (zombie), ...
+  char state = '?';  // 'R', 'S', 'T' (stopped), 'Z' (zombie), ...
   int64_t thread_count = 0;
   uint64_t start_time = 0;  // clock ticks since boot
 };
 
-/// Reads the fields of one line of /proc/PID/stat; the command name may contain spaces and parentheses.
+/// Reads the fields of one line of /proc/PID/stat; the command name may contain spaces and
+/// parentheses.
 std::optional<ProcessStat> ParseProcessStat(absl::string_view line);
 
 /// Start time of `pid` in clock ticks since boot (field 22), 0 when there is no such process.
 uint64_t StartTime(pid_t pid);
 
-/// Whether the process that has this pid and start time still runs. A zombie does not, unless threads other
-/// than its first one live on.
+/// Whether the process that has this pid and start time still runs. A zombie does not, unless
+/// threads other than its first one live on.
 bool ProcessAlive(pid_t pid, uint64_t start_time);
 
 /// Whether that process is stopped by a signal or a tracer.

@@ -31,20 +31,22 @@ absl::StatusOr<UniqueFd> OpenRuntimeDir(const std::string& path) {
     const int error = errno;
     // ENOTDIR is what Linux answers for a symbolic link under O_DIRECTORY|O_NOFOLLOW.
     if (error == ELOOP || error == ENOTDIR) {
-      return absl::PermissionDeniedError(
-          absl::StrCat(path, " is a symbolic link or not a directory; remove it or set TIDE_RUNTIME_DIR"));
+      return absl::PermissionDeniedError(absl::StrCat(
+          path, " is a symbolic link or not a directory; remove it or set TIDE_RUNTIME_DIR"));
     }
     return ErrnoStatus(absl::StrCat("cannot open the runtime directory ", path), error);
   }
   struct stat info;
   if (fstat(dir.get(), &info) != 0) return ErrnoStatus(absl::StrCat("cannot look at ", path));
   if (info.st_uid != geteuid()) {
-    return absl::PermissionDeniedError(absl::StrCat(path, " belongs to user ", info.st_uid, ", not to user ",
-                                                    geteuid(), "; set TIDE_RUNTIME_DIR"));
+    return absl::PermissionDeniedError(absl::StrCat(path, " belongs to user ", info.st_uid,
+                                                    ", not to user ", geteuid(),
+                                                    "; set TIDE_RUNTIME_DIR"));
   }
   if ((info.st_mode & 0077) != 0) {
-    return absl::PermissionDeniedError(absl::StrFormat(
-        "%s has mode %04o and is open to other users; run: chmod 700 %s", path, info.st_mode & 07777, path));
+    return absl::PermissionDeniedError(
+        absl::StrFormat("%s has mode %04o and is open to other users; run: chmod 700 %s", path,
+                        info.st_mode & 07777, path));
   }
   return dir;
 }

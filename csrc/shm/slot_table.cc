@@ -19,8 +19,8 @@ bool MapsScratch(const JobSlot& slot, int lane) {
   return IsLive(slot) && slot.lane.load(kRelaxed) == lane && slot.lane_fd.load(kRelaxed) >= 0;
 }
 
-// What the generation that `slot` maps is charged with; 0 when a lower slot maps it too, so that a generation
-// counts once, however many members are late to leave it.
+// What the generation that `slot` maps is charged with; 0 when a lower slot maps it too, so that a
+// generation counts once, however many members are late to leave it.
 int64_t RetiredCharge(const DeviceTable& table, int lane, int slot) {
   const uint64_t generation = table.slots[slot].lane_generation.load(kRelaxed);
   int64_t charge = 0;
@@ -42,13 +42,13 @@ void ResetSlot(JobSlot& slot) {
   slot.uid.store(0, kRelaxed);
   slot.job_id.store(0, kRelaxed);
   memset(slot.name, 0, sizeof(slot.name));
-  for (auto field : {&JobSlot::private_bytes, &JobSlot::file_resident_bytes, &JobSlot::outside_bytes,
-                     &JobSlot::demoted_bytes, &JobSlot::persistent_bytes, &JobSlot::scratch_peak_bytes,
-                     &JobSlot::peak_bytes, &JobSlot::budget_bytes_max, &JobSlot::budget_bytes_guaranteed,
-                     &JobSlot::budget_revision, &JobSlot::reclaim_bytes, &JobSlot::joined_ns,
-                     &JobSlot::service_ns, &JobSlot::iterations, &JobSlot::last_iteration_ns,
-                     &JobSlot::virtual_ns, &JobSlot::rounds, &JobSlot::heartbeat_ns,
-                     &JobSlot::retired_scratch_bytes}) {
+  for (auto field : {&JobSlot::private_bytes, &JobSlot::file_resident_bytes,
+                     &JobSlot::outside_bytes, &JobSlot::demoted_bytes, &JobSlot::persistent_bytes,
+                     &JobSlot::scratch_peak_bytes, &JobSlot::peak_bytes, &JobSlot::budget_bytes_max,
+                     &JobSlot::budget_bytes_guaranteed, &JobSlot::budget_revision,
+                     &JobSlot::reclaim_bytes, &JobSlot::joined_ns, &JobSlot::service_ns,
+                     &JobSlot::iterations, &JobSlot::last_iteration_ns, &JobSlot::virtual_ns,
+                     &JobSlot::rounds, &JobSlot::heartbeat_ns, &JobSlot::retired_scratch_bytes}) {
     (slot.*field).store(0, kRelaxed);
   }
   slot.remaining_ns.store(-1, kRelaxed);
@@ -74,7 +74,8 @@ void InitialiseTable(DeviceTable& table, const char* boot_id) {
     lane.turn.store(kEmptyTurn, kRelaxed);
     lane.policy.store(0, kRelaxed);
     for (auto field : {&LaneSlot::quantum_ns, &LaneSlot::granted_ns, &LaneSlot::released_ns,
-                       &LaneSlot::handovers, &LaneSlot::scratch_bytes, &LaneSlot::retired_bytes}) {
+                       &LaneSlot::handovers, &LaneSlot::scratch_bytes, &LaneSlot::retired_bytes,
+                       &LaneSlot::virtual_ns, &LaneSlot::rounds}) {
       (lane.*field).store(0, kRelaxed);
     }
     lane.generation.store(0, kRelaxed);
@@ -90,9 +91,10 @@ void InitialiseTable(DeviceTable& table, const char* boot_id) {
 }
 
 Bytes SlotUsed(const JobSlot& slot) {
-  // seq_cst: a reserver adds to its own field and then reads the others'; of two that race, the one later in the
-  // single order of all these operations sees the other's bytes (DeviceFile::Reserve)
-  return Bytes(slot.private_bytes.load() + slot.file_resident_bytes.load() + slot.outside_bytes.load());
+  // seq_cst: a reserver adds to its own field and then reads the others'; of two that race, the one
+  // later in the single order of all these operations sees the other's bytes (DeviceFile::Reserve)
+  return Bytes(slot.private_bytes.load() + slot.file_resident_bytes.load() +
+               slot.outside_bytes.load());
 }
 
 Bytes TableUsed(const DeviceTable& table) {
@@ -108,7 +110,8 @@ Bytes TableUsed(const DeviceTable& table) {
 }
 
 void WakeSlot(JobSlot& slot) {
-  // release: who reads the new word also sees what was written before the wake (the turn, an order, a request)
+  // release: who reads the new word also sees what was written before the wake (the turn, an order,
+  // a request)
   slot.wake_word.fetch_add(1, std::memory_order_release);
   FutexWake(slot.wake_word, 1);
 }
@@ -124,14 +127,15 @@ void VacateTurns(DeviceTable& table, SlotId slot) {
   for (int lane = 0; lane < kLaneCount; ++lane) {
     std::atomic<uint64_t>& turn = table.lanes[lane].turn;
     uint64_t word = turn.load(std::memory_order_acquire);
-    // seq_cst on success: the scan for ready members below must not move before it (Note [No lost turn] in
-    // lane/turn.cc)
+    // seq_cst on success: the scan for ready members below must not move before it (Note [No lost
+    // turn] in lane/turn.cc)
     if (TurnWord::Holder(word) != slot.value() ||
         !turn.compare_exchange_strong(word, TurnWord::Grant(word, TurnWord::kNobody))) {
       continue;
     }
     for (JobSlot& member : table.slots) {
-      if (IsLive(member) && member.lane.load(kRelaxed) == lane && (member.flags.load() & kReady) != 0) {
+      if (IsLive(member) && member.lane.load(kRelaxed) == lane &&
+          (member.flags.load() & kReady) != 0) {
         WakeSlot(member);
       }
     }
@@ -148,7 +152,8 @@ void ForgetMember(DeviceTable& table, SlotId slot) {
 
 Bytes RecountLane(DeviceTable& table, LaneId id) {
   LaneSlot& lane = table.lanes[id.value()];
-  const uint64_t current = lane.generation.load(kRelaxed);  // relaxed: it changes under the device lock only
+  const uint64_t current =
+      lane.generation.load(kRelaxed);  // relaxed: it changes under the device lock only
   bool current_is_mapped = false;
   int64_t retired = 0;
   for (int i = 0; i < kSlotCount; ++i) {

@@ -1,4 +1,5 @@
-// Operations on a mapped device table that need no file and no system call but a wake: sums, resets, recounts.
+// Operations on a mapped device table that need no file and no system call but a wake: sums,
+// resets, recounts.
 #pragma once
 
 #include "base/bytes.h"
@@ -10,8 +11,8 @@ namespace tide::shm {
 /// Writes an empty table of this version. Only for a table that nobody else can see as valid yet.
 void InitialiseTable(DeviceTable& table, const char* boot_id);
 
-/// Puts every field of a slot but state and wake_word back to "nobody". The wake word only grows, so that a late
-/// wake for the previous owner cannot be mistaken.
+/// Puts every field of a slot but state and wake_word back to "nobody". The wake word only grows,
+/// so that a late wake for the previous owner cannot be mistaken.
 void ResetSlot(JobSlot& slot);
 
 inline bool IsLive(const JobSlot& slot) {
@@ -31,14 +32,16 @@ void WakeSlot(JobSlot& slot);
 /// Says that memory has been given back: bumps freed_word and wakes who waits for memory.
 void AnnounceFreed(DeviceTable& table, Bytes bytes);
 
-/// Takes every turn away from a slot whose owner is gone: the holder becomes nobody, ready members are woken.
+/// Takes every turn away from a slot whose owner is gone: the holder becomes nobody, ready members
+/// are woken.
 void VacateTurns(DeviceTable& table, SlotId slot);
 
 /// Takes a slot out of its lane's member bits.
 void ForgetMember(DeviceTable& table, SlotId slot);
 
-/// Derives a lane's retired_bytes from the slots that still map old generations, and scratch_bytes = 0 when
-/// nobody maps the current one. Under the device lock. Returns the bytes given back by that.
+/// Derives a lane's retired_bytes from the slots that still map old generations, and scratch_bytes
+/// = 0 when nobody maps the current one. Under the device lock. Returns the bytes given back by
+/// that.
 Bytes RecountLane(DeviceTable& table, LaneId lane);
 
 }  // namespace tide::shm

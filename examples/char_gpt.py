@@ -8,11 +8,12 @@ Plain PyTorch, in the manner of minGPT.
 import argparse
 import hashlib
 import json
+import pydoc_data.topics
 import resource
 import sys
 import time
+from pathlib import Path
 
-import pydoc_data.topics
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -119,8 +120,7 @@ def save_digests(args, model, optimizer, losses, times):
         "parameter_bytes": sum(parameter.nbytes for parameter in model.parameters()),
         "max_rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
     }
-    with open(args.out, "w") as file:
-        json.dump(record, file)
+    Path(args.out).write_text(json.dumps(record))
 
 
 def main():

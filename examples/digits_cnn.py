@@ -10,6 +10,7 @@ import hashlib
 import json
 import resource
 import time
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -123,8 +124,7 @@ def save_digests(args, model, optimizer, losses, times):
         "parameter_bytes": sum(parameter.nbytes for parameter in model.parameters()),
         "max_rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
     }
-    with open(args.out, "w") as file:
-        json.dump(record, file)
+    Path(args.out).write_text(json.dumps(record))
 
 
 def main():

@@ -100,8 +100,7 @@ def save_digests(args, model, optimizer, losses, times):
         "parameter_bytes": sum(parameter.nbytes for parameter in model.parameters()),
         "max_rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
     }
-    with open(args.out, "w") as file:
-        json.dump(record, file)
+    Path(args.out).write_text(json.dumps(record))
 
 
 def main():

@@ -10,6 +10,7 @@ import hashlib
 import json
 import resource
 import time
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -112,7 +113,7 @@ def save_digests(args, model, optimizer, losses, times):
     tensors |= {f"buffer {name}": t for name, t in model.named_buffers()}
     for index, state in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer {index} {k}": t for k, t in state.items() if torch.is_tensor(t)}
-    size = sum(t.nbytes for t in tensors.values())
+    size = sum(tensor.nbytes for tensor in tensors.values())
     tensors["random state"] = torch.get_rng_state()
     flat = {name: t.detach().reshape(-1).numpy() for name, t in sorted(tensors.items())}
     record = {
@@ -120,10 +121,10 @@ def save_digests(args, model, optimizer, losses, times):
         "losses": [loss.hex() for loss in losses],
         "times": times,  # monotonic: the start of the first iteration, then the end of each
         "state_bytes": size,
+        "parameter_bytes": sum(parameter.nbytes for parameter in model.parameters()),
         "max_rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
     }
-    with open(args.out, "w") as file:
-        json.dump(record, file)
+    Path(args.out).write_text(json.dumps(record))
 
 
 def main():

@@ -59,7 +59,7 @@ class Outcome:
         if self.exit_code is None:
             return "running"
         if self.stopped:
-            return "stopped with the attempt"
+            return "stopped"
         if self.killed_for_memory:
             return "killed: out of memory"
         return "finished" if self.exit_code == 0 else f"failed with exit code {self.exit_code}"

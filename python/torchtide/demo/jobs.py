@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Final
 
@@ -47,7 +47,8 @@ class Record:
     digests: dict[str, str]
     losses: list[str]
     times: list[float]
-    state_bytes: int
+    state_bytes: int  # parameters, buffers and the optimizer's tensors
+    parameter_bytes: int
 
     @staticmethod
     def read(path: Path) -> Record | None:
@@ -56,7 +57,7 @@ class Record:
             data: dict[str, Any] = json.loads(path.read_text())
         except (OSError, ValueError):
             return None
-        return Record(data["digests"], data["losses"], data["times"], data["state_bytes"])
+        return Record(**{field.name: data[field.name] for field in fields(Record)})
 
     @property
     def training_s(self) -> float:
@@ -95,7 +96,11 @@ class Solo:
 
 
 def persistent_bytes(samples: Sequence[Sample], started: float, record: Record) -> int:
-    """The least that a job alone held after its second iteration: what stays between iterations.
+    """What a job alone holds between iterations: the smaller of two estimates.
+
+    The least that it held after its second iteration is too much where the C library keeps what was
+    freed; what it held before its first iteration plus the optimizer's state that came later is
+    too little by what the loader's workers hold.
 
     Args:
         samples: Of a group with this job alone.
@@ -104,8 +109,10 @@ def persistent_bytes(samples: Sequence[Sample], started: float, record: Record) 
     """
     begin, end = record.times[min(2, len(record.times) - 2)], record.times[-1]
     inside = [s.used_bytes for s in samples if begin <= started + s.seconds <= end]
-    # An iteration that is shorter than a sampling interval leaves nothing to look at.
-    return min(inside or [s.used_bytes for s in samples] or [0])
+    before = [s.used_bytes for s in samples if started + s.seconds <= record.times[0]]
+    estimates = [min(inside)] if inside else []
+    estimates += [max(before) + record.state_bytes - record.parameter_bytes] if before else []
+    return min(estimates, default=0)
 
 
 def solo_of(report: Report, record: Record) -> Solo:

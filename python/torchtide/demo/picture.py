@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -20,7 +21,7 @@ Span = tuple[float, float]
 def own_iterations(report: Report, record: Record) -> list[Span]:
     """The iterations of a job by its own times."""
     times = [t - report.started for t in record.times]
-    return list(zip(times, times[1:], strict=False))
+    return list(itertools.pairwise(times))
 
 
 def turns(report: Report, records: Mapping[str, Record]) -> dict[str, list[Span]]:
@@ -107,26 +108,15 @@ def _draw_memory(axis: Any, report: Report) -> None:
             linewidth=0,
         )
     if report.capacity_bytes is not None:
-        axis.axhline(
-            report.capacity_bytes / GIB,
-            color="black",
-            linestyle="--",
-            linewidth=1,
-            label="capacity",
-        )
+        line = {"color": "black", "linestyle": "--", "linewidth": 1}
+        axis.axhline(report.capacity_bytes / GIB, label="capacity", **line)
     for outcome in report.outcomes.values():
         if outcome.exit_code is not None and not outcome.finished and not outcome.stopped:
             axis.axvline(outcome.seconds, color="red", linewidth=1)
             text = f" {outcome.name} {'killed' if outcome.killed_for_memory else 'failed'}"
             place = (outcome.seconds, 0.02)
-            axis.annotate(
-                text,
-                place,
-                xycoords=axis.get_xaxis_transform(),
-                color="red",
-                rotation=90,
-                fontsize=7,
-            )
+            style = {"color": "red", "rotation": 90, "fontsize": 7}
+            axis.annotate(text, place, xycoords=axis.get_xaxis_transform(), **style)
     axis.margins(x=0)
 
 

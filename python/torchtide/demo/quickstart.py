@@ -36,7 +36,7 @@ from torchtide.demo.screen import Screen, gib
 from torchtide.demo.summary import Comparison
 
 TREE: Final = Path(__file__).resolve().parents[3]
-#: The kernel charges a group for more than the ledger knows: page tables (0.2 %), pipes and sockets,
+#: The kernel charges a group for more than the ledger knows: page tables (0.2 %), pipes, sockets,
 #: the cache of the files that a job reads and writes, the daemon itself.
 CACHE_RESERVE_BYTES: Final = 128 << 20
 #: The job that runs alone twice: the quickest one.
@@ -88,14 +88,13 @@ def script(job: Job) -> Path:
     return path
 
 
-def measure_solos(plan: Plan) -> tuple[dict[str, Solo], list[str]]:
+def measure_solos(plan: Plan) -> tuple[dict[str, Solo], list[str] | None]:
     """Each job alone, and one of them a second time: (measurements, what differed between the two).
 
     Measurements are kept and used again while script, steps and versions are the same.
     """
     prints = {job.name: fingerprint(script(job), plan.steps(job), plan.versions) for job in JOBS}
     kept = {job.name: plan.out / f"solo-{job.name}.json" for job in JOBS}
-    control = plan.out / "solo-control.json"
     solos: dict[str, Solo] = {}
     for name in () if plan.fresh else prints:
         solo = load_solo(kept[name], prints[name])
@@ -107,14 +106,20 @@ def measure_solos(plan: Plan) -> tuple[dict[str, Solo], list[str]]:
     for job in missing:
         solos[job.name] = _run_alone(plan, job, "solo")
         save_solo(kept[job.name], solos[job.name], prints[job.name])
-    again = None if plan.fresh else load_solo(control, prints[CONTROL])
-    if again is None:
-        again = _run_alone(plan, next(job for job in JOBS if job.name == CONTROL), "control")
-        save_solo(control, again, prints[CONTROL])
-    solos = {job.name: solos[job.name] for job in JOBS}
     if not missing:
         plan.console.print("solo runs: as measured before (--fresh measures again)")
-    return solos, differences(solos[CONTROL].record, again.record)
+    control = None if plan.quick else _control(plan, solos[CONTROL], prints[CONTROL])
+    return {job.name: solos[job.name] for job in JOBS}, control
+
+
+def _control(plan: Plan, solo: Solo, fingerprint: str) -> list[str]:
+    """What differs between `solo` and a second run of the same job, of which nothing should."""
+    kept = plan.out / "solo-control.json"
+    again = None if plan.fresh else load_solo(kept, fingerprint)
+    if again is None:
+        again = _run_alone(plan, next(job for job in JOBS if job.name == CONTROL), "control")
+        save_solo(kept, again, fingerprint)
+    return differences(solo.record, again.record)
 
 
 def _run_alone(plan: Plan, job: Job, kind: str) -> Solo:
@@ -131,7 +136,8 @@ def _run_alone(plan: Plan, job: Job, kind: str) -> Solo:
     solo = solo_of(report, record)
     plan.console.print(
         f"  {report.seconds:4.0f} s, peak {gib(solo.peak_bytes)} by the kernel: "
-        f"{gib(solo.persistent_bytes)} stays between iterations, {gib(solo.scratch_bytes)} is scratch"
+        f"{gib(solo.persistent_bytes)} stays between iterations, "
+        f"{gib(solo.scratch_bytes)} is scratch"
     )
     return solo
 
@@ -183,16 +189,16 @@ def run_tide(plan: Plan, capacity: int) -> tuple[Report, LiveStatus]:
 
 def _tell_outcomes(plan: Plan, report: Report) -> None:
     for outcome in report.outcomes.values():
-        why = "" if outcome.finished or outcome.stopped else f" ({outcome.last_line})"
+        why = outcome.last_line if outcome.exit_code and not outcome.killed_for_memory else ""
         plan.console.print(
-            f"  {outcome.name}: {outcome.sentence()} after {outcome.seconds:.0f} s{why}",
+            f"  {outcome.name}: {outcome.sentence()} after {outcome.seconds:.0f} s {why}",
             highlight=False,
             markup=False,
         )
     plan.console.print(f"  peak {gib(report.peak_bytes)}, confined by {report.kind}")
 
 
-def versions_of(python: str) -> str:
+def versions_of() -> str:
     """The versions that a measurement depends on, without importing torch for it."""
     from importlib.metadata import version
 
@@ -212,7 +218,7 @@ def tide_missing() -> str:
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="scripts/quickstart", description=__doc__)
     parser.add_argument("--fresh", action="store_true", help="measure the solo runs again")
-    parser.add_argument("--quick", action="store_true", help="fewer iterations")
+    parser.add_argument("--quick", action="store_true", help="fewer iterations, no control")
     parser.add_argument("--json", action="store_true", help="the last line is one JSON object")
     parser.add_argument("--until", choices=("solo", "plain", "tide"), default="tide")
     parser.add_argument("--out", type=Path, default=TREE / "quickstart-out", help="for results")
@@ -226,8 +232,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     started = time.monotonic()
     out = arguments.out / "quick" if arguments.quick else arguments.out
     out.mkdir(parents=True, exist_ok=True)
-    versions = versions_of(sys.executable)
-    plan = Plan(out, sys.executable, versions, arguments.quick, arguments.fresh, Console())
+    versions = versions_of()
+    # Not a terminal: wide enough that no line of the log is broken.
+    console = Console() if sys.stdout.isatty() else Console(width=120)
+    plan = Plan(out, sys.executable, versions, arguments.quick, arguments.fresh, console)
     solos, control = measure_solos(plan)
     capacity = capacity_bytes([solo.peak_bytes for solo in solos.values()])
     found = Comparison(solos, control, CONTROL, capacity, versions)

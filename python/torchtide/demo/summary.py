@@ -19,7 +19,7 @@ class Comparison:
     """All that the quickstart found out. Runs that did not take place are None."""
 
     solos: Mapping[str, Solo]
-    control_differences: list[str]
+    control_differences: list[str] | None  # None: no job ran alone twice
     control_name: str
     capacity_bytes: int
     versions: str
@@ -28,7 +28,6 @@ class Comparison:
     plain_records: Mapping[str, Record] = field(default_factory=dict)
     tide_records: Mapping[str, Record] = field(default_factory=dict)
     ledger: LiveStatus = field(default_factory=LiveStatus)
-    together_s: float | None = None  # set when solo runs ran beside each other: no fair serial time
 
     def different(self, name: str, records: Mapping[str, Record]) -> list[str] | None:
         """What differs from the job alone; None when it left no result."""
@@ -61,16 +60,16 @@ class Comparison:
 
     def json(self) -> dict[str, Any]:
         """One object; the keys that docs and benchmarks quote are here by these names."""
+        control = self.control_differences
         sum_peaks = sum(solo.peak_bytes for solo in self.solos.values())
         serial = sum(solo.record.training_s for solo in self.solos.values())
         tide_s = makespan_s(self.tide_records) if self.tide is not None else None
-        fair = self.together_s is None
         peak = self.tide.peak_bytes if self.tide is not None else None
         ledger = self.ledger.peak_used_bytes or None
         return {
             "jobs": [self._job(name) for name in self.solos],
             "bitwise_equal": self.bitwise_equal,
-            "solo_equal": not self.control_differences,
+            "solo_equal": None if control is None else not control,
             "jobs_failed_plain": None if self.plain is None else len(self.plain.failed),
             "jobs_failed_tide": None if self.tide is None else len(self.tide.failed),
             "capacity_bytes": self.capacity_bytes,
@@ -82,10 +81,10 @@ class Comparison:
             "peak_over_sum": _ratio(peak, sum_peaks),
             "peak_over_bound": _ratio(peak, self.bound_bytes),
             "ledger_over_kernel": _ratio(ledger, peak),
-            "makespan_serial_s": serial if fair else None,
+            "makespan_serial_s": serial,
             "makespan_plain_s": makespan_s(self.plain_records),
             "makespan_tide_s": tide_s,
-            "makespan_over_serial": _ratio(tide_s, serial) if fair else None,
+            "makespan_over_serial": _ratio(tide_s, serial),
             "handovers": self.ledger.handovers,
             "demoted_bytes_max": self.ledger.peak_demoted_bytes,
             "confined_by": self.plain.kind if self.plain is not None else None,
@@ -149,7 +148,7 @@ class Comparison:
         if self.control_differences:
             first = self.control_differences[0]
             lines.append(f"two solo runs of {self.control_name} differ already, first in {first}")
-        else:
+        elif self.control_differences is not None:
             lines.append(f"control: two solo runs of {self.control_name} are bitwise equal")
         if self.tide is not None:
             lines.append(

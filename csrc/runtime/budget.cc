@@ -79,9 +79,8 @@ void Runtime::ApplyBudget() {
     const arena::MoveReport moved = ready.ok() ? arena_->Demote(plan.demote) : arena::MoveReport{{}, plan.demote, ready, ""};
     demote_bytes_per_s_ = Blend(demote_bytes_per_s_, moved.moved.bytes(), clock_.MonotonicNanos() - begin);
     if (moved.moved > PageCount(0) || !moved.status.ok()) {
-      Log(LogLevel::kInfo, absl::StrCat("event=demote moved=", moved.moved.bytes().value(),
-                                        " short_by=", moved.short_by.bytes().value(), " why=\"", plan.reason, "; ",
-                                        moved.reason, "\" status=\"", moved.status.ToString(), "\""));
+      Tell("demote", absl::StrCat("demoted ", FormatBytes(moved.moved.bytes()), " (", plan.reason, "; ", moved.reason, ")",
+                                  moved.status.ok() ? "" : absl::StrCat("; then: ", moved.status.message())));
     }
   }
   if (plan.promote > PageCount(0)) {
@@ -173,11 +172,12 @@ bool Runtime::NeedMemory(Bytes bytes, bool last_resort) {
     members.push_back(member);
   }
   const sched::VictimChoice choice = sched::ChooseVictims(members, bytes, slot_id_);
-  Log(LogLevel::kInfo, absl::StrCat("event=need_memory bytes=", bytes.value(), " why=\"", choice.reason, "\""));
   if (choice.victims.empty()) {
     asked_in_vain_ns_.store(now, std::memory_order_relaxed);
+    if (last_resort) Tell("need_memory", choice.reason);
     return false;
   }
+  Tell("need_memory", choice.reason);
   uint32_t seen = device_->FreedWord();
   for (const sched::Victim& victim : choice.victims) {
     device_->slot(victim.id).reclaim_bytes.fetch_add(victim.bytes.value(), std::memory_order_release);

@@ -122,6 +122,8 @@ void Runtime::SamplerLoop() {
   for (;;) {
     shm::FutexWait(never, 0, kPeriod);
     Sample();
+    absl::MutexLock lock(&link_mu_);
+    if (link_) link_->Report();
   }
 }
 
@@ -202,12 +204,47 @@ void Runtime::InstallForkHandlers() {
         Runtime* self = Current();
         self->arena_->AfterForkInChild();
         self->pager_->AbandonAfterFork();
+        self->AbandonLinkAfterFork();
       });
 }
 
-void Runtime::Shutdown() {
+// The lock may be held by a thread that does not exist here, so it is not taken; the child has one thread.
+void Runtime::AbandonLinkAfterFork() ABSL_NO_THREAD_SAFETY_ANALYSIS {
+  if (link_) link_->AbandonAfterFork();
+}
+
+void Runtime::Register(const std::string& script) {
+  if (TextOption("daemon") == "off") return;
+  absl::MutexLock lock(&link_mu_);
+  if (link_) return;
+  LinkOptions link;
+  link.name = options_.name;
+  link.script = script;
+  link.priority = options_.priority;
+  link.limit = options_.limit;
+  link.guaranteed = options_.guaranteed;
+  link.slot = slot_id_;
+  link_ = std::make_unique<DaemonLink>(link, *device_, orders_);
+}
+
+std::string Runtime::name() {
+  absl::MutexLock lock(&link_mu_);
+  return link_ ? link_->name() : options_.name;
+}
+
+void Runtime::Tell(absl::string_view kind, absl::string_view text) {
+  Log(LogLevel::kInfo, absl::StrCat("event=", kind, " text=\"", text, "\""));
+  absl::MutexLock lock(&link_mu_);
+  if (link_) link_->Event(kind, text);
+}
+
+void Runtime::Shutdown(int exit_code) {
   if (arena_->passes_through()) return;  // a forked child owns nothing
   Leave().IgnoreError();
+  {
+    absl::MutexLock lock(&link_mu_);
+    if (link_) link_->Bye(exit_code);
+  }
   device_->Free(slot_id_);
 }
 

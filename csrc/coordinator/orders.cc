@@ -214,7 +214,9 @@ void TickOrders(Context& context) {
   }
   for (PendingOrder& order : state.orders) {
     const Job* job = state.FindJob(order.job);
-    if (job != nullptr && context.now.mono_ns - order.sent_ns >= kOrderRepeatNs) SendOrder(context, *job, order);
+    const bool in_time = order.expires_ns - kGraceNs > context.now.mono_ns;
+    const bool due = context.now.mono_ns - order.sent_ns >= kOrderRepeatNs;
+    if (job != nullptr && in_time && due) SendOrder(context, *job, order);
   }
 }
 

@@ -17,7 +17,7 @@ if(TIDE_SANITIZE)
 endif()
 
 # What each room needs beyond Abseil.
-set(TIDE_ROOM_LIBS_wire xxhash ssl crypto)
+set(TIDE_ROOM_LIBS_wire xxhash)
 set(TIDE_ROOM_LIBS_coordinator sqlite3)
 
 function(tide_room name)

@@ -87,9 +87,13 @@ absl::StatusOr<void*> Arena::TryAllocate(Bytes size, const Signature& signature,
   ++stats_.allocations;
   stats_.foreign_thread_allocations += pinned;
   if (pinned) stats_.pinned_bytes += size;
-  const pages::PageCounts counts = table_.counts();
-  occupied_peak_ = std::max(occupied_peak_, counts.committed - counts.cached);
+  occupied_peak_ = std::max(occupied_peak_, Occupied());
   return private_base_ + offset->value();
+}
+
+PageCount Arena::Occupied() const {
+  const pages::PageCounts counts = table_.counts();
+  return counts.committed - counts.cached + counts.file;
 }
 
 void* Arena::TryLane(Bytes size, const Signature& signature) {
@@ -201,8 +205,7 @@ absl::Status Arena::EndIteration() {
     if (block.signature.ordinal >= 0) lifetimes_.Survived(block.signature);
     block.counted = true;
   }
-  const pages::PageCounts counts = table_.counts();
-  const PageCount alive = counts.committed - counts.cached;
+  const PageCount alive = Occupied();
   stats_.persistent_bytes = private_heap_.used() + privatised_live_;
   if (iteration_ >= 0) stats_.private_scratch_bytes = (std::max(occupied_peak_, alive) - alive).bytes();
   return status;
@@ -217,8 +220,7 @@ void Arena::BeginIteration(int32_t phase, bool use_lane) {
     ++iteration_;
     lifetimes_.BeginIteration(iteration_, phase);
     use_lane_ = use_lane;
-    const pages::PageCounts counts = table_.counts();
-    occupied_peak_ = counts.committed - counts.cached;
+    occupied_peak_ = Occupied();
   }
   in_iteration_.store(true, std::memory_order_relaxed);
 }

@@ -48,7 +48,7 @@ struct ArenaStats {
   Bytes pinned_bytes;      // blocks that never move
   Bytes lane_peak_bytes;   // highest use of the lane by this process
   Bytes persistent_bytes;  // blocks alive at the last boundary
-  Bytes private_scratch_bytes;  // private pages an iteration used beyond what was alive at its boundaries
+  Bytes private_scratch_bytes;  // pages an iteration used beyond what was alive at its end
 };
 
 struct MoveReport {
@@ -153,6 +153,8 @@ class Arena {
   }
   absl::StatusOr<void*> TryAllocate(Bytes size, const Signature& signature, bool pinned, bool may_spill)
      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  /// Pages with live blocks in either tier.
+  PageCount Occupied() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void* TryLane(Bytes size, const Signature& signature) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   absl::Status Privatise(int64_t offset, Block& block) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   absl::Status PrivatiseAll() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
@@ -191,7 +193,7 @@ class Arena {
   bool use_lane_ ABSL_GUARDED_BY(mu_) = false;
   PageCount lane_paid_ ABSL_GUARDED_BY(mu_);  // lane pages this process has had paid for
   Bytes privatised_live_ ABSL_GUARDED_BY(mu_);
-  PageCount occupied_peak_ ABSL_GUARDED_BY(mu_);  // most private pages with live blocks in this iteration
+  PageCount occupied_peak_ ABSL_GUARDED_BY(mu_);  // most pages with live blocks in this iteration
   ArenaStats stats_ ABSL_GUARDED_BY(mu_);
 };
 

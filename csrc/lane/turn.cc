@@ -93,6 +93,8 @@ absl::Status Turn::SetUpEmptyLane(shm::LaneSlot& lane) {
                         sched::ParseTurnPolicy(TextOption("lane.policy")));
   // relaxed: parameters of decisions, each right by itself
   lane.policy.store(static_cast<uint32_t>(policy), kRelaxed);
+  lane.virtual_ns.store(0, kRelaxed);
+  lane.rounds.store(0, kRelaxed);
   lane.quantum_ns.store(IntOption("lane.quantum_ms") * 1'000'000, kRelaxed);
   return absl::OkStatus();
 }
@@ -122,18 +124,21 @@ void Turn::BecomeReady() {
     return;  // relaxed: a clear by others is seen next time
   // Who was away does not come back with a claim on all the turns it did not ask for: it may lag
   // behind the others by one iteration of its own, not more (start-time fair queueing with one
-  // iteration of slack).
+  // iteration of slack). "The others" are those that want turns now, else who had the turn last.
   Members others;
   GatherMembers(device_.table(), lane_, self_, others);
-  if (!others.empty()) {
-    const int64_t slack_ns = slot.last_iteration_ns.load(kRelaxed) * 1000 /
-                             std::max<int64_t>(slot.weight_milli.load(kRelaxed), 1);
-    const int64_t line_ns = absl::ToInt64Nanoseconds(sched::StartLine(others, self_)) - slack_ns;
-    const int64_t round = sched::StartRound(others, self_) - 1;
-    // relaxed: inputs of decisions, written by the owner only
-    if (slot.virtual_ns.load(kRelaxed) < line_ns) slot.virtual_ns.store(line_ns, kRelaxed);
-    if (slot.rounds.load(kRelaxed) < round) slot.rounds.store(round, kRelaxed);
+  const bool company = AnyReady(device_.table(), lane_, self_);
+  // relaxed throughout: inputs of decisions, the slot's written by the owner only
+  const int64_t line_ns = company ? absl::ToInt64Nanoseconds(sched::StartLine(others, self_))
+                                  : this->slot().virtual_ns.load(kRelaxed);
+  const int64_t round =
+      company ? sched::StartRound(others, self_) : this->slot().rounds.load(kRelaxed);
+  const int64_t slack_ns = slot.last_iteration_ns.load(kRelaxed) * 1000 /
+                           std::max<int64_t>(slot.weight_milli.load(kRelaxed), 1);
+  if (slot.virtual_ns.load(kRelaxed) < line_ns - slack_ns) {
+    slot.virtual_ns.store(line_ns - slack_ns, kRelaxed);
   }
+  if (slot.rounds.load(kRelaxed) < round - 1) slot.rounds.store(round - 1, kRelaxed);
   slot.flags.fetch_or(shm::kReady);  // seq_cst: Note [No lost turn]
 }
 
@@ -291,10 +296,20 @@ bool Turn::PassTurn(uint64_t word, SlotId excluded) {
     if (!kept && decision.next && *decision.next != self_) device_.Wake(*decision.next);
     if (!kept) lane.handovers.fetch_add(1, kRelaxed);  // relaxed: a statistic
     last_reason_ = decision.reason;
+    NoteStartTag(next);
     if (Resolved(next, excluded)) return true;
     word = next;
   }
   return moved;
+}
+
+void Turn::NoteStartTag(uint64_t word) {
+  const int holder = TurnWord::Holder(word);
+  if (holder < 0) return;
+  const shm::JobSlot& granted = device_.slot(SlotId(holder));
+  // relaxed: inputs of later decisions, each right by itself
+  slot().virtual_ns.store(granted.virtual_ns.load(kRelaxed), kRelaxed);
+  slot().rounds.store(granted.rounds.load(kRelaxed), kRelaxed);
 }
 
 bool Turn::Resolved(uint64_t word, SlotId excluded) {

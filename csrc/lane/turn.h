@@ -102,6 +102,7 @@ class Turn {
   void Withdraw();
   bool TryTake();
   bool PassTurn(uint64_t word, SlotId excluded);
+  void NoteStartTag(uint64_t word);
   bool Resolved(uint64_t word, SlotId excluded);
   void CheckHolder();
   void BookService(int64_t now_ns);

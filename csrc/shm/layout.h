@@ -90,9 +90,11 @@ struct alignas(64) LaneSlot {
       generation;  // of the scratch pages; grows when members leave a stuck holder
   std::atomic<int64_t> scratch_bytes;  // committed bytes of the scratch of this generation
   std::atomic<int64_t>
-      retired_bytes;  // scratch of older generations that a stuck holder still maps
-  std::atomic<uint64_t>
-      member_bits[kSlotCount / 64];  // superset of the members; slot.lane is the truth
+      retired_bytes;                // scratch of older generations that a stuck holder still maps
+  std::atomic<int64_t> virtual_ns;  // of the member that was granted the turn last
+  std::atomic<int64_t> rounds;      // the same
+  // A superset of the members, to look at fewer slots; slot.lane is the truth.
+  std::atomic<uint64_t> member_bits[kSlotCount / 64];
 };
 
 struct alignas(64) TableHeader {

@@ -74,7 +74,8 @@ void InitialiseTable(DeviceTable& table, const char* boot_id) {
     lane.turn.store(kEmptyTurn, kRelaxed);
     lane.policy.store(0, kRelaxed);
     for (auto field : {&LaneSlot::quantum_ns, &LaneSlot::granted_ns, &LaneSlot::released_ns,
-                       &LaneSlot::handovers, &LaneSlot::scratch_bytes, &LaneSlot::retired_bytes}) {
+                       &LaneSlot::handovers, &LaneSlot::scratch_bytes, &LaneSlot::retired_bytes,
+                       &LaneSlot::virtual_ns, &LaneSlot::rounds}) {
       (lane.*field).store(0, kRelaxed);
     }
     lane.generation.store(0, kRelaxed);

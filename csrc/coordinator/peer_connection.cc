@@ -1,0 +1,145 @@
+// Reading and writing of one connection.
+#include "coordinator/peer_connection.h"
+
+#include <sys/socket.h>
+
+#include <algorithm>
+
+namespace tide::coordinator {
+namespace {
+
+constexpr size_t kReadBytes = 64 << 10;
+constexpr int kFramesPerTurn = 256;  // then the other peers have their turn
+constexpr auto kThrottle = std::chrono::milliseconds(10);
+constexpr auto kCloseGrace = std::chrono::seconds(2);
+
+}  // namespace
+
+PeerConnection::PeerConnection(Socket socket, Identity identity, PeerLimits limits, PeerHandler& handler)
+    : socket_(std::move(socket)), timer_(socket_.get_executor()), identity_(identity), limits_(limits),
+      handler_(handler), tokens_(limits.frames_burst), refilled_(std::chrono::steady_clock::now()) {
+  socket_.non_blocking(true);
+}
+
+void PeerConnection::WaitReadable() {
+  socket_.async_wait(Socket::wait_read, [self = shared_from_this()](const asio::error_code& error) {
+    if (!error && !self->gone_) self->ReadSome();
+  });
+}
+
+void PeerConnection::ReadSome() {
+  char bytes[kReadBytes];
+  asio::error_code error;
+  const size_t got = socket_.read_some(asio::buffer(bytes), error);
+  if (error && error != asio::error::would_block && error != asio::error::interrupted) {
+    return Cut(error == asio::error::eof ? "closed by the peer" : error.message());
+  }
+  if (broken_ || closing_) return WaitReadable();  // what it still says is not heard; its end is
+  decoder_.Feed(absl::string_view(bytes, got));
+  if (HandleFrames()) WaitReadable();
+}
+
+bool PeerConnection::TakeToken() {
+  const auto now = std::chrono::steady_clock::now();
+  const std::chrono::duration<double> passed = now - refilled_;
+  refilled_ = now;
+  tokens_ = std::min(limits_.frames_burst, tokens_ + passed.count() * limits_.frames_per_s);
+  if (tokens_ < 1) return false;
+  tokens_ -= 1;
+  return true;
+}
+
+/// Goes on with what is buffered after a short while.
+void PeerConnection::Later() {
+  timer_.expires_after(kThrottle);
+  timer_.async_wait([self = shared_from_this()](const asio::error_code& error) {
+    if (error || self->gone_ || self->closing_) return;
+    if (self->HandleFrames()) self->WaitReadable();
+  });
+}
+
+/// True when everything whole has been handled and more bytes are wanted.
+bool PeerConnection::HandleFrames() {
+  for (int handled = 0; !gone_ && !closing_; ++handled) {
+    if (handled == kFramesPerTurn) {
+      asio::post(socket_.get_executor(), [self = shared_from_this()] {
+        if (!self->gone_ && self->HandleFrames()) self->WaitReadable();
+      });
+      return false;
+    }
+    if (tokens_ < 1 && !TakeToken()) {
+      Later();
+      return false;
+    }
+    auto frame = decoder_.Next();
+    if (!frame.ok()) {
+      broken_ = true;
+      handler_.OnBroken(identity_.id, frame.status());
+      return true;
+    }
+    if (!*frame) return true;
+    TakeToken();
+    handler_.OnFrame(identity_.id, **frame);
+  }
+  return !gone_;
+}
+
+void PeerConnection::Send(const wire::Frame& frame) {
+  if (gone_ || closing_) return;
+  const auto bytes = wire::EncodeFrame(frame);
+  if (!bytes.ok()) return;
+  if (out_.size() - out_start_ + bytes->size() > limits_.queued_bytes_max) {
+    return Cut("it reads too slowly");
+  }
+  out_ += *bytes;
+  if (!writing_) WriteSome();
+}
+
+void PeerConnection::WriteSome() {
+  writing_ = false;
+  while (out_start_ < out_.size()) {
+    const ssize_t sent = send(socket_.native_handle(), out_.data() + out_start_, out_.size() - out_start_,
+                              MSG_NOSIGNAL | MSG_DONTWAIT);
+    if (sent < 0 && errno == EINTR) continue;
+    if (sent < 0 && (errno == EAGAIN || errno == EWOULDBLOCK)) return WaitWritable();
+    if (sent < 0) return Cut("gone while it was written to");
+    out_start_ += static_cast<size_t>(sent);
+    if (out_start_ >= out_.size() / 2) {
+      out_.erase(0, out_start_);
+      out_start_ = 0;
+    }
+  }
+  if (closing_) Cut("closed");
+}
+
+void PeerConnection::WaitWritable() {
+  writing_ = true;
+  socket_.async_wait(Socket::wait_write, [self = shared_from_this()](const asio::error_code& error) {
+    if (!error && !self->gone_) self->WriteSome();
+  });
+}
+
+void PeerConnection::CloseSoon(const std::string& reason) {
+  if (gone_ || closing_) return;
+  if (!writing_) return Cut(reason);
+  closing_ = true;
+  timer_.expires_after(kCloseGrace);
+  timer_.async_wait([self = shared_from_this()](const asio::error_code& error) {
+    if (!error) self->Cut("it did not read the last answer");
+  });
+}
+
+void PeerConnection::Cut(const std::string& reason) {
+  if (gone_) return;
+  gone_ = true;
+  asio::error_code ignored;
+  timer_.cancel(ignored);
+  // Shut down first: closing with unread bytes would take the last answer away from the peer.
+  socket_.shutdown(Socket::shutdown_both, ignored);
+  socket_.close(ignored);
+  // Posted, so that the owner may be in the middle of a loop over its peers.
+  asio::post(timer_.get_executor(),
+             [self = shared_from_this(), reason] { self->handler_.OnGone(self->identity_.id, reason); });
+}
+
+}  // namespace tide::coordinator

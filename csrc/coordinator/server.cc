@@ -1,0 +1,249 @@
+// The daemon's event loop.
+#include "coordinator/server.h"
+
+#include <signal.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <map>
+
+#include "absl/strings/str_cat.h"
+#include "base/log.h"
+#include "base/status.h"
+#include "coordinator/core.h"
+#include "coordinator/device_bridge.h"
+#include "coordinator/peer_connection.h"
+#include "coordinator/process_exit.h"
+#include "shm/process.h"
+#include "wire/unix_channel.h"
+
+namespace tide::coordinator {
+namespace {
+
+constexpr auto kTickBusy = std::chrono::milliseconds(100);
+constexpr auto kTickQuiet = std::chrono::seconds(1);
+constexpr int64_t kHelloNs = 5'000'000'000;
+constexpr int64_t kReapNs = 1'000'000'000;
+constexpr auto kAcceptRetry = std::chrono::milliseconds(100);
+
+class Server final : public Edges, public PeerHandler {
+ public:
+  Server(const ServerOptions& options, Journal& journal, Clock& clock)
+      : options_(options), clock_(clock), device_(options.runtime_dir),
+        core_(Core::Parts{journal, *this, device_, clock}), acceptor_(io_), tick_(io_), retry_(io_),
+        signals_(io_, SIGTERM, SIGINT) {}
+
+  absl::Status Run(UniqueFd listener, const std::function<void()>& ready);
+
+  // Edges
+  void SendTo(PeerId peer, const wire::Frame& frame) override {
+    if (auto it = peers_.find(peer); it != peers_.end()) it->second->Send(frame);
+  }
+  void ClosePeer(PeerId peer, const std::string& reason) override {
+    if (auto it = peers_.find(peer); it != peers_.end()) it->second->CloseSoon(reason);
+  }
+  void Watch(const WatchProcess& process) override;
+  void Unwatch(JobId job) override { watches_.erase(job); }
+  void WriteLanePolicy(int lane, sched::TurnPolicyId policy) override { device_.WriteLanePolicy(lane, policy); }
+  void ReapDeadSlots() override { device_.ReapDead(); }
+  void StopDaemon(const std::string& reason) override;
+  bool Alive(int64_t pid, int64_t start_time) override {
+    return shm::ProcessAlive(static_cast<pid_t>(pid), static_cast<uint64_t>(start_time));
+  }
+
+  // PeerHandler
+  void OnFrame(PeerId peer, const wire::Frame& frame) override {
+    core_.Received(peer, frame);
+    FlushSoon();
+  }
+  void OnBroken(PeerId peer, const absl::Status& why) override {
+    core_.Broken(peer, why);
+    FlushSoon();
+  }
+  void OnGone(PeerId peer, const std::string& why) override {
+    Log(LogLevel::kDebug, absl::StrCat("event=peer_gone peer=", peer.value(), " reason=\"", why, "\""));
+    peers_.erase(peer);
+    core_.Closed(peer);
+    FlushSoon();
+  }
+
+ private:
+  struct ProcessWatch {
+    ProcessWatch(asio::io_context& io, int fd) : descriptor(io, fd) {}
+    asio::posix::stream_descriptor descriptor;
+  };
+
+  void Accept();
+  void Admit(PeerConnection::Socket socket);
+  void Refuse(PeerConnection::Socket& socket, wire::AnswerError error);
+  void WaitForEnd(JobId job, const WatchProcess& process);
+  void TickLater();
+  void OnTick();
+  void FlushSoon();
+
+  const ServerOptions options_;
+  Clock& clock_;
+  asio::io_context io_{1};
+  DeviceBridge device_;
+  Core core_;
+  asio::local::stream_protocol::acceptor acceptor_;
+  asio::steady_timer tick_, retry_;
+  asio::signal_set signals_;
+  std::map<PeerId, std::shared_ptr<PeerConnection>> peers_;
+  std::map<JobId, std::unique_ptr<ProcessWatch>> watches_;
+  int64_t next_peer_ = 1;
+  int64_t busy_ns_ = 0;  // when there last was a job or a client
+  int64_t reaped_ns_ = 0;
+  bool flush_posted_ = false;
+  absl::Status failed_;
+};
+
+absl::Status Server::Run(UniqueFd listener, const std::function<void()>& ready) {
+  acceptor_.assign(asio::local::stream_protocol(), listener.release());
+  busy_ns_ = clock_.MonotonicNanos();
+  TIDE_RETURN_IF_ERROR(core_.Start(getpid()));
+  signals_.async_wait([this](const asio::error_code& error, int signal) {
+    if (!error) StopDaemon(absl::StrCat("signal ", signal));
+  });
+  Accept();
+  TickLater();
+  ready();
+  io_.run();
+  const absl::Status flushed = core_.Flush();
+  return failed_.ok() ? flushed : failed_;
+}
+
+void Server::StopDaemon(const std::string& reason) {
+  Log(LogLevel::kInfo, absl::StrCat("event=daemon_stops reason=\"", reason, "\""));
+  asio::error_code ignored;
+  acceptor_.close(ignored);
+  // What was answered in this batch is in the sockets already; posted, so that the batch is finished first.
+  asio::post(io_, [this] { io_.stop(); });
+}
+
+void Server::FlushSoon() {
+  if (flush_posted_ || !core_.has_effects()) return;
+  flush_posted_ = true;
+  asio::post(io_, [this] {  // after what is ready now: one commit for all of it
+    flush_posted_ = false;
+    absl::Status flushed = core_.Flush();
+    if (flushed.ok()) return;
+    failed_ = std::move(flushed);
+    StopDaemon(std::string(failed_.message()));
+  });
+}
+
+void Server::Accept() {
+  acceptor_.async_accept([this](const asio::error_code& error, PeerConnection::Socket socket) {
+    if (error == asio::error::operation_aborted || !acceptor_.is_open()) return;
+    if (!error) {
+      Admit(std::move(socket));
+      return Accept();
+    }
+    retry_.expires_after(kAcceptRetry);  // out of descriptors: some may be free soon
+    retry_.async_wait([this](const asio::error_code& cancelled) {
+      if (!cancelled) Accept();
+    });
+  });
+}
+
+void Server::Refuse(PeerConnection::Socket& socket, wire::AnswerError error) {
+  auto frame = wire::EncodeMessage(wire::Answer{.ok = false, .error = std::move(error)});
+  if (!frame.ok()) return;
+  const auto bytes = wire::EncodeFrame(*frame);
+  if (bytes.ok()) send(socket.native_handle(), bytes->data(), bytes->size(), MSG_NOSIGNAL | MSG_DONTWAIT);
+}
+
+void Server::Admit(PeerConnection::Socket socket) {
+  ucred credentials{};
+  socklen_t size = sizeof credentials;
+  const bool known = getsockopt(socket.native_handle(), SOL_SOCKET, SO_PEERCRED, &credentials, &size) == 0;
+  if (!known || (credentials.uid != geteuid() && credentials.uid != 0)) {
+    return Refuse(socket, {"not_permitted",
+                           absl::StrCat("user ", credentials.uid, " may not use the daemon of user ", geteuid()),
+                           "each user has a daemon of their own"});
+  }
+  if (peers_.size() >= options_.peers_max) {
+    return Refuse(socket, {"too_many", absl::StrCat(peers_.size(), " connections are open already"),
+                           "try again when some have ended"});
+  }
+  const PeerId id(next_peer_++);
+  busy_ns_ = clock_.MonotonicNanos();
+  core_.Connected(id, credentials.pid);
+  auto peer = std::make_shared<PeerConnection>(
+      std::move(socket), PeerConnection::Identity{id, clock_.MonotonicNanos()}, PeerLimits{}, *this);
+  peers_[id] = peer;
+  peer->Start();
+}
+
+void Server::Watch(const WatchProcess& process) {
+  auto opened = shm::PidFd::Open(static_cast<pid_t>(process.pid), static_cast<uint64_t>(process.start_time));
+  if (!opened.ok()) {
+    // Ended already, or no pidfd to be had: the next tick finds out which.
+    Log(LogLevel::kWarning, absl::StrCat("event=watch_failed pid=", process.pid, " reason=\"",
+                                         opened.status().message(), "\""));
+    return;
+  }
+  watches_[process.job] = std::make_unique<ProcessWatch>(io_, fcntl(opened->fd(), F_DUPFD_CLOEXEC, 3));
+  WaitForEnd(process.job, process);
+}
+
+void Server::WaitForEnd(JobId job, const WatchProcess& process) {
+  watches_[job]->descriptor.async_wait(
+      asio::posix::stream_descriptor::wait_read, [this, job, process](const asio::error_code& error) {
+        if (error) return;  // unwatched
+        core_.ProcessEnded(job, ReadExitStatus(process.pid, process.start_time));
+        watches_.erase(job);
+        FlushSoon();
+      });
+}
+
+void Server::TickLater() {
+  const bool busy = TickIsDue(core_.state());
+  tick_.expires_after(busy ? std::chrono::steady_clock::duration(kTickBusy) : kTickQuiet);
+  tick_.async_wait([this](const asio::error_code& error) {
+    if (!error) OnTick();
+  });
+}
+
+void Server::OnTick() {
+  const int64_t now_ns = clock_.MonotonicNanos();
+  core_.RunTick();
+  for (const auto& [id, job] : core_.state().jobs) {
+    if (job.live() && !watches_.contains(id) && !Alive(job.pid, job.start_time)) {
+      core_.ProcessEnded(id, ReadExitStatus(job.pid, job.start_time));
+      break;  // the map changes; the others at the next tick
+    }
+  }
+  for (const auto& [id, peer] : peers_) {
+    const auto known = core_.state().peers.find(id);
+    const bool silent = known != core_.state().peers.end() && !known->second.said_hello;
+    if (silent && now_ns - peer->connected_ns() > kHelloNs) peer->Cut("it did not say Hello");
+  }
+  if (now_ns - reaped_ns_ >= kReapNs) {
+    reaped_ns_ = now_ns;
+    device_.ReapDead();  // processes that never registered
+  }
+  FlushSoon();
+  if (!peers_.empty() || core_.state().live_jobs() > 0) busy_ns_ = now_ns;
+  const absl::Duration idle = absl::Nanoseconds(now_ns - busy_ns_);
+  if (options_.idle_exit > absl::ZeroDuration() && idle >= options_.idle_exit) return StopDaemon("idle");
+  TickLater();
+}
+
+}  // namespace
+
+absl::Status Serve(const ServerOptions& options, Clock& clock, const std::function<void()>& ready) {
+  TIDE_ASSIGN_OR_RETURN(auto journal, OpenSqliteJournal(absl::StrCat(options.runtime_dir, "/tided.db")));
+  const std::string socket_path = absl::StrCat(options.runtime_dir, "/tided.sock");
+  TIDE_ASSIGN_OR_RETURN(UniqueFd listener, wire::ListenUnix(socket_path));
+  absl::Status served;
+  {
+    Server server(options, *journal, clock);
+    served = server.Run(std::move(listener), ready);
+  }
+  unlink(socket_path.c_str());  // still under the caller's lock: nobody else's socket
+  return served;
+}
+
+}  // namespace tide::coordinator

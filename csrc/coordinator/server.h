@@ -1,0 +1,25 @@
+// The daemon's body: socket, peers, pidfds, timers and signals around coordinator::Core, on one thread.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <string>
+
+#include "absl/status/status.h"
+#include "absl/time/time.h"
+#include "base/clock.h"
+
+namespace tide::coordinator {
+
+struct ServerOptions {
+  std::string runtime_dir;
+  absl::Duration idle_exit = absl::Seconds(60);  // without jobs and clients; zero: never
+  size_t peers_max = 1024;
+};
+
+/// Serves `runtime_dir`/tided.sock until SIGTERM, SIGINT, a shutdown command, or idleness. The caller holds the
+/// lock that makes this the only daemon of the folder. `ready` is called once clients can connect. Errors: of the
+/// journal or the socket; jobs train on without a daemon.
+absl::Status Serve(const ServerOptions& options, Clock& clock, const std::function<void()>& ready);
+
+}  // namespace tide::coordinator

@@ -1,0 +1,183 @@
+#include "wire/session_machine.h"
+
+#include <algorithm>
+#include <limits>
+
+#include "base/status.h"
+
+namespace tide::wire {
+namespace {
+
+constexpr size_t kOrdersKnown = 16;
+
+}  // namespace
+
+SessionMachine::SessionMachine(SessionOptions options)
+    : options_(std::move(options)), backoff_(options_.backoff_min) {
+  seen_revision_ = options_.job.revision;
+}
+
+void SessionMachine::Connected(int64_t now_ns) {
+  connected_ = true;
+  connected_at_ns_ = now_ns;
+  said_hello_ = registered_ = welcomed_ = false;
+}
+
+void SessionMachine::Lost(int64_t now_ns) {
+  connected_ = welcomed_ = false;
+  connect_at_ns_ = now_ns + absl::ToInt64Nanoseconds(backoff_);
+  backoff_ = std::min(backoff_ * 2, options_.backoff_max);
+}
+
+bool SessionMachine::Overdue(int64_t now_ns) const {
+  return connected_ && !welcomed_ &&
+         now_ns - connected_at_ns_ > absl::ToInt64Nanoseconds(options_.welcome_timeout);
+}
+
+std::optional<Frame> SessionMachine::NextFrame(int64_t now_ns) {
+  auto message = NextMessage(now_ns);
+  if (!message) return std::nullopt;
+  auto frame = EncodeMessage(*std::move(message), 0, static_cast<uint64_t>(generation_));
+  if (!frame.ok()) return NextFrame(now_ns);  // over its bound: that one is lost, the next goes
+  return *std::move(frame);
+}
+
+std::optional<Message> SessionMachine::NextMessage(int64_t now_ns) {
+  if (!connected_ || said_bye_) return std::nullopt;
+  if (!said_hello_) {
+    said_hello_ = true;
+    return Hello{.role = Role::kJob, .pid = options_.job.pid};
+  }
+  if (!registered_) {
+    registered_ = true;
+    return options_.job;
+  }
+  if (!welcomed_) return std::nullopt;
+  if (!acks_.empty()) {
+    Message ack = std::move(acks_.front());
+    acks_.pop_front();
+    return ack;
+  }
+  if (need_) return Message(*std::exchange(need_, std::nullopt));
+  if (!events_.empty()) {
+    Message event = std::move(events_.front());
+    events_.pop_front();
+    return event;
+  }
+  if (report_ && (now_ns >= report_at_ns_ || bye_)) {
+    report_at_ns_ = now_ns + absl::ToInt64Nanoseconds(options_.report_interval);
+    return Message(*std::exchange(report_, std::nullopt));
+  }
+  if (bye_) {
+    said_bye_ = true;
+    return Message(*bye_);
+  }
+  return std::nullopt;
+}
+
+absl::StatusOr<SessionMachine::Incoming> SessionMachine::OnFrame(const Frame& frame, int64_t now_ns) {
+  Incoming incoming;
+  const int64_t generation = static_cast<int64_t>(frame.generation);
+  if (generation < generation_) return incoming;  // a daemon that has been replaced
+  generation_ = generation;
+  TIDE_ASSIGN_OR_RETURN(Message message, DecodeMessage(frame));
+  if (auto* welcome = std::get_if<Welcome>(&message)) {
+    if (welcome->job_id == 0) return incoming;  // of Hello; the one of Register follows
+    welcomed_ = true;
+    backoff_ = options_.backoff_min;
+    options_.job.job_id = welcome->job_id;
+    options_.job.name = welcome->name;
+    report_at_ns_ = now_ns;
+    incoming.welcome = std::move(*welcome);
+  } else if (auto* grant = std::get_if<Grant>(&message)) {
+    if (AcceptGrant(*grant)) incoming.grant = std::move(*grant);
+  } else if (auto* order = std::get_if<Order>(&message)) {
+    if (AcceptOrder(*order)) incoming.order = *order;
+  } else if (auto* answer = std::get_if<Answer>(&message)) {
+    incoming.refusal = std::move(answer->error);
+  }
+  return incoming;
+}
+
+bool SessionMachine::AcceptGrant(const Grant& grant) {
+  if (grant.revision > seen_revision_) {
+    seen_revision_ = grant.revision;
+    last_grant_ = grant;
+    return true;
+  }
+  if (last_ack_ && last_ack_->revision == grant.revision) {
+    QueueAck(*last_ack_);  // the first one was lost on the way
+  } else if (grant.revision < seen_revision_ || !last_grant_) {
+    QueueAck(GrantAck{.revision = grant.revision, .status = GrantStatus::kStale});
+  }
+  return false;
+}
+
+bool SessionMachine::AcceptOrder(const Order& order) {
+  for (const KnownOrder& known : orders_) {
+    if (known.order.order_id != order.order_id) continue;
+    if (known.ack) QueueAck(*known.ack);
+    return false;
+  }
+  if (order.order_id < seen_order_) {
+    QueueAck(OrderAck{.order_id = order.order_id, .status = OrderStatus::kFailed,
+                      .text = "a newer order came before this one"});
+    return false;
+  }
+  seen_order_ = order.order_id;
+  orders_.push_back({order, std::nullopt});
+  if (orders_.size() > kOrdersKnown) orders_.pop_front();
+  return true;
+}
+
+void SessionMachine::QueueAck(Message ack) {
+  acks_.push_back(std::move(ack));
+  if (acks_.size() > options_.queue_max) acks_.pop_front();  // the daemon asks again
+}
+
+void SessionMachine::Post(Event event) {
+  if (events_.size() >= options_.queue_max) {
+    events_.pop_front();
+    ++events_dropped_;
+  }
+  events_.push_back(std::move(event));
+}
+
+void SessionMachine::Post(GrantAck ack) {
+  if (!last_ack_ || ack.revision >= last_ack_->revision) {
+    last_ack_ = ack;
+    const bool settled = ack.status == GrantStatus::kApplied || ack.status == GrantStatus::kConflict;
+    if (settled) options_.job.revision = ack.revision;
+    if (ack.status == GrantStatus::kApplied && last_grant_ && last_grant_->revision == ack.revision) {
+      options_.job.max_bytes = last_grant_->max_bytes;
+      options_.job.min_bytes = last_grant_->guaranteed_bytes;
+      options_.job.priority = last_grant_->priority;
+    }
+  }
+  QueueAck(std::move(ack));
+}
+
+void SessionMachine::Post(OrderAck ack) {
+  for (KnownOrder& known : orders_) {
+    if (known.order.order_id != ack.order_id) continue;
+    known.ack = ack;
+    if (ack.status == OrderStatus::kDone && known.order.kind != OrderKind::kStop) {
+      options_.job.paused = known.order.kind == OrderKind::kSuspend;
+    }
+  }
+  QueueAck(std::move(ack));
+}
+
+int64_t SessionMachine::NextDeadlineNs(int64_t now_ns) const {
+  if (!connected_) return connect_at_ns_;
+  if (!welcomed_) {
+    return said_hello_ && registered_
+               ? connected_at_ns_ + absl::ToInt64Nanoseconds(options_.welcome_timeout) + 1
+               : now_ns;
+  }
+  if (!acks_.empty() || need_ || !events_.empty() || (bye_ && !said_bye_)) return now_ns;
+  if (report_) return report_at_ns_;
+  return std::numeric_limits<int64_t>::max();
+}
+
+}  // namespace tide::wire

@@ -259,16 +259,15 @@ void Runtime::CarryOutOrders() {
 }
 
 void Runtime::StartStreaming() {
-  if (arena_->Stats().demoted_bytes == Bytes(0)) {
-    pager_->BeginIteration({}, -1, kWindowMin);
-    return;
-  }
+  // Ready before the first page is demoted: with a limit, blocks over it are born in the file tier.
   int fd = -1;
   {
     absl::MutexLock lock(&spill_mu_);
     if (spill_) fd = spill_->fd();
   }
-  pager_->BeginIteration(arena_->FilePages(), fd, MeasureBudget().window);
+  if (fd < 0) return;
+  pager_->SetWindow(MeasureBudget().window, fd);
+  pager_->BeginIteration(arena_->FilePages());
 }
 
 }  // namespace tide::runtime

@@ -11,7 +11,5 @@ PYBIND11_MODULE(_core, module) {
   module.doc() = "torchtide's core without torch: options, the job's runtime, the client of the daemon.";
   BindBase(module);
   BindRuntime(module);
-#ifdef TIDE_HAVE_CLIENT
   BindClient(module);
-#endif
 }

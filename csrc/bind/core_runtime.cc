@@ -175,7 +175,15 @@ void BindRuntime(py::module_& module) {
   module.def("memory_table", [] { return Running().MemoryTable(); });
   module.def("validate", [] { tide::bind::ThrowIfError(Running().arena().Validate()); });
   module.def("owns", [](uintptr_t pointer) { return Running().arena().Owns(reinterpret_cast<void*>(pointer)); });
-  module.def("shutdown", [] {
-    if (Runtime::Current() != nullptr) Runtime::Current()->Shutdown();
-  });
+  module.def(
+      "register", [](const std::string& script) { Running().Register(script); }, py::arg("script"),
+      "Makes the job known to the daemon; returns at once.");
+  module.def("name", [] { return Running().name(); }, "The job's name as the daemon made it unique.");
+  module.def(
+      "shutdown",
+      [](int exit_code) {
+        py::gil_scoped_release release;
+        if (Runtime::Current() != nullptr) Runtime::Current()->Shutdown(exit_code);
+      },
+      py::arg("exit_code") = 0);
 }

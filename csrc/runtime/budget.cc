@@ -17,6 +17,7 @@ namespace {
 // Enough to keep a disk busy while operators work on what was read; more only takes memory from the job.
 constexpr Bytes kWindowMax = MiB(96);
 constexpr Bytes kWindowMin = MiB(16);
+constexpr int64_t kAskedRecentlyNanos = 3'000'000'000;
 
 double Seconds(int64_t nanos) { return static_cast<double>(nanos) * 1e-9; }
 
@@ -61,6 +62,9 @@ BudgetState Runtime::MeasureBudget() {
   const int64_t learnt = IntOption("memory.learn_from") + IntOption("memory.learn_iterations");
   state.measured = iterations_.load(std::memory_order_relaxed) > learnt;
   state.trim_scratch = trim_scratch_;
+  const int64_t now = clock_.MonotonicNanos();
+  if (state.asked > Bytes(0)) asked_at_ns_ = now;
+  state.recently_asked = asked_at_ns_ > 0 && now - asked_at_ns_ < kAskedRecentlyNanos;
   return state;
 }
 
@@ -79,9 +83,8 @@ void Runtime::ApplyBudget() {
     const arena::MoveReport moved = ready.ok() ? arena_->Demote(plan.demote) : arena::MoveReport{{}, plan.demote, ready, ""};
     demote_bytes_per_s_ = Blend(demote_bytes_per_s_, moved.moved.bytes(), clock_.MonotonicNanos() - begin);
     if (moved.moved > PageCount(0) || !moved.status.ok()) {
-      Log(LogLevel::kInfo, absl::StrCat("event=demote moved=", moved.moved.bytes().value(),
-                                        " short_by=", moved.short_by.bytes().value(), " why=\"", plan.reason, "; ",
-                                        moved.reason, "\" status=\"", moved.status.ToString(), "\""));
+      Tell("demote", absl::StrCat("demoted ", FormatBytes(moved.moved.bytes()), " (", plan.reason, "; ", moved.reason, ")",
+                                  moved.status.ok() ? "" : absl::StrCat("; then: ", moved.status.message())));
     }
   }
   if (plan.promote > PageCount(0)) {
@@ -173,11 +176,12 @@ bool Runtime::NeedMemory(Bytes bytes, bool last_resort) {
     members.push_back(member);
   }
   const sched::VictimChoice choice = sched::ChooseVictims(members, bytes, slot_id_);
-  Log(LogLevel::kInfo, absl::StrCat("event=need_memory bytes=", bytes.value(), " why=\"", choice.reason, "\""));
   if (choice.victims.empty()) {
     asked_in_vain_ns_.store(now, std::memory_order_relaxed);
+    if (last_resort) Tell("need_memory", choice.reason);
     return false;
   }
+  Tell("need_memory", choice.reason);
   uint32_t seen = device_->FreedWord();
   for (const sched::Victim& victim : choice.victims) {
     device_->slot(victim.id).reclaim_bytes.fetch_add(victim.bytes.value(), std::memory_order_release);
@@ -259,16 +263,15 @@ void Runtime::CarryOutOrders() {
 }
 
 void Runtime::StartStreaming() {
-  if (arena_->Stats().demoted_bytes == Bytes(0)) {
-    pager_->BeginIteration({}, -1, kWindowMin);
-    return;
-  }
+  // Ready before the first page is demoted: with a limit, blocks over it are born in the file tier.
   int fd = -1;
   {
     absl::MutexLock lock(&spill_mu_);
     if (spill_) fd = spill_->fd();
   }
-  pager_->BeginIteration(arena_->FilePages(), fd, MeasureBudget().window);
+  if (fd < 0) return;
+  pager_->SetWindow(MeasureBudget().window, fd);
+  pager_->BeginIteration(arena_->FilePages());
 }
 
 }  // namespace tide::runtime

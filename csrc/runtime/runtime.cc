@@ -104,8 +104,13 @@ void Runtime::Sample() {
   const arena::ArenaStats stats = arena_->Stats();
   shm::JobSlot& own = slot();
   Bytes file_resident;
-  for (const auto& page : arena_->FilePages()) file_resident += backend_->Resident(page.at, kPage);
+  for (const auto& page : arena_->FilePages()) {
+    const Bytes resident = backend_->Resident(page.at, kPage);
+    file_resident += resident;
+    if (resident > Bytes(0)) arena_->NoteFound(page);
+  }
   const Bytes outside = std::max(memory.anonymous - stats.committed_bytes, Bytes(0)) + memory.page_tables;
+  pager_->AtSafePoint();  // what was touched without an operator leaves too
   own.outside_bytes.store(outside.value(), std::memory_order_relaxed);
   own.file_resident_bytes.store(file_resident.value(), std::memory_order_relaxed);
   own.demoted_bytes.store(stats.demoted_bytes.value(), std::memory_order_relaxed);
@@ -122,6 +127,8 @@ void Runtime::SamplerLoop() {
   for (;;) {
     shm::FutexWait(never, 0, kPeriod);
     Sample();
+    absl::MutexLock lock(&link_mu_);
+    if (link_) link_->Report();
   }
 }
 
@@ -170,6 +177,7 @@ void Runtime::FillApi(TideCoreApi& api) {
     if (self->arena_->passes_through()) return TIDE_PASS_THROUGH;
     auto block = self->arena_->Allocate(size);
     if (block.ok()) {
+      self->pager_->AtSafePoint();
       *out = *block;
       return TIDE_ALLOCATED;
     }
@@ -187,7 +195,7 @@ void Runtime::FillApi(TideCoreApi& api) {
   api.next_operator = [] {
     Runtime* self = g_runtime.load(std::memory_order_acquire);
     self->arena_->NextOperator();
-    if (self->arena_->tick() >= self->pager_->wake_tick()) self->pager_->Wake();
+    self->pager_->AtSafePoint();
   };
   api.touch = [](const void* pointer, size_t size) {
     Runtime* self = g_runtime.load(std::memory_order_acquire);
@@ -202,12 +210,47 @@ void Runtime::InstallForkHandlers() {
         Runtime* self = Current();
         self->arena_->AfterForkInChild();
         self->pager_->AbandonAfterFork();
+        self->AbandonLinkAfterFork();
       });
 }
 
-void Runtime::Shutdown() {
+// The lock may be held by a thread that does not exist here, so it is not taken; the child has one thread.
+void Runtime::AbandonLinkAfterFork() ABSL_NO_THREAD_SAFETY_ANALYSIS {
+  if (link_) link_->AbandonAfterFork();
+}
+
+void Runtime::Register(const std::string& script) {
+  if (TextOption("daemon") == "off") return;
+  absl::MutexLock lock(&link_mu_);
+  if (link_) return;
+  LinkOptions link;
+  link.name = options_.name;
+  link.script = script;
+  link.priority = options_.priority;
+  link.limit = options_.limit;
+  link.guaranteed = options_.guaranteed;
+  link.slot = slot_id_;
+  link_ = std::make_unique<DaemonLink>(link, *device_, orders_);
+}
+
+std::string Runtime::name() {
+  absl::MutexLock lock(&link_mu_);
+  return link_ ? link_->name() : options_.name;
+}
+
+void Runtime::Tell(absl::string_view kind, absl::string_view text) {
+  Log(LogLevel::kInfo, absl::StrCat("event=", kind, " text=\"", text, "\""));
+  absl::MutexLock lock(&link_mu_);
+  if (link_) link_->Event(kind, text);
+}
+
+void Runtime::Shutdown(int exit_code) {
   if (arena_->passes_through()) return;  // a forked child owns nothing
   Leave().IgnoreError();
+  {
+    absl::MutexLock lock(&link_mu_);
+    if (link_) link_->Bye(exit_code);
+  }
   device_->Free(slot_id_);
 }
 

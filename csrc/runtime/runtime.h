@@ -23,6 +23,7 @@
 #include "runtime/accounts.h"
 #include "runtime/budget_plan.h"
 #include "runtime/core_api.h"
+#include "runtime/daemon_link.h"
 #include "runtime/orders.h"
 #include "runtime/pager.h"
 #include "shm/device_file.h"
@@ -90,11 +91,14 @@ class Runtime {
   arena::Arena& arena() { return *arena_; }
   shm::DeviceFile& device() { return *device_; }
   SlotId slot_id() const { return slot_id_; }
-  const std::string& name() const { return options_.name; }
+  /// As the daemon made it unique; the wished one before it has answered.
+  std::string name();
   /// One measurement of what is outside of our pages; the sampler thread calls it every 250 ms.
   void Sample();
-  /// Frees the slot; called at exit.
-  void Shutdown();
+  /// Makes the job known to the daemon, now or whenever one answers; once.
+  void Register(const std::string& script);
+  /// Tells the daemon and frees the slot; called at exit.
+  void Shutdown(int exit_code);
 
  private:
   Runtime(const JobOptions& options, std::unique_ptr<shm::DeviceFile> device, SlotId slot_id);
@@ -120,6 +124,7 @@ class Runtime {
 
   static void FillApi(TideCoreApi& api);
   void InstallForkHandlers();
+  void AbandonLinkAfterFork();
   void SamplerLoop();
 
   // constant after construction
@@ -146,15 +151,20 @@ class Runtime {
   bool iteration_open_ = false;
   int64_t iteration_begin_ns_ = 0;
   std::deque<Bytes> scratch_history_;  // private scratch of the last iterations
+  int64_t asked_at_ns_ = 0;            // when others last asked this job for memory
   int record_iterations_ = 0;          // left to record
   double demote_bytes_per_s_ = 1e9;    // measured at every move; the first guess is a disk's
   double promote_bytes_per_s_ = 1e9;
 
   Orders orders_;
+  absl::Mutex link_mu_;
+  std::unique_ptr<DaemonLink> link_ ABSL_GUARDED_BY(link_mu_);
   std::atomic<bool> suspended_{false};
   std::atomic<int64_t> iterations_{0};
   std::atomic<int64_t> waited_ns_{0};
   std::atomic<int64_t> asked_in_vain_ns_{0};  // when others last had nothing to give
+
+  void Tell(absl::string_view kind, absl::string_view text);
 
   absl::Mutex spill_mu_;
   std::unique_ptr<pages::SpillFile> spill_ ABSL_GUARDED_BY(spill_mu_);

@@ -24,15 +24,12 @@ INJECT_DIR: Final = Path(__file__).resolve().parent / "_inject"
 DAEMON_PROGRAM: Final = Path(__file__).resolve().parent / "bin" / "tided"
 #: Name of the daemon's socket in the runtime directory.
 SOCKET_NAME: Final = "tided.sock"
-#: What the daemon writes to stderr, in the runtime directory; emptied at a start beyond the bound.
+#: Where the daemon logs, in the runtime directory.
 LOG_NAME: Final = "tided.log"
-LOG_BYTES_MAX: Final = 1 << 20
 #: A Unix socket address holds 108 bytes with its terminating zero.
 SOCKET_PATH_BYTES_MAX: Final = 107
-#: The daemon answers in about 20 ms; the rest is for a machine that swaps.
-START_DEADLINE_S: Final = 5.0
-#: A daemon that ended may have lost a race; the winner needs a moment to listen.
-RACE_DEADLINE_S: Final = 1.0
+#: The daemon serves after about 20 ms; it gives a dying one 5 s to make room and then says so.
+START_DEADLINE_S: Final = 10.0
 
 #: Variables that belong to one job and must not reach a daemon or a job of its own name.
 JOB_VARIABLES: Final = (
@@ -250,13 +247,14 @@ def ensure_daemon(
 ) -> Started:
     """Starts the daemon of a runtime directory when none answers, and waits until it does.
 
-    Two callers at once may both start one; the daemon's own lock lets one of them live.
+    Two callers at once may both start one; the daemon's own lock lets one of them live. The program
+    returns when the daemon serves, so nothing is polled here.
 
     Args:
         runtime_dir: Folder of the socket; made with mode 0700 if missing.
         environ: Environment of the new daemon, without what belongs to one job.
         program: The daemon.
-        deadline_s: How long to wait for an answer.
+        deadline_s: How long the start may take.
         answers: Says whether a daemon listens on a path.
 
     Raises:
@@ -275,86 +273,41 @@ def ensure_daemon(
             asked="start the daemon",
             advice="build it (./scripts/setup) or install the wheel again: pip install torchtide",
         )
-    log = runtime_dir / LOG_NAME
-    ended = _spawn_detached(program, runtime_dir, log, os.environ if environ is None else environ)
-    try:
-        _wait_for_answer(path, ended, begin + deadline_s, answers, log)
-    finally:
-        os.close(ended)
+    _run_daemon(program, runtime_dir, os.environ if environ is None else environ, deadline_s)
+    if not answers(path):
+        raise _not_started(runtime_dir, "it ended as soon as it was there")
     return Started(path, started=True, took_s=time.monotonic() - begin)
 
 
-def _spawn_detached(program: Path, runtime_dir: Path, log: Path, environ: Mapping[str, str]) -> int:
-    """Starts the daemon as nobody's child; returns a descriptor that reads when it has ended.
-
-    A shell starts it in the background and leaves, so that the caller, which may turn into the
-    user's command, has no child that it does not know of.
-    """
-    if log.exists() and log.stat().st_size > LOG_BYTES_MAX:
-        os.truncate(log, 0)
-    read_end, write_end = os.pipe()
-    script = 'log=$1; shift; umask 077; "$@" </dev/null >/dev/null 2>>"$log" &'
-    arguments = [
-        "/bin/sh",
-        "-c",
-        script,
-        "sh",
-        str(log),
-        str(program),
-        "--runtime-dir",
-        str(runtime_dir),
-    ]
+def _run_daemon(
+    program: Path, runtime_dir: Path, environ: Mapping[str, str], deadline_s: float
+) -> None:
+    """Runs the program that leaves the daemon behind as nobody's child; returns when it serves."""
     clean = {key: value for key, value in environ.items() if key not in JOB_VARIABLES}
     try:
-        subprocess.run(
-            arguments,
+        ended = subprocess.run(
+            [os.fspath(program), "--runtime-dir", os.fspath(runtime_dir.absolute())],
             env=clean,
-            cwd="/",
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            pass_fds=(write_end,),
-            start_new_session=True,
-            check=True,
+            stderr=subprocess.PIPE,
+            timeout=deadline_s,
+            check=False,
         )
-    except (OSError, subprocess.SubprocessError) as error:
-        os.close(read_end)
-        raise DaemonUnavailable(
-            f"/bin/sh could not start it: {error}",
-            asked="start the daemon",
-            advice="run `tide doctor`",
-        ) from error
-    finally:
-        os.close(write_end)
-    return read_end
+    except subprocess.TimeoutExpired as error:
+        raise _not_started(runtime_dir, f"it was not ready in {deadline_s:g} s") from error
+    except OSError as error:
+        raise _not_started(runtime_dir, f"it cannot be executed: {error.strerror}") from error
+    if ended.returncode != 0:
+        words = ended.stderr.decode(errors="replace").strip().splitlines()
+        said = words[-1] if words else f"exit code {ended.returncode}"
+        raise _not_started(runtime_dir, said.removeprefix("tided: "))
 
 
-def _wait_for_answer(
-    path: Path, ended: int, deadline: float, answers: Callable[[Path], bool], log: Path
-) -> None:
-    import select
-
-    pause_s = 0.001
-    alive = True
-    while not answers(path):
-        now = time.monotonic()
-        if now >= deadline:
-            state = "does not answer" if alive else "ended at once"
-            raise DaemonUnavailable(
-                f"tided {state}; its last words: {_last_line(log)}",
-                asked="start the daemon",
-                advice=f"read {log} and run `tide doctor`; TIDE_DAEMON=off runs jobs without one",
-            )
-        pause_s = min(pause_s * 1.5, 0.05, deadline - now)
-        readable, _, _ = select.select([ended] if alive else [], [], [], pause_s)
-        if readable:
-            alive = False
-            deadline = min(deadline, now + RACE_DEADLINE_S)
-
-
-def _last_line(log: Path) -> str:
-    try:
-        lines = log.read_text(errors="replace").strip().splitlines()
-    except OSError:
-        lines = []
-    return lines[-1][:300] if lines else "(nothing)"
+def _not_started(runtime_dir: Path, why: str) -> DaemonUnavailable:
+    log = runtime_dir / LOG_NAME
+    return DaemonUnavailable(
+        why,
+        asked="start the daemon",
+        advice=f"read {log} and run `tide doctor`; TIDE_DAEMON=off runs jobs without a daemon",
+    )

@@ -12,8 +12,9 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
-from torchtide import _core
+from torchtide import _core, _launch
 from torchtide._gate import GATE
+from torchtide.errors import TideError
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
@@ -72,7 +73,7 @@ def start(
         return None
     with _LOCK:
         if _started:
-            return _core.get_option("job.name")
+            return str(_core.name())
         given = {"job.name": name, "job.limit": limit, "job.min_memory": min_memory, "job.priority": priority}
         for option, value in given.items():
             if value is not None:
@@ -81,9 +82,8 @@ def start(
             _core.set_option("lane", str(lane), "call")
         if not _core.get_option("job.name"):
             _core.set_option("job.name", default_name(), "call")
-        rank = os.environ.get("RANK")
-        if rank is not None and not _core.get_option("job.name").endswith(f"[{rank}]"):
-            _core.set_option("job.name", f"{_core.get_option('job.name')}[{rank}]", "call")
+        ranked = _launch.rank_name(_core.get_option("job.name"), os.environ)
+        _core.set_option("job.name", ranked, "call")
         for option in ("job.limit", "job.min_memory"):
             _core.parse_bytes(_core.get_option(option))
         from torchtide import _adapter
@@ -96,9 +96,29 @@ def start(
             _core.shutdown()
             raise RuntimeError(f"torchtide cannot hook torch's CPU allocator: {problem}")
         GATE.install(functools.partial(adapter.arm_op_gate, api))
-        atexit.register(_core.shutdown)
+        atexit.register(_say_goodbye)
+        _find_daemon()
         _started = True
-    return _core.get_option("job.name")
+    return str(_core.name())
+
+
+def _find_daemon() -> None:
+    """Makes the job known to the daemon, which is started when none answers (option `daemon`)."""
+    mode = _core.get_option("daemon")
+    if mode == "off":
+        return
+    try:
+        _launch.ensure_daemon(Path(_core.runtime_dir()))
+    except TideError as error:
+        if mode == "require":
+            raise
+        _LOG.warning("event=no_daemon error=%r", str(error))
+    _core.register(" ".join(sys.argv))
+
+
+def _say_goodbye() -> None:
+    # An unhandled exception leaves its trace in sys; a code given to sys.exit is not known here.
+    _core.shutdown(1 if getattr(sys, "last_value", None) is not None else 0)
 
 
 def iterations(loader: Iterable[_T]) -> Iterator[_T]:

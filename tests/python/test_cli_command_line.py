@@ -75,8 +75,10 @@ def test_a_python_that_ignores_its_environment_is_refused_with_a_fix(
         "python -m pkg -E",
         "python -s -P -B train.py",
         "python -WIgnore -Xfrozen t.py",
-    ]
-    + ["python -c 'x' -S", "bash run.sh -I", "python -- -I.py"],
+        "python -c 'x' -S",
+        "bash run.sh -I",
+        "python -- -I.py",
+    ],
 )
 def test_the_same_letters_further_back_belong_to_the_program(command: str) -> None:
     assert command_line.inspect(shlex.split(command)).refused_option == ""

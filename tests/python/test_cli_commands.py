@@ -111,8 +111,16 @@ def test_ps_json_is_what_the_daemon_knows(capsys: Said) -> None:
 
 @pytest.mark.parametrize(
     "command",
-    [["top"], ["limit", "a", "2GiB"], ["pause", "a"], ["resume", "a"], ["explain", "a"], ["events"]]
-    + [["policy"], ["shutdown"]],
+    [
+        ["top"],
+        ["limit", "a", "2GiB"],
+        ["pause", "a"],
+        ["resume", "a"],
+        ["explain", "a"],
+        ["events"],
+        ["policy"],
+        ["shutdown"],
+    ],
 )
 def test_everything_else_without_a_daemon_ends_with_four_and_the_way_to_start_one(
     capsys: Said, command: list[str]

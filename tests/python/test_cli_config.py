@@ -16,7 +16,8 @@ def read(folder: pathlib.Path, text: str) -> dict[str, str]:
 
 
 def test_tables_and_dotted_names_mean_the_same(tmp_path: pathlib.Path) -> None:
-    text = 'daemon = "off"\n"lane.policy" = "rr"\n[job]\nlimit = "2GiB"\n[memory]\nhuge_pages = false\n'
+    text = 'daemon = "off"\n"lane.policy" = "rr"\n[job]\nlimit = "2GiB"\n'
+    text += "[memory]\nhuge_pages = false\n"
     assert read(tmp_path, text) == {
         "daemon": "off",
         "lane.policy": "rr",

@@ -56,7 +56,7 @@ def test_out_of_memory_is_caught_as_torchs_own() -> None:
 
 def test_an_unknown_name_is_an_attribute_error() -> None:
     with pytest.raises(AttributeError, match="Nonsense"):
-        _ = errors.Nonsense  # type: ignore[attr-defined]
+        _ = errors.Nonsense
 
 
 @pytest.mark.parametrize(

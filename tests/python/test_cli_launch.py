@@ -1,5 +1,6 @@
 """Claiming a process, and starting the daemon on demand."""
 
+import fcntl
 import os
 import pathlib
 import signal
@@ -9,30 +10,36 @@ import sys
 import textwrap
 from collections.abc import Iterator
 
+import cli_processes as processes
 import pytest
 from torchtide import _launch, errors
 
 OWN_START = _launch.process_start_time(os.getpid())
 
-# A daemon as far as its start goes: takes the lock, says where it is, listens.
+# A daemon as far as its start goes: takes the lock, leaves a child that listens, and returns.
 DAEMON = """\
     #!{python}
     import fcntl, os, socket, sys
     folder = sys.argv[2]
     lock = open(folder + "/lock", "w")
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    server = socket.socket(socket.AF_UNIX)
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        server.bind(folder + "/tided.sock")
     except OSError:
-        sys.exit("another one has the lock")
+        sys.exit(0)  # another one serves
+    server.listen()
+    if os.fork() > 0:
+        os._exit(0)
+    os.setsid()
+    os.dup2(os.open("/dev/null", os.O_RDWR), 2)
     with open(folder + "/pids", "a") as file:
-        file.write("%d %d %d\\n" % (os.getpid(), os.getppid(), os.getsid(0)))
+        file.write("%d\\n" % os.getpid())
     with open(folder + "/environ", "w") as file:
         file.write("\\n".join(os.environ))
-    server = socket.socket(socket.AF_UNIX)
-    server.bind(folder + "/tided.sock")
-    server.listen()
-    server.accept()  # the probe of the one who waits
-    server.accept()  # the test: end
+    lock.close()
+    while True:
+        server.accept()
 """
 
 
@@ -59,19 +66,25 @@ def program(tmp_path: pathlib.Path, text: str) -> pathlib.Path:
     return path
 
 
-def test_a_daemon_is_started_detached_and_waited_for(
-    folder: pathlib.Path, tmp_path: pathlib.Path
-) -> None:
+def served(folder: pathlib.Path) -> list[str]:
+    """The daemons of a folder, once the newest has left its traces there."""
+    with (folder / "lock").open() as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+    return (folder / "pids").read_text().splitlines()
+
+
+def test_a_daemon_is_started_as_nobodys_child(folder: pathlib.Path, tmp_path: pathlib.Path) -> None:
     environ = {**os.environ, "TIDE_JOB_NAME": "x", "TIDE_LIMIT": "1", "TIDE_CAPACITY": "8GiB"}
     started = _launch.ensure_daemon(folder, program=program(tmp_path, DAEMON), environ=environ)
     assert started.started
     assert folder.stat().st_mode & 0o777 == 0o700
-    pid, parent, session = map(int, (folder / "pids").read_text().split())
-    assert parent != os.getpid()
-    assert session not in (os.getsid(0), pid)
+    (pid,) = served(folder)
+    parent = pathlib.Path(f"/proc/{pid}/stat").read_text().split()[3]
+    assert int(parent) != os.getpid()
     told = (folder / "environ").read_text().split()
     assert "TIDE_CAPACITY" in told
     assert not {"TIDE_JOB_NAME", "TIDE_LIMIT"} & set(told)
+    assert not _launch.ensure_daemon(folder, program=tmp_path / "none").started
 
 
 def test_a_daemon_that_answers_is_left_alone(folder: pathlib.Path, tmp_path: pathlib.Path) -> None:
@@ -92,41 +105,47 @@ def test_a_socket_that_a_killed_daemon_left_behind_is_no_daemon(
     assert not _launch.daemon_answers(folder / "tided.sock")
 
 
-def test_a_daemon_that_ends_at_once_is_told_with_its_last_words(
-    folder: pathlib.Path, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(_launch, "RACE_DEADLINE_S", 0.05)
-    broken = program(tmp_path, "#!/bin/sh\necho disk on fire >&2\nexit 1\n")
-    with pytest.raises(errors.DaemonUnavailable, match=r"ended at once.*disk on fire"):
-        _launch.ensure_daemon(folder, program=broken)
-
-
-def test_a_daemon_that_does_not_answer_is_given_up_at_the_deadline(
+def test_a_daemon_that_cannot_serve_is_told_in_its_own_words(
     folder: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:
-    mute = program(tmp_path, '#!/bin/sh\necho "$$ 0 0" >> "$2/pids"\nexec tail -f /dev/null\n')
-    with pytest.raises(errors.DaemonUnavailable, match="does not answer"):
+    broken = program(tmp_path, "#!/bin/sh\necho 'tided: the disk is on fire' >&2\nexit 1\n")
+    with pytest.raises(errors.DaemonUnavailable, match="start the daemon: the disk is on fire"):
+        _launch.ensure_daemon(folder, program=broken)
+    silent = program(tmp_path, "#!/bin/sh\nexit 3\n")
+    with pytest.raises(errors.DaemonUnavailable, match="exit code 3"):
+        _launch.ensure_daemon(folder, program=silent)
+    gone = program(tmp_path, "#!/bin/sh\nexit 0\n")
+    with pytest.raises(errors.DaemonUnavailable, match="ended as soon"):
+        _launch.ensure_daemon(folder, program=gone)
+
+
+def test_a_daemon_that_is_never_ready_is_given_up_at_the_deadline(
+    folder: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    mute = program(tmp_path, "#!/bin/sh\nexec tail -f /dev/null\n")
+    with pytest.raises(errors.DaemonUnavailable, match=r"not ready in 0\.2 s"):
         _launch.ensure_daemon(folder, program=mute, deadline_s=0.2)
 
 
-def test_two_callers_at_once_end_up_with_one_daemon(
+def test_a_program_for_another_machine_is_told(
+    folder: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    with pytest.raises(errors.DaemonUnavailable, match="cannot be executed"):
+        _launch.ensure_daemon(folder, program=program(tmp_path, "\x00\x01"))
+
+
+def test_callers_at_the_same_time_end_up_with_one_daemon(
     folder: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:
     code = (
         "import pathlib, sys; from torchtide import _launch; "
         "_launch.ensure_daemon(pathlib.Path(sys.argv[1]), program=pathlib.Path(sys.argv[2]))"
     )
-    lasting = program(tmp_path, DAEMON + "    while True: server.accept()\n")
-    source = str(_launch.INJECT_DIR.parent.parent)
-    callers = [
-        subprocess.Popen(
-            [sys.executable, "-c", code, str(folder), str(lasting)],
-            env={**os.environ, "PYTHONPATH": source},
-        )
-        for _ in range(4)
-    ]
+    arguments = [sys.executable, "-c", code, str(folder), str(program(tmp_path, DAEMON))]
+    environ = processes.environment(tmp_path)
+    callers = [subprocess.Popen(arguments, env=environ) for _ in range(4)]
     assert [caller.wait(60) for caller in callers] == [0, 0, 0, 0]
-    assert len((folder / "pids").read_text().splitlines()) == 1
+    assert len(served(folder)) == 1
 
 
 def test_a_missing_program_is_told_with_the_fix(folder: pathlib.Path) -> None:

@@ -33,8 +33,17 @@ def test_compact_sizes_and_counts_never_exceed_six_cells() -> None:
 
 @pytest.mark.parametrize(
     ("value", "expected"),
-    [(0, "-"), (float("nan"), "-"), (-1, "-"), (0.0001, "<.001"), (0.031, "0.031"), (12.42, "12.4")]
-    + [(1820.4, "1820"), (99.96, "100"), (9.999, "10.0")],
+    [
+        (0, "-"),
+        (float("nan"), "-"),
+        (-1, "-"),
+        (0.0001, "<.001"),
+        (0.031, "0.031"),
+        (12.42, "12.4"),
+        (1820.4, "1820"),
+        (99.96, "100"),
+        (9.999, "10.0"),
+    ],
 )
 def test_rates_are_short_and_say_when_they_are_unknown(value: float, expected: str) -> None:
     assert text.rate(value) == expected
@@ -67,8 +76,16 @@ def test_events_of_another_day_show_their_date() -> None:
 
 @pytest.mark.parametrize(
     ("written", "ago_s"),
-    [("90s", 90), ("10m", 600), ("1.5h", 5400), ("2d", 172800), ("11:00", 3600), ("13:00", 82800)]
-    + [("2026-03-04T11:30", 1800), ("2026-03-03", 36 * 3600)],
+    [
+        ("90s", 90),
+        ("10m", 600),
+        ("1.5h", 5400),
+        ("2d", 172800),
+        ("11:00", 3600),
+        ("13:00", 82800),
+        ("2026-03-04T11:30", 1800),
+        ("2026-03-03", 36 * 3600),
+    ],
 )
 def test_since_understands_spans_clock_times_and_dates(written: str, ago_s: float) -> None:
     assert text.parse_since(written, NOON) == NOON - ago_s

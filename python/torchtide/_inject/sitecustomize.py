@@ -53,12 +53,12 @@ def _torch_is_here() -> None:
         return
     try:
         _import_torchtide()
-        from torchtide import _launch
+        from torchtide._launch import claim_process
 
-        if _launch.claim_process():
-            from torchtide import _autostart
+        if claim_process():
+            from torchtide._autostart import install
 
-            _autostart.install()
+            install()
     except (Exception, SystemExit) as error:
         _warn("not hooked, %s: %s" % (type(error).__name__, " ".join(str(error).split())))
 

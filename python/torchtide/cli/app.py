@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Annotated
 
 import typer
+
 from torchtide.cli import exits
 from torchtide.cli.edges import Edges
 

@@ -25,6 +25,7 @@ def doctor(edges: Edges, json_output: bool, host: Host | None = None) -> int:
         )
         return worst
     from rich.text import Text
+
     from torchtide.cli import render
 
     console = render.console()

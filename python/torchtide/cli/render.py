@@ -12,6 +12,7 @@ from rich.cells import cell_len
 from rich.console import Console, JustifyMethod
 from rich.table import Table
 from rich.text import Text
+
 from torchtide.cli import core
 from torchtide.cli.text import clean, compact_bytes, compact_count, duration_ms, rate
 
@@ -182,8 +183,7 @@ JOB_COLUMNS: Final = (
 
 
 def _column_width(column: Column, jobs: Sequence[Record], short: bool) -> int:
-    form = column.short if short else column.long
-    return max([cell_len(column.header), *(cell_len(form(job)) for job in jobs)])
+    return max(cell_len(column.header), *(cell_len(_shown(column, job, short)) for job in jobs))
 
 
 def _width(columns: Sequence[Column], jobs: Sequence[Record], short: bool) -> int:
@@ -195,8 +195,12 @@ def _width(columns: Sequence[Column], jobs: Sequence[Record], short: bool) -> in
     return sum(widths) + (len(widths) - 1) * (1 if short else 2)
 
 
+def _shown(column: Column, job: Record, short: bool) -> str:
+    return clean((column.short if short else column.long)(job))
+
+
 def _cell(column: Column, job: Record, short: bool) -> Text:
-    text = clean((column.short if short else column.long)(job))
+    text = _shown(column, job, short)
     state = str(job.get("state", ""))
     style = _STYLES.get(state, "") if column.header == "STATE" else "dim" if state == "gone" else ""
     return Text(text, style=style)

@@ -110,6 +110,7 @@ def _live(edges: Edges, interval_s: float) -> int:
     """Draws until Ctrl-C; a daemon that goes away is waited for."""
     from rich.console import Group
     from rich.live import Live
+
     from torchtide.cli import render
 
     console = render.console()

@@ -1,6 +1,6 @@
 """Each example runs, and two runs of it alone are bitwise the same, or sharing could not be judged.
 
-The scripts run in forks of a process that has imported torch and scikit-learn: imports take seconds.
+The scripts run in forks of a process that has imported torch and scikit-learn: that takes seconds.
 """
 
 from __future__ import annotations

@@ -84,6 +84,7 @@ absl::StatusOr<void*> Arena::TryAllocate(Bytes size, const Signature& signature,
   block.signature = signature;
   block.pinned = pinned;
   private_blocks_[offset->value()] = block;
+  PublishStreamed();
   ++stats_.allocations;
   stats_.foreign_thread_allocations += pinned;
   if (pinned) stats_.pinned_bytes += size;
@@ -136,6 +137,7 @@ void Arena::Free(void* pointer) {
   } else {
     table_.Vacate(Bytes(offset), block.size, block.pinned);
     private_heap_.Free(Bytes(offset), block.size);
+    PublishStreamed();
     if (block.pinned) stats_.pinned_bytes -= block.size;
   }
   blocks.erase(found);
@@ -159,7 +161,8 @@ void Arena::Touch(const void* pointer, size_t size) {
   absl::MutexLock lock(&mu_);
   const Bytes offset(at - private_base_);
   if (offset + Bytes(static_cast<int64_t>(size)) > private_heap_.top()) return;
-  table_.Touch(offset, Bytes(static_cast<int64_t>(size)), tick());
+  table_.Touch(offset, Bytes(static_cast<int64_t>(size)), tick(), now());
+  PublishStreamed();
 }
 
 void Arena::set_recording(bool on) {
@@ -326,15 +329,33 @@ std::vector<Arena::StreamPage> Arena::FilePages() {
   absl::MutexLock lock(&mu_);
   std::vector<StreamPage> result;
   for (const pages::PageUse& use : table_.FilePages()) {
-    result.push_back({use.page, table_.page(use.page).slot, table_.Address(use.page), use.first_tick, use.last_tick});
+    result.push_back(StreamPageOf(use.page));
   }
   return result;
 }
 
-bool Arena::StillDemoted(const StreamPage& page) {
+Arena::StreamPage Arena::StreamPageOf(PageIndex index) const {
+  const pages::Page& page = table_.page(index);
+  return {index, page.slot, table_.Address(index), page.use.first_tick, page.use.last_tick};
+}
+
+bool Arena::NoteReadAhead(const StreamPage& page, int64_t recent) {
   absl::MutexLock lock(&mu_);
-  const pages::Page& now = table_.page(page.page);
-  return now.state == pages::PageState::kFile && now.slot == page.slot;
+  const pages::Page& current = table_.page(page.page);
+  if (current.state != pages::PageState::kFile || current.slot != page.slot || current.in_memory) return false;
+  table_.NoteInMemory(page.page, recent);
+  PublishStreamed();
+  return true;
+}
+
+void Arena::NoteFound(const StreamPage& page) { NoteReadAhead(page, 0); }
+
+std::vector<Arena::StreamPage> Arena::TakeOldest(int count, int64_t protect_from) {
+  absl::MutexLock lock(&mu_);
+  std::vector<StreamPage> result;
+  for (PageIndex page : table_.TakeOldest(count, protect_from)) result.push_back(StreamPageOf(page));
+  PublishStreamed();
+  return result;
 }
 
 ArenaStats Arena::Stats() {

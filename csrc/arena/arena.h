@@ -86,10 +86,17 @@ class Arena {
   }
   /// The running operator uses [pointer, pointer + size). Cheap when nothing is recorded.
   void Touch(const void* pointer, size_t size);
-  void NextOperator() { tick_.fetch_add(1, std::memory_order_relaxed); }
+  void NextOperator() {
+    tick_.fetch_add(1, std::memory_order_relaxed);
+    now_.fetch_add(1, std::memory_order_relaxed);
+  }
   bool recording() const { return recording_.load(std::memory_order_relaxed); }
   void set_recording(bool on);
   int32_t tick() const { return tick_.load(std::memory_order_relaxed); }
+  /// Operators seen so far, over all iterations.
+  int64_t now() const { return now_.load(std::memory_order_relaxed); }
+  /// Demoted pages that are in memory, as far as operators were seen to touch them.
+  PageCount streamed() const { return PageCount(streamed_.load(std::memory_order_relaxed)); }
 
   /// Ends the iteration on the stepping thread: survivors leave the lane. Errors: no memory for a survivor; the
   /// rest is still in the lane, so the turn must not pass; may be called again.
@@ -120,8 +127,13 @@ class Arena {
     int32_t last_tick;
   };
   std::vector<StreamPage> FilePages();
-  /// Whether the page is still what FilePages said.
-  bool StillDemoted(const StreamPage& page);
+  /// Says that the page is read ahead for an operator at `recent`; false when it is not what FilePages said any
+  /// more, or in memory already.
+  bool NoteReadAhead(const StreamPage& page, int64_t recent);
+  /// Says that the page was found in memory though no operator was seen to touch it.
+  void NoteFound(const StreamPage& page);
+  /// Pages to drop, least recently used first, none used since `protect_from`; they count as dropped.
+  std::vector<StreamPage> TakeOldest(int count, int64_t protect_from);
 
   ArenaStats Stats();
   absl::Status Validate();
@@ -153,6 +165,10 @@ class Arena {
   }
   absl::StatusOr<void*> TryAllocate(Bytes size, const Signature& signature, bool pinned, bool may_spill)
      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  void PublishStreamed() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) {
+    streamed_.store(table_.counts().streamed.value(), std::memory_order_relaxed);
+  }
+  StreamPage StreamPageOf(PageIndex page) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   /// Pages with live blocks in either tier.
   PageCount Occupied() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void* TryLane(Bytes size, const Signature& signature) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
@@ -177,6 +193,8 @@ class Arena {
   std::atomic<pthread_t> stepping_thread_;
   std::atomic<bool> recording_{false};
   std::atomic<int32_t> tick_{0};
+  std::atomic<int64_t> now_{0};
+  std::atomic<int64_t> streamed_{0};  // copy of the table's count
 
   // written by the stepping thread alone
   int32_t sequence_ = 0;

@@ -48,11 +48,23 @@ void OnNeedMemory(Context& context, const Job& job, const wire::NeedMemory& need
         {"capacity", view.capacity_bytes}});
 }
 
+void OnReport(Context& context, Job& job, const wire::Report& report) {
+  job.report = report;
+  if (report.slot >= 0) job.slot = static_cast<int>(report.slot);
+  const bool paused = report.paused.value_or(job.paused);
+  if (paused == job.paused || OrderUnderWay(context.state, job)) return;
+  job.paused = paused;
+  job.paused_since = context.now.unix_s();
+  job.paused_by = "its own process";
+  Emit(context, paused ? "job_paused" : "job_resumed", job.name,
+       absl::StrCat(job.name, " says that it ", paused ? "is paused" : "runs"));
+  Save(context, job);
+}
+
 /// Messages that only a registered job sends.
 bool OnJobMessage(Context& context, Job& job, const wire::Message& message) {
   if (const auto* report = std::get_if<wire::Report>(&message)) {
-    job.report = *report;
-    if (report->slot >= 0) job.slot = static_cast<int>(report->slot);
+    OnReport(context, job, *report);
   } else if (const auto* ack = std::get_if<wire::GrantAck>(&message)) {
     OnGrantAck(context, job, *ack);
   } else if (const auto* order_ack = std::get_if<wire::OrderAck>(&message)) {

@@ -81,6 +81,8 @@ void OnGrantAck(Context& context, Job& job, const wire::GrantAck& ack);
 void OnOrderAck(Context& context, Job& job, const wire::OrderAck& ack);
 /// What still waits for a job that has ended is answered.
 void AbandonPending(Context& context, const Job& job, absl::string_view why);
+/// Whether an order that pauses or resumes this job waits for its answer.
+bool OrderUnderWay(State& state, const Job& job);
 void TickChanges(Context& context);
 void TickOrders(Context& context);
 

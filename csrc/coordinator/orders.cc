@@ -48,11 +48,30 @@ PendingOrder& NewOrder(Context& context, const Job& job, wire::OrderKind kind, i
   return context.state.orders.back();
 }
 
-PendingOrder* FindOrder(State& state, const Job& job, wire::OrderKind kind) {
+/// The order under way that decides whether the job will be paused, or (for stop) the one that stops it.
+PendingOrder* FindOrder(State& state, const Job& job, bool stop) {
   for (PendingOrder& order : state.orders) {
-    if (order.job == job.id && order.kind == kind && !order.rollback) return &order;
+    if (order.job == job.id && (order.kind == wire::OrderKind::kStop) == stop) return &order;
   }
   return nullptr;
+}
+
+/// A newer order takes its place: what the job still says about this one changes nothing.
+void Supersede(Context& context, const Job& job, const PendingOrder& order, wire::OrderKind by) {
+  FailOrder(context, order, job, "failed",
+            absl::StrCat(Verb(order.kind), " of ", job.name, ": `tide ", Verb(by), " ", job.name, "` came meanwhile"),
+            "");
+  std::erase_if(context.state.orders, [id = order.id](const PendingOrder& other) { return other.id == id; });
+}
+
+void AnswerNoop(Context& context, const Waiter& waiter, const Job& job) {
+  const absl::Duration since = absl::Seconds(context.now.unix_s() - job.paused_since);
+  Reply(context, waiter.peer, waiter.request_id,
+        {{"job", job.name},
+         {"status", job.paused ? "already_paused" : "already_running"},
+         {"took_ms", 0.0},
+         {"text", job.paused ? absl::StrCat(job.name, " is paused already, for ", Span(since))
+                             : absl::StrCat(job.name, " is not paused")}});
 }
 
 /// What keeps a job from reaching a boundary, in numbers.
@@ -102,6 +121,8 @@ void Undone(Context& context, Job& job, const PendingOrder& order, absl::string_
 
 }  // namespace
 
+bool OrderUnderWay(State& state, const Job& job) { return FindOrder(state, job, false) != nullptr; }
+
 void SendOrder(Context& context, const Job& job, PendingOrder& order) {
   if (!job.attached()) return;
   order.sent_ns = context.now.mono_ns;
@@ -115,22 +136,15 @@ void OnOrderCommand(Context& context, const Waiter& waiter, Job& job, const wire
   const wire::OrderKind kind = command.what == "pause"    ? wire::OrderKind::kSuspend
                                : command.what == "resume" ? wire::OrderKind::kResume
                                                           : wire::OrderKind::kStop;
-  if (PendingOrder* same = FindOrder(context.state, job, kind)) {
-    same->waiters.push_back(waiter);
+  PendingOrder* under_way = FindOrder(context.state, job, kind == wire::OrderKind::kStop);
+  if (under_way != nullptr && under_way->kind == kind) {
+    under_way->rollback = false;  // now somebody wants what the daemon did by itself
+    under_way->waiters.push_back(waiter);
     return;
   }
-  const bool pausing = FindOrder(context.state, job, wire::OrderKind::kSuspend) != nullptr;
-  const bool noop = (kind == wire::OrderKind::kSuspend && job.paused) ||
-                    (kind == wire::OrderKind::kResume && !job.paused && !pausing);
-  if (noop) {
-    const bool paused = kind == wire::OrderKind::kSuspend;
-    const absl::Duration since = absl::Seconds(context.now.unix_s() - job.paused_since);
-    return Reply(context, waiter.peer, waiter.request_id,
-                 {{"job", job.name},
-                  {"status", paused ? "already_paused" : "already_running"},
-                  {"took_ms", 0.0},
-                  {"text", paused ? absl::StrCat(job.name, " is paused already, for ", Span(since))
-                                  : absl::StrCat(job.name, " is not paused")}});
+  const bool wants_paused = kind == wire::OrderKind::kSuspend;
+  if (under_way == nullptr && kind != wire::OrderKind::kStop && job.paused == wants_paused) {
+    return AnswerNoop(context, waiter, job);
   }
   if (!job.attached()) {
     return ReplyError(context, waiter.peer, waiter.request_id,
@@ -139,11 +153,7 @@ void OnOrderCommand(Context& context, const Waiter& waiter, Job& job, const wire
                        "it connects again within 5 s when it can; try then"});
   }
   const int64_t timeout_ms = std::clamp<int64_t>(command.timeout_ms, 1, 3'600'000);
-  if (PendingOrder* opposite = FindOrder(context.state, job, wire::OrderKind::kSuspend);
-      opposite != nullptr && kind == wire::OrderKind::kResume) {
-    FailOrder(context, *opposite, job, "failed", absl::StrCat("`tide resume ", job.name, "` came meanwhile"), "");
-    opposite->waiters.clear();
-  }
+  if (under_way != nullptr) Supersede(context, job, *under_way, kind);
   PendingOrder& order = NewOrder(context, job, kind, timeout_ms);
   order.by = command.by;
   order.waiters.push_back(waiter);

@@ -95,6 +95,7 @@ class Server final : public Edges, public PeerHandler {
   int64_t busy_ns_ = 0;  // when there last was a job or a client
   int64_t reaped_ns_ = 0;
   bool flush_posted_ = false;
+  bool tick_busy_ = false;
   absl::Status failed_;
 };
 
@@ -127,6 +128,7 @@ void Server::FlushSoon() {
   asio::post(io_, [this] {  // after what is ready now: one commit for all of it
     flush_posted_ = false;
     absl::Status flushed = core_.Flush();
+    if (TickIsDue(core_.state()) && !tick_busy_) TickLater();  // a deadline is running now
     if (flushed.ok()) return;
     failed_ = std::move(flushed);
     StopDaemon(std::string(failed_.message()));
@@ -199,8 +201,8 @@ void Server::WaitForEnd(JobId job, const WatchProcess& process) {
 }
 
 void Server::TickLater() {
-  const bool busy = TickIsDue(core_.state());
-  tick_.expires_after(busy ? std::chrono::steady_clock::duration(kTickBusy) : kTickQuiet);
+  tick_busy_ = TickIsDue(core_.state());
+  tick_.expires_after(tick_busy_ ? std::chrono::steady_clock::duration(kTickBusy) : kTickQuiet);
   tick_.async_wait([this](const asio::error_code& error) {
     if (!error) OnTick();
   });

@@ -11,6 +11,7 @@ namespace {
 
 constexpr int64_t kBytesMax = int64_t{1} << 50;
 constexpr int64_t kGrantRepeatNs = 2'000'000'000;
+constexpr int64_t kDeferredRepeatNs = 10'000'000'000;  // it answered once: its boundary may be far away
 constexpr size_t kUnderWayMax = 16;
 
 /// The value of the setting that `what` names, as people read it.
@@ -203,6 +204,10 @@ void OnGrantAck(Context& context, Job& job, const wire::GrantAck& ack) {
     return AnswerUpTo(context, job, ack, "applied");
   }
   AnswerUpTo(context, job, ack, "conflict");  // before the rollback: the answer names what was asked
+  // What the job says it holds to, not what was last acknowledged: that acknowledgement may have been lost.
+  job.applied = acked;
+  job.applied.limit_bytes = ack.max_bytes;
+  job.applied.guaranteed_bytes = ack.guaranteed_bytes;
   if (ack.revision == job.revision) job.wanted = job.applied;
   RecordAck(context, job, ack, asked);
   Save(context, job);
@@ -217,8 +222,9 @@ void TickChanges(Context& context) {
     return true;
   });
   for (auto& [id, job] : state.jobs) {
-    const bool waits = job.live() && job.attached() && job.settled_revision < job.revision && !job.deferred;
-    if (waits && context.now.mono_ns - job.grant_sent_ns >= kGrantRepeatNs) SendGrant(context, job);
+    if (!job.live() || !job.attached() || job.settled_revision == job.revision) continue;
+    const int64_t patience_ns = job.deferred ? kDeferredRepeatNs : kGrantRepeatNs;
+    if (context.now.mono_ns - job.grant_sent_ns >= patience_ns) SendGrant(context, job);
   }
 }
 

@@ -66,15 +66,15 @@ absl::Status PageTable::BirthInFileTier(const std::vector<int64_t>& fresh) {
     }
     pages_[fresh[done]].state = PageState::kFile;
     pages_[fresh[done]].slot = *slot;
+    NoteInMemory(PageIndex(fresh[done]), INT64_MAX);  // about to be written
     counts_.file = counts_.file + PageCount(1);
   }
   if (status.ok()) return status;
   while (done-- > 0) {  // give the pages before the failing one back
     Page& page = pages_[fresh[done]];
     backend_.MapPrivate(Address(fresh[done]), kPage).IgnoreError();
-    spill_->Free(page.slot);
+    LeaveFileTier(page);
     page.state = PageState::kFree;
-    counts_.file = counts_.file - PageCount(1);
   }
   return status;
 }
@@ -92,11 +92,47 @@ void PageTable::Vacate(Bytes offset, Bytes size, bool pinned) {
     } else if (page.state == PageState::kFile) {
       // A page that cannot be unmapped keeps its slot: it is reused as it is by the next block.
       if (!backend_.MapPrivate(Address(i), kPage).ok()) continue;
-      spill_->Free(page.slot);
+      LeaveFileTier(page);
       page.state = PageState::kFree;
-      counts_.file = counts_.file - PageCount(1);
     }
   }
+}
+
+void PageTable::LeaveFileTier(Page& page) {
+  if (page.in_memory) counts_.streamed = counts_.streamed - PageCount(1);
+  page.in_memory = false;
+  page.recent = -1;
+  spill_->Free(page.slot);
+  page.slot = SpillSlot();
+  counts_.file = counts_.file - PageCount(1);
+}
+
+void PageTable::NoteInMemory(PageIndex index, int64_t recent) {
+  Page& page = pages_[index.value()];
+  if (page.state != PageState::kFile) return;
+  if (!page.in_memory) counts_.streamed = counts_.streamed + PageCount(1);
+  page.in_memory = true;
+  page.recent = recent;
+}
+
+std::vector<PageIndex> PageTable::TakeOldest(int count, int64_t protect_from) {
+  std::vector<std::pair<int64_t, int64_t>> oldest;  // (recent, index)
+  for (size_t i = 0; i < pages_.size(); ++i) {
+    const Page& page = pages_[i];
+    if (page.state == PageState::kFile && page.in_memory && page.recent < protect_from) {
+      oldest.push_back({page.recent, static_cast<int64_t>(i)});
+    }
+  }
+  const size_t take = std::min<size_t>(count, oldest.size());
+  std::partial_sort(oldest.begin(), oldest.begin() + take, oldest.end());
+  std::vector<PageIndex> taken;
+  for (size_t i = 0; i < take; ++i) {
+    Page& page = pages_[oldest[i].second];
+    page.in_memory = false;
+    counts_.streamed = counts_.streamed - PageCount(1);
+    taken.push_back(PageIndex(oldest[i].second));
+  }
+  return taken;
 }
 
 PageCount PageTable::Trim(PageCount keep) {
@@ -132,6 +168,7 @@ absl::Status PageTable::Demote(PageIndex index) {
   }
   page.state = PageState::kFile;
   page.slot = slot;
+  page.in_memory = false;
   counts_.committed = counts_.committed - PageCount(1);
   counts_.file = counts_.file + PageCount(1);
   account_.Release(kPage);
@@ -153,11 +190,9 @@ absl::Status PageTable::Promote(PageIndex index) {
     account_.Release(kPage);
     return status;
   }
-  spill_->Free(page.slot);
-  page.slot = SpillSlot();
+  LeaveFileTier(page);
   page.state = PageState::kPrivate;
   counts_.committed = counts_.committed + PageCount(1);
-  counts_.file = counts_.file - PageCount(1);
   return absl::OkStatus();
 }
 
@@ -185,16 +220,17 @@ std::vector<PageUse> PageTable::FilePages() const {
   return result;
 }
 
-void PageTable::Touch(Bytes offset, Bytes size, int32_t tick) {
+void PageTable::Touch(Bytes offset, Bytes size, int32_t tick, int64_t now) {
   // A burst ends when no operator touched the page for this many others: shorter gaps are one visit, as no
   // transfer out and in would fit between.
   constexpr int32_t kBurstGapTicks = 64;
   const Run run = PagesOf(offset, size);
-  for (int64_t i = run.first; i <= run.last; ++i) {
+  for (int64_t i = run.first; i <= run.last && i < static_cast<int64_t>(pages_.size()); ++i) {
     PageUse& use = pages_[i].recording;
     if (use.first_tick < 0) use.first_tick = tick;
     if (use.last_tick < 0 || tick - use.last_tick > kBurstGapTicks) ++use.bursts;
     use.last_tick = tick;
+    if (pages_[i].state == PageState::kFile) NoteInMemory(PageIndex(i), now);
   }
 }
 
@@ -228,10 +264,12 @@ absl::Status PageTable::Validate() const {
     }
     if (page.state == PageState::kFile) {
       seen.file = seen.file + PageCount(1);
+      if (page.in_memory) seen.streamed = seen.streamed + PageCount(1);
       if (page.slot.value() < 0) return absl::InternalError(absl::StrCat("page ", i, " is demoted to no slot"));
     }
   }
-  if (seen.committed != counts_.committed || seen.cached != counts_.cached || seen.file != counts_.file) {
+  if (seen.committed != counts_.committed || seen.cached != counts_.cached || seen.file != counts_.file ||
+      seen.streamed != counts_.streamed) {
     return absl::InternalError("page counts differ from the pages");
   }
   return absl::OkStatus();

@@ -24,6 +24,8 @@ struct Page {
   uint16_t blocks = 0;  // live blocks that overlap it
   uint16_t pinned = 0;  // of those, blocks that must not move
   SpillSlot slot;       // when state is kFile
+  bool in_memory = false;  // when state is kFile: operators have touched it since it was dropped last
+  int64_t recent = -1;     // when in memory: operator that touched it last, or will touch it first, over all iterations
   PageUse use;          // of the last recorded iteration; use.page is unset
   PageUse recording;    // of the iteration being recorded
 };
@@ -33,6 +35,7 @@ struct PageCounts {
   PageCount committed;  // private, paid for
   PageCount cached;     // of those, with no live block
   PageCount file;       // demoted
+  PageCount streamed;   // of those, in memory as far as operators have been seen to touch them
 };
 
 /// Externally synchronised: every call under the arena's lock. Addresses never change; contents never change
@@ -72,8 +75,14 @@ class PageTable {
   /// File-tier pages in the learnt order of first touch.
   std::vector<PageUse> FilePages() const;
 
-  /// Records that operator `tick` uses [offset, offset + size).
-  void Touch(Bytes offset, Bytes size, int32_t tick);
+  /// Records that an operator uses [offset, offset + size): `tick` counts within the iteration, `now` over all.
+  void Touch(Bytes offset, Bytes size, int32_t tick, int64_t now);
+
+  /// Streaming of demoted pages. A page that was read ahead is in memory until it is taken to be dropped.
+  void NoteInMemory(PageIndex index, int64_t recent);
+  /// At most `count` pages in memory that no operator used since `protect_from`, least recently used first. They
+  /// count as dropped from here on.
+  std::vector<PageIndex> TakeOldest(int count, int64_t protect_from);
   /// The recorded iteration becomes the learnt one.
   void FinishRecording();
 
@@ -91,6 +100,7 @@ class PageTable {
   static Run PagesOf(Bytes offset, Bytes size);
   char* Address(int64_t index) const { return base_ + (index << kPageShift); }
   absl::Status BirthInFileTier(const std::vector<int64_t>& fresh);
+  void LeaveFileTier(Page& page);
 
   Backend& backend_;
   Account& account_;

@@ -104,7 +104,20 @@ absl::StatusOr<SpillSlot> SpillFile::Allocate() {
 void SpillFile::Free(SpillSlot slot) {
   --used_;
   if (!children_.empty()) CollectHeld();
-  (children_.empty() ? free_ : held_).push_back(slot);
+  if (!children_.empty()) {
+    held_.push_back(slot);
+    return;
+  }
+  Forget(slot);
+  free_.push_back(slot);
+}
+
+void SpillFile::Forget(SpillSlot slot) {
+  // Dead bytes must neither be written to the disk nor stay in memory; the blocks stay allocated, so that a later
+  // write through a mapping cannot meet a full disk.
+  if (fallocate(fd_.get(), FALLOC_FL_ZERO_RANGE | FALLOC_FL_KEEP_SIZE, Offset(slot).value(), kPage.value()) != 0) {
+    posix_fadvise(fd_.get(), Offset(slot).value(), kPage.value(), POSIX_FADV_DONTNEED);
+  }
 }
 
 void SpillFile::CollectHeld() {
@@ -113,6 +126,7 @@ void SpillFile::CollectHeld() {
     return poll(&poller, 1, 0) == 1 && (poller.revents & (POLLHUP | POLLERR)) != 0;
   });
   if (!children_.empty()) return;
+  for (SpillSlot slot : held_) Forget(slot);
   free_.insert(free_.end(), held_.begin(), held_.end());
   held_.clear();
 }

@@ -32,6 +32,7 @@ class SpillFile {
   /// A slot of zeroes or old contents; the caller writes or maps it. Errors: ResourceExhausted naming what
   /// the cap, the disk and the request are.
   absl::StatusOr<SpillSlot> Allocate();
+  /// Drops what is cached of the slot without writing it, and keeps its place on the disk.
   void Free(SpillSlot slot);
 
   /// For mappings.
@@ -55,6 +56,7 @@ class SpillFile {
       : options_(std::move(options)), fd_(std::move(fd)), direct_fd_(std::move(direct_fd)) {}
   absl::Status Grow();
   void CollectHeld();
+  void Forget(SpillSlot slot);
 
   const SpillOptions options_;
   const UniqueFd fd_;

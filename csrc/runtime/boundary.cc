@@ -48,7 +48,6 @@ absl::Status Runtime::EndIteration() {
     trim_scratch_ = true;
     scratch_history_.assign(1, stats.private_scratch_bytes);
   }
-  UpdateRecording();
   if (in_lane_) turn_->RecordIteration(absl::Nanoseconds(now - iteration_begin_ns_));
   if (in_lane_ && !keep_turn_) {
     own.phase.store(static_cast<uint32_t>(shm::Phase::kLoading), std::memory_order_relaxed);
@@ -67,12 +66,14 @@ absl::Status Runtime::EndIteration() {
 }
 
 void Runtime::UpdateRecording() {
-  // Recorded: the learnt iterations, and every iteration that streams, since its order may change.
+  // Called between iterations. Recorded: the learnt iterations, and every iteration that streams, since its order may change.
   const int64_t next = iterations_.load(std::memory_order_relaxed);
   const int64_t learn_from = IntOption("memory.learn_from");
   const int64_t learn_to = learn_from + IntOption("memory.learn_iterations");
   const bool learning = next >= learn_from && next < learn_to;
-  const bool streaming = arena_->Stats().demoted_bytes > Bytes(0);
+  // With a limit that was not measured yet, blocks may be born in the file tier at any time.
+  const bool unmeasured_limit = account_.limit() > Bytes(0) && next < learn_to;
+  const bool streaming = arena_->Stats().demoted_bytes > Bytes(0) || unmeasured_limit;
   arena_->set_recording(false);
   if (learning || streaming || record_iterations_ > 0) {
     if (record_iterations_ > 0) --record_iterations_;
@@ -88,6 +89,7 @@ absl::Status Runtime::BeginIteration(int phase, const std::function<bool()>& int
   const bool use_lane = in_lane_ && arena_->lane_attached() && LaneMembers() > 1;
   lane_was_used_ = use_lane && iterations_.load(std::memory_order_relaxed) >=
                                    IntOption("memory.learn_from") + IntOption("memory.learn_iterations");
+  UpdateRecording();
   StartStreaming();
   slot().phase.store(static_cast<uint32_t>(shm::Phase::kRunning), std::memory_order_relaxed);
   iteration_begin_ns_ = clock_.MonotonicNanos();

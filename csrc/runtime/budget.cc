@@ -17,6 +17,7 @@ namespace {
 // Enough to keep a disk busy while operators work on what was read; more only takes memory from the job.
 constexpr Bytes kWindowMax = MiB(96);
 constexpr Bytes kWindowMin = MiB(16);
+constexpr int64_t kAskedRecentlyNanos = 3'000'000'000;
 
 double Seconds(int64_t nanos) { return static_cast<double>(nanos) * 1e-9; }
 
@@ -61,6 +62,9 @@ BudgetState Runtime::MeasureBudget() {
   const int64_t learnt = IntOption("memory.learn_from") + IntOption("memory.learn_iterations");
   state.measured = iterations_.load(std::memory_order_relaxed) > learnt;
   state.trim_scratch = trim_scratch_;
+  const int64_t now = clock_.MonotonicNanos();
+  if (state.asked > Bytes(0)) asked_at_ns_ = now;
+  state.recently_asked = asked_at_ns_ > 0 && now - asked_at_ns_ < kAskedRecentlyNanos;
   return state;
 }
 
@@ -259,16 +263,15 @@ void Runtime::CarryOutOrders() {
 }
 
 void Runtime::StartStreaming() {
-  if (arena_->Stats().demoted_bytes == Bytes(0)) {
-    pager_->BeginIteration({}, -1, kWindowMin);
-    return;
-  }
+  // Ready before the first page is demoted: with a limit, blocks over it are born in the file tier.
   int fd = -1;
   {
     absl::MutexLock lock(&spill_mu_);
     if (spill_) fd = spill_->fd();
   }
-  pager_->BeginIteration(arena_->FilePages(), fd, MeasureBudget().window);
+  if (fd < 0) return;
+  pager_->SetWindow(MeasureBudget().window, fd);
+  pager_->BeginIteration(arena_->FilePages());
 }
 
 }  // namespace tide::runtime

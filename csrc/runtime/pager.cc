@@ -1,62 +1,60 @@
 #include "runtime/pager.h"
 
 #include <algorithm>
+#include <thread>
 
 namespace tide::runtime {
 namespace {
 
-// An operator that has just begun reports its tick before it reads: its pages are done two operators later.
-constexpr int32_t kLagTicks = 2;
-// Write-back of this many pages is under way before the oldest is waited for.
-constexpr size_t kWritesInFlight = 4;
+// An operator reports before it reads: what the last few used may still be in use.
+constexpr int64_t kProtectOperators = 3;
+// Pages dropped in one go: their write-back runs together, the oldest is waited for first.
+constexpr int kDropBatch = 8;
+// The thread looks at the schedule at least every so many operators.
+constexpr int64_t kWakeEvery = 16;
 
 }  // namespace
 
-void Pager::BeginIteration(std::vector<arena::Arena::StreamPage> pages, int fd, Bytes window) {
+void Pager::SetWindow(Bytes window, int fd) {
+  window_pages_.store(PagesFor(window).value(), std::memory_order_relaxed);
+  fd_.store(fd, std::memory_order_relaxed);
+  enabled_.store(fd >= 0, std::memory_order_relaxed);
+  if (fd < 0) return;
   absl::MutexLock lock(&mu_);
-  size_t kept = 0;
-  if (mode_ == Mode::kPrefetching) {  // what was read ahead stays, as far as the order is the same
-    while (kept < ahead_ && kept < pages.size() && entries_[kept].page == pages[kept].page) ++kept;
-  }
-  for (size_t i = std::max(behind_, kept); i < ahead_; ++i) leftover_.push_back(entries_[i]);
-  entries_ = std::move(pages);
-  behind_ = writing_ = 0;
-  ahead_ = kept;
-  fd_ = fd;
-  window_ = window;
-  mode_ = Mode::kIteration;
+  if (started_) return;
+  started_ = true;
+  std::thread([this] { Loop(); }).detach();
+}
+
+void Pager::BeginIteration(std::vector<arena::Arena::StreamPage> pages) {
+  absl::MutexLock lock(&mu_);
+  schedule_ = std::move(pages);
+  next_ = 0;
+  begin_now_ = arena_.now();
   woken_ = true;
-  SetWakeTick();
-  if (!started_ && !entries_.empty()) {
-    started_ = true;
-    std::thread([this] { Loop(); }).detach();
-  }
   work_.Signal();
 }
 
 void Pager::EndIteration() {
+  if (!enabled_.load(std::memory_order_relaxed)) return;
   absl::MutexLock lock(&mu_);
-  mode_ = Mode::kDraining;
+  next_ = 0;
+  begin_now_ = arena_.now();
   woken_ = true;
   work_.Signal();
 }
 
-void Pager::Wake() {
+void Pager::Check() {
+  const int64_t in_memory = arena_.streamed().value();
+  const int64_t window = window_pages_.load(std::memory_order_relaxed);
+  while (arena_.streamed().value() > 2 * window && Drop(kDropBatch) > 0) {
+  }
+  const int64_t now = arena_.now();
+  if (in_memory <= window && now - woken_at_.load(std::memory_order_relaxed) < kWakeEvery) return;
+  woken_at_.store(now, std::memory_order_relaxed);
   absl::MutexLock lock(&mu_);
-  wake_tick_.store(1 << 30, std::memory_order_relaxed);
   woken_ = true;
   work_.Signal();
-}
-
-void Pager::AbandonAfterFork() ABSL_NO_THREAD_SAFETY_ANALYSIS {
-  wake_tick_.store(1 << 30, std::memory_order_relaxed);
-  started_ = true;  // never start one here
-}
-
-void Pager::SetWakeTick() {
-  int32_t tick = 1 << 30;
-  if (mode_ == Mode::kIteration && writing_ < entries_.size()) tick = entries_[writing_].last_tick + kLagTicks;
-  wake_tick_.store(tick, std::memory_order_relaxed);
 }
 
 void Pager::Loop() {
@@ -66,55 +64,36 @@ void Pager::Loop() {
       while (!woken_) work_.Wait(&mu_);
       woken_ = false;
     }
-    while (Step()) {
+    for (bool busy = true; busy;) {
+      const int64_t window = window_pages_.load(std::memory_order_relaxed);
+      // A little below the window, so that reading ahead always has room.
+      busy = arena_.streamed().value() > window * 3 / 4 && Drop(kDropBatch) > 0;
+      while (arena_.streamed().value() < window && ReadOne()) busy = true;
     }
-    absl::MutexLock lock(&mu_);
-    SetWakeTick();
   }
 }
 
-Pager::Work Pager::NextWork() {
-  if (!leftover_.empty()) {
-    const Work work{Action::kDrop, leftover_.back(), fd_};
-    leftover_.pop_back();
-    return work;
-  }
-  if (mode_ == Mode::kDraining && behind_ == entries_.size() && !entries_.empty()) {
-    behind_ = writing_ = ahead_ = 0;
-    mode_ = Mode::kPrefetching;
-  }
-  // Pages whose last operator is at or before `done` have been used.
-  const int32_t done = mode_ == Mode::kIteration  ? arena_.tick() - kLagTicks
-                       : mode_ == Mode::kDraining ? 1 << 30
-                                                  : -2;
-  // Operators may be ahead of the reading: those pages came in by page faults and leave all the same.
-  while (ahead_ < entries_.size() && entries_[ahead_].last_tick <= done) ++ahead_;
-  const bool full = kPage * static_cast<int64_t>(ahead_ - behind_) + kPage > window_;
-  if (writing_ < ahead_ && entries_[writing_].last_tick <= done) return {Action::kWrite, entries_[writing_++], fd_};
-  const bool drain = writing_ == entries_.size() || mode_ == Mode::kDraining || full;
-  if (behind_ < writing_ && (drain || writing_ - behind_ > kWritesInFlight)) {
-    return {Action::kDrop, entries_[behind_++], fd_};
-  }
-  if (ahead_ < entries_.size() && !full) return {Action::kRead, entries_[ahead_++], fd_};
-  return {};
+int Pager::Drop(int count) {
+  const std::vector<arena::Arena::StreamPage> pages = arena_.TakeOldest(count, arena_.now() - kProtectOperators);
+  const int fd = fd_.load(std::memory_order_relaxed);
+  // On pages that may meanwhile have become something else: a hint neither changes contents nor depends on them.
+  for (const auto& page : pages) backend_.StartWriteBack(fd, kPage * page.slot.value(), kPage);
+  for (const auto& page : pages) backend_.DropResident(page.at, kPage, fd, kPage * page.slot.value());
+  return static_cast<int>(pages.size());
 }
 
-bool Pager::Step() {
-  Work work;
+bool Pager::ReadOne() {
+  arena::Arena::StreamPage page;
+  int64_t due = 0;
   {
     absl::MutexLock lock(&mu_);
-    work = NextWork();
-    window_bytes_.store(kPage.value() * static_cast<int64_t>(ahead_ - behind_ + leftover_.size()),
-                        std::memory_order_relaxed);
+    const int64_t tick = arena_.now() - begin_now_;
+    while (next_ < schedule_.size() && schedule_[next_].first_tick < tick) ++next_;  // operators were faster
+    if (next_ == schedule_.size()) return false;
+    page = schedule_[next_++];
+    due = begin_now_ + page.first_tick;
   }
-  if (work.action == Action::kNone) return false;
-  // On a page that may meanwhile have become something else: every hint is harmless then, since it neither
-  // changes contents nor depends on them.
-  if (!arena_.StillDemoted(work.page)) return true;
-  const Bytes offset = kPage * work.page.slot.value();
-  if (work.action == Action::kRead) backend_.ReadAhead(work.page.at, kPage);
-  if (work.action == Action::kWrite) backend_.StartWriteBack(work.fd, offset, kPage);
-  if (work.action == Action::kDrop) backend_.DropResident(work.page.at, kPage, work.fd, offset);
+  if (arena_.NoteReadAhead(page, due)) backend_.ReadAhead(page.at, kPage);
   return true;
 }
 

@@ -1,11 +1,8 @@
 // Streams demoted pages through an iteration: reads ahead of the operators that will touch them, writes back and
-// drops behind, so that the file tier's memory stays within a window.
+// drops behind, so that the memory of the file tier stays within a window.
 #pragma once
 
-#include <pthread.h>
-
 #include <atomic>
-#include <thread>
 #include <vector>
 
 #include "absl/base/thread_annotations.h"
@@ -23,54 +20,41 @@ class Pager {
   /// All borrowed for ever.
   Pager(arena::Arena& arena, pages::Backend& backend) : arena_(arena), backend_(backend) {}
 
-  /// The iteration that begins will touch `pages` (sorted by first touch) with at most `window` of them in memory.
-  void BeginIteration(std::vector<arena::Arena::StreamPage> pages, int fd, Bytes window);
-  /// Nothing touches demoted pages for now: everything may be written back and dropped but the first window of the
-  /// next iteration.
+  /// From now on at most `window` of the file tier should be in memory. `fd`: of the spill file.
+  void SetWindow(Bytes window, int fd);
+  /// The iteration that begins will touch `pages` (sorted by first touch).
+  void BeginIteration(std::vector<arena::Arena::StreamPage> pages);
+  /// Between iterations the beginning of the next one is read ahead.
   void EndIteration();
-  /// Called by the stepping thread when operators have passed `wake_tick()`.
-  void Wake();
-  int32_t wake_tick() const { return wake_tick_.load(std::memory_order_relaxed); }
-  /// Demoted pages in memory as the pager counts them.
-  Bytes window_bytes() const { return Bytes(window_bytes_.load(std::memory_order_relaxed)); }
+
+  /// Called by the stepping thread at an operator or an allocation: wakes the copy thread when the window is full or
+  /// the next pages are due. Beyond twice the window it drops pages itself, so that operators cannot outrun the disk.
+  void AtSafePoint() {
+    if (enabled_.load(std::memory_order_relaxed)) Check();
+  }
   /// In a forked child there is no thread.
-  void AbandonAfterFork();
+  void AbandonAfterFork() { enabled_.store(false, std::memory_order_relaxed); }
 
  private:
-  enum class Mode {
-    kIteration,    // operators run: follow their ticks
-    kDraining,     // the iteration has ended: everything read may leave
-    kPrefetching,  // nothing is in memory: read the first window of the next iteration
-  };
+  void Check();
   void Loop();
-  enum class Action { kNone, kRead, kWrite, kDrop };
-  struct Work {
-    Action action = Action::kNone;
-    arena::Arena::StreamPage page;
-    int fd = -1;
-  };
-  /// The next hint to give, and the indices moved past it.
-  Work NextWork() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
-  /// Gives one hint outside of the lock; false when there is none now.
-  bool Step() ABSL_LOCKS_EXCLUDED(mu_);
-  void SetWakeTick() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  /// Drops up to `count` pages that were not used in the last operators; returns how many.
+  int Drop(int count);
+  /// Reads one page ahead; false when the window is full or nothing is left.
+  bool ReadOne();
 
   arena::Arena& arena_;
   pages::Backend& backend_;
-  std::atomic<int32_t> wake_tick_{1 << 30};  // relaxed: a hint
-  std::atomic<int64_t> window_bytes_{0};     // relaxed: a statistic
+  std::atomic<bool> enabled_{false};       // relaxed: a hint, set before the iteration that needs it
+  std::atomic<int64_t> window_pages_{0};   // relaxed: a hint
+  std::atomic<int> fd_{-1};                // relaxed: set once
+  std::atomic<int64_t> woken_at_{-1000};   // relaxed: operator at which the thread was woken last
 
   absl::Mutex mu_;
   absl::CondVar work_;
-  std::vector<arena::Arena::StreamPage> entries_ ABSL_GUARDED_BY(mu_);
-  // Entries [behind_, ahead_) are in memory, [behind_, writing_) of them on their way out.
-  size_t behind_ ABSL_GUARDED_BY(mu_) = 0;
-  size_t writing_ ABSL_GUARDED_BY(mu_) = 0;
-  size_t ahead_ ABSL_GUARDED_BY(mu_) = 0;
-  std::vector<arena::Arena::StreamPage> leftover_ ABSL_GUARDED_BY(mu_);  // of an iteration before, to be dropped
-  int fd_ ABSL_GUARDED_BY(mu_) = -1;
-  Bytes window_ ABSL_GUARDED_BY(mu_);
-  Mode mode_ ABSL_GUARDED_BY(mu_) = Mode::kDraining;
+  std::vector<arena::Arena::StreamPage> schedule_ ABSL_GUARDED_BY(mu_);
+  size_t next_ ABSL_GUARDED_BY(mu_) = 0;      // entry of the schedule to read next
+  int64_t begin_now_ ABSL_GUARDED_BY(mu_) = 0;  // operator count at which the schedule's tick 0 is
   bool woken_ ABSL_GUARDED_BY(mu_) = false;
   bool started_ ABSL_GUARDED_BY(mu_) = false;
 };

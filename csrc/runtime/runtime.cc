@@ -104,8 +104,13 @@ void Runtime::Sample() {
   const arena::ArenaStats stats = arena_->Stats();
   shm::JobSlot& own = slot();
   Bytes file_resident;
-  for (const auto& page : arena_->FilePages()) file_resident += backend_->Resident(page.at, kPage);
+  for (const auto& page : arena_->FilePages()) {
+    const Bytes resident = backend_->Resident(page.at, kPage);
+    file_resident += resident;
+    if (resident > Bytes(0)) arena_->NoteFound(page);
+  }
   const Bytes outside = std::max(memory.anonymous - stats.committed_bytes, Bytes(0)) + memory.page_tables;
+  pager_->AtSafePoint();  // what was touched without an operator leaves too
   own.outside_bytes.store(outside.value(), std::memory_order_relaxed);
   own.file_resident_bytes.store(file_resident.value(), std::memory_order_relaxed);
   own.demoted_bytes.store(stats.demoted_bytes.value(), std::memory_order_relaxed);
@@ -172,6 +177,7 @@ void Runtime::FillApi(TideCoreApi& api) {
     if (self->arena_->passes_through()) return TIDE_PASS_THROUGH;
     auto block = self->arena_->Allocate(size);
     if (block.ok()) {
+      self->pager_->AtSafePoint();
       *out = *block;
       return TIDE_ALLOCATED;
     }
@@ -189,7 +195,7 @@ void Runtime::FillApi(TideCoreApi& api) {
   api.next_operator = [] {
     Runtime* self = g_runtime.load(std::memory_order_acquire);
     self->arena_->NextOperator();
-    if (self->arena_->tick() >= self->pager_->wake_tick()) self->pager_->Wake();
+    self->pager_->AtSafePoint();
   };
   api.touch = [](const void* pointer, size_t size) {
     Runtime* self = g_runtime.load(std::memory_order_acquire);

@@ -151,6 +151,7 @@ class Runtime {
   bool iteration_open_ = false;
   int64_t iteration_begin_ns_ = 0;
   std::deque<Bytes> scratch_history_;  // private scratch of the last iterations
+  int64_t asked_at_ns_ = 0;            // when others last asked this job for memory
   int record_iterations_ = 0;          // left to record
   double demote_bytes_per_s_ = 1e9;    // measured at every move; the first guess is a disk's
   double promote_bytes_per_s_ = 1e9;

@@ -166,6 +166,7 @@ void Fields(V& v, Report& m) {
   v("resident", m.resident, kRequired), v("demoted", m.demoted, kRequired);
   v("persistent", m.persistent, kRequired), v("scratch_peak", m.scratch_peak, kRequired);
   v("outside", m.outside, kRequired), v("phase", m.phase, kRequired);
+  v("paused", m.paused);
 }
 template <typename V>
 void Fields(V& v, Event& m) {
@@ -176,7 +177,8 @@ template <typename V>
 void Fields(V& v, GrantAck& m) {
   v("revision", m.revision, kRequired), v("status", m.status, kRequired);
   v("overage_bytes", m.overage_bytes), v("moved_bytes", m.moved_bytes), v("took_ms", m.took_ms);
-  v("parts", m.parts), v("text", m.text);
+  v("parts", m.parts), v("text", m.text), v("max_bytes", m.max_bytes);
+  v("guaranteed_bytes", m.guaranteed_bytes);
 }
 template <typename V>
 void Fields(V& v, OrderAck& m) {

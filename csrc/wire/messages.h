@@ -56,6 +56,7 @@ struct Report {
   double step_ms = 0;
   int64_t resident = 0, demoted = 0, persistent = 0, scratch_peak = 0, outside = 0;
   std::string phase;
+  std::optional<bool> paused;  // the session fills it in
 };
 struct Event {
   int64_t seq = 0;
@@ -72,6 +73,8 @@ struct GrantAck {
   double took_ms = 0;
   Value::Map parts;
   std::string text;
+  // What the job holds to after this acknowledgement; the session fills them in.
+  int64_t max_bytes = 0, guaranteed_bytes = 0;
 };
 struct OrderAck {
   int64_t order_id = 0;

@@ -217,6 +217,12 @@ TIDE_POST(OrderAck)
 TIDE_POST(NeedMemory)
 #undef TIDE_POST
 
+void JobSession::SetPaused(bool paused) {
+  if (!impl_) return;
+  absl::MutexLock lock(&impl_->mu);
+  impl_->machine.set_paused(paused);
+}
+
 void JobSession::Bye(int64_t exit_code, absl::Duration timeout) {
   if (!impl_ || !impl_->thread.joinable()) return;
   bool attached = false;

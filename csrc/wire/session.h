@@ -36,6 +36,8 @@ class JobSession {
   void Post(GrantAck ack);
   void Post(OrderAck ack);
   void Post(NeedMemory need);
+  /// The job paused or resumed itself, without an order; the daemon learns it with the next Report.
+  void SetPaused(bool paused);
 
   /// Says Bye, waits at most `timeout` until it is on its way, and ends the thread. Not from a callback.
   void Bye(int64_t exit_code, absl::Duration timeout);

@@ -55,6 +55,8 @@ class SessionMachine {
   void Post(OrderAck ack);
   void Post(NeedMemory need) { need_ = need; }
   void Post(Bye bye) { bye_ = bye; }
+  /// The job paused or resumed itself; the daemon learns it with the next Report.
+  void set_paused(bool paused) { options_.job.paused = paused; }
 
   bool welcomed() const { return welcomed_; }
   bool said_bye() const { return said_bye_; }
@@ -82,7 +84,7 @@ class SessionMachine {
   int64_t generation_ = 0;
 
   int64_t seen_revision_ = 0;
-  std::optional<Grant> last_grant_;
+  std::deque<Grant> grants_;  // handed to the job, newest last
   std::optional<GrantAck> last_ack_;
   std::deque<KnownOrder> orders_;
   int64_t seen_order_ = 0;

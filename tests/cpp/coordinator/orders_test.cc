@@ -110,6 +110,28 @@ TEST_F(OrdersTest, APauseSurvivesAKillOfTheDaemon) {
   EXPECT_TRUE(job().paused);
 }
 
+TEST_F(OrdersTest, AResumeReplacesAPauseThatIsUnderWay) {
+  Command("pause");
+  const auto pause = Take<wire::Order>(job_);
+  Command("resume");
+  EXPECT_EQ(Take<wire::Answer>(cli_)->error->message, "pause of train: `tide resume train` came meanwhile");
+  Say(job_, wire::OrderAck{.order_id = pause->order_id});
+  EXPECT_FALSE(job().paused) << "what is said late about the pause changes nothing";
+  Acknowledge(wire::OrderStatus::kDone);
+  EXPECT_TRUE(Take<wire::Answer>(cli_)->ok);
+  EXPECT_FALSE(job().paused);
+}
+
+TEST_F(OrdersTest, AJobThatPausedItselfSaysSoInItsReport) {
+  Say(job_, wire::Report{.phase = "paused", .paused = true});
+  EXPECT_TRUE(job().paused);
+  EXPECT_EQ(LastEvent(), "train says that it is paused");
+  Say(job_, wire::Report{.phase = "running"});
+  EXPECT_TRUE(job().paused) << "a report without the field says nothing about it";
+  Say(job_, wire::Report{.phase = "running", .paused = false});
+  EXPECT_FALSE(job().paused);
+}
+
 TEST_F(OrdersTest, NumbersOfOrdersAreNotUsedTwiceAfterAKill) {
   Command("pause");
   const int64_t before = Take<wire::Order>(job_)->order_id;

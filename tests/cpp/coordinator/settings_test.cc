@@ -34,7 +34,7 @@ TEST_F(SettingsTest, AConflictKeepsTheOldLimitAndNamesTheParts) {
   Take<wire::Answer>(cli_);
   Limit(1 << 20);
   Say(job_, wire::GrantAck{.revision = 2, .status = wire::GrantStatus::kConflict, .overage_bytes = 319 << 20,
-                           .parts = {{"pinned", 300 << 20}, {"in use", 20 << 20}}});
+                           .parts = {{"pinned", 300 << 20}, {"in use", 20 << 20}}, .max_bytes = 700 << 20});
   const auto answer = Take<wire::Answer>(cli_);
   EXPECT_EQ(answer->error->code, "conflict");
   EXPECT_EQ(answer->error->message, "limit of train 700 MiB -> 1 MiB: refused by the job, 319 MiB above it cannot move "

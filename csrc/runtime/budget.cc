@@ -270,7 +270,9 @@ void Runtime::StartStreaming() {
     if (spill_) fd = spill_->fd();
   }
   if (fd < 0) return;
-  pager_->SetWindow(MeasureBudget().window, fd);
+  const Bytes window = MeasureBudget().window;
+  account_.SetWindow(window);
+  pager_->SetWindow(window, fd);
   pager_->BeginIteration(arena_->FilePages());
 }
 

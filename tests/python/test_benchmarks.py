@@ -1,0 +1,112 @@
+"""The benchmark driver: its arithmetic, its line of JSON, and one figure run as a user would."""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+import random
+import subprocess
+import sys
+
+import pytest
+
+from benchmarks import estimates, harness, turn_mix
+from benchmarks import figure as figures
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+
+
+def test_the_paired_interval_covers_the_true_ratio_of_noisy_rounds() -> None:
+    covered = 0
+    for seed in range(40):
+        source = random.Random(seed)
+        weather = [source.uniform(1, 5) for _ in range(30)]  # hits both arms of a round alike
+        ours = [1.1 * state * source.gauss(1, 0.02) for state in weather]
+        theirs = [state * source.gauss(1, 0.02) for state in weather]
+        estimate = estimates.paired_ratio(ours, theirs, seed)
+        covered += estimate.low <= 1.1 <= estimate.high
+        assert estimate.high - estimate.low < 0.1
+    assert covered >= 34, "a 95 % interval that covers in under 34 of 40 draws is too narrow"
+
+
+def test_rounds_of_unequal_number_are_refused() -> None:
+    with pytest.raises(ValueError, match="2 rounds of ours, 1 of the baseline"):
+        estimates.paired_ratio([1.0, 2.0], [1.0])
+
+
+def test_a_quantile_lies_between_its_neighbours() -> None:
+    assert estimates.quantile([3.0, 1.0, 2.0], 0.5) == 2.0
+    assert estimates.quantile([0.0, 10.0], 0.25) == 2.5
+    assert estimates.quantile([7.0], 0.99) == 7.0
+
+
+def test_arms_run_once_a_round_in_changing_order() -> None:
+    calls: list[str] = []
+    arms = {name: (lambda name=name: calls.append(name) or len(calls)) for name in "abc"}
+    measured = harness.interleave(arms, 20, harness.Deadline(60), seed=3)
+    assert {name: len(values) for name, values in measured.items()} == dict.fromkeys("abc", 20)
+    rounds = ["".join(calls[i : i + 3]) for i in range(0, 60, 3)]
+    assert all(sorted(round_) == ["a", "b", "c"] for round_ in rounds)
+    assert len(set(rounds)) > 3
+
+
+def test_a_spent_deadline_still_leaves_the_least_number_of_rounds() -> None:
+    measured = harness.interleave({"a": lambda: 1.0}, 20, harness.Deadline(-1))
+    assert len(measured["a"]) == harness.ROUNDS_MIN
+
+
+def test_the_line_of_json_has_the_keys_of_the_contract_and_a_reason_for_each_null() -> None:
+    figure = figures.Figure("x")
+    figure.put("ratio", estimates.Estimate(1.0, 0.9, 1.1, 5))
+    figure.missing("gone", "needs a device that is not here")
+    figure.require(("ratio", "late"), "ran out of time")
+    line = figures.as_json(figure, 1.23, quick=True, load=[0.0, 0.0, 0.0])
+    found = json.loads(line)
+    assert "\n" not in line
+    assert {"bench", "values", "baselines", "seconds", "versions", "why"} <= found.keys()
+    assert found["values"]["ratio"] == 1.0
+    assert found["values"]["ratio_ci95"] == [0.9, 1.1]
+    nulls = {key for key, value in found["values"].items() if value is None}
+    assert nulls == {"gone", "late"} == found["why"].keys()
+    assert {"torch", "python", "kernel", "processor", "cores"} <= found["versions"].keys()
+
+
+def test_the_mix_is_the_published_one_and_short_jobs_first_help_it() -> None:
+    jobs = turn_mix.mix()
+    assert jobs == turn_mix.mix()
+    assert len(jobs) == turn_mix.COUNT
+    assert 3.0 < turn_mix.ideal_ratio(jobs) < 4.0
+
+
+def test_ideal_completion_follows_the_policy() -> None:
+    jobs = [turn_mix.ShortJob(10, 0.0), turn_mix.ShortJob(2, 1.0)]
+    assert turn_mix.ideal_completion(jobs, turn_mix.first_come) == (10 + 11) / 2
+    assert turn_mix.ideal_completion(jobs, turn_mix.shortest_left) == (12 + 2) / 2
+
+
+def test_a_device_that_idles_between_arrivals_waits_for_the_next() -> None:
+    jobs = [turn_mix.ShortJob(1, 0.0), turn_mix.ShortJob(1, 5.0)]
+    assert turn_mix.ideal_completion(jobs, turn_mix.first_come) == 1.0
+
+
+@pytest.mark.slow
+@pytest.mark.torch
+def test_the_quickest_figure_ends_with_its_line_of_json() -> None:
+    command = [sys.executable, "-m", "benchmarks.run", "hook", "--quick", "--json"]
+    path = os.pathsep.join([str(ROOT / "python"), str(ROOT)])
+    result = subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": path},
+        timeout=300,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    found = json.loads(result.stdout.strip().splitlines()[-1])
+    assert found["bench"] == "hook"
+    assert found["values"]["alloc_ns"].keys() == found["baselines"]["alloc_ns"].keys()
+    assert all(value > 0 for value in found["values"]["alloc_ns"].values())
+    assert {key for key, value in found["values"].items() if value is None} == found["why"].keys()

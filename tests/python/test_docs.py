@@ -1,4 +1,4 @@
-"""The pages say what exists: links, figures, error classes and commands are checked against the code."""
+"""The pages say what exists: links, figures, errors and commands are checked against the code."""
 
 from __future__ import annotations
 
@@ -12,7 +12,16 @@ import pytest
 from torchtide import errors
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-SKIPPED = {".git", ".venv", ".venv-2.11", ".venv-uv", "build", "build-2.11", "dist", ".pytest_cache"}
+SKIPPED = {
+    ".git",
+    ".venv",
+    ".venv-2.11",
+    ".venv-uv",
+    "build",
+    "build-2.11",
+    "dist",
+    ".pytest_cache",
+}
 LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)")
 #: Drawn by a real run of scripts/quickstart and added with it.
 MADE_LATER = {"docs/images/quickstart.png"}

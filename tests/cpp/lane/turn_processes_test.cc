@@ -57,7 +57,7 @@ class LanePolicyTest : public LaneProcessesTest,
                        public ::testing::WithParamInterface<sched::TurnPolicyId> {};
 
 TEST_P(LanePolicyTest, FourProcessesTakeTurnsAloneAndAllFinish) {
-  constexpr int kIterations = 400;
+  constexpr int kIterations = 1000;
   for (int number = 0; number < 4; ++number) {
     WorkerPlan plan{.number = number, .iterations = kIterations};
     plan.priority = static_cast<sched::Priority>(number % 3);
@@ -66,8 +66,10 @@ TEST_P(LanePolicyTest, FourProcessesTakeTurnsAloneAndAllFinish) {
     Start(plan);
   }
   device_->lane(LaneId(0)).policy.store(static_cast<uint32_t>(GetParam()));
+  const int64_t start_ns = RealClock().MonotonicNanos();
   Go();
   for (Child& child : children_) EXPECT_EQ(child.Wait(), 0);
+  EXPECT_LT(RealClock().MonotonicNanos() - start_ns, 40'000'000'000) << "a wake-up was lost";
   EXPECT_EQ(board_->violations.load(), 0);
   for (int number = 0; number < 4; ++number) {
     EXPECT_EQ(board_->iterations[number].load(), kIterations) << number;

@@ -247,12 +247,91 @@ TEST_F(TurnTest, AQuantumKeepsTheTurnWithItsHolder) {
   EXPECT_EQ(Holder(), b.self().value());
 }
 
+// Note [No lost turn] in turn.cc, race by race: a clock that the decision reads between its look at
+// the ready flags and its exchange of the turn word lets another member act exactly there.
+class InterposingClock final : public Clock {
+ public:
+  absl::Time Now() override { return absl::UnixEpoch(); }
+  int64_t MonotonicNanos() override {
+    if (when && when()) {
+      when = nullptr;
+      std::exchange(then, nullptr)();
+    }
+    return nanos_ += 1000;
+  }
+  std::function<bool()> when;
+  std::function<void()> then;
+
+ private:
+  int64_t nanos_ = 0;
+};
+
+class TurnRaceTest : public TurnTest {
+ protected:
+  TurnRaceTest() : turn_(*device_, *device_->Claim("releaser"), interposing_) {
+    EXPECT_TRUE(turn_.Join(LaneId(0)).ok());
+    EXPECT_TRUE(turn_.Acquire().ok());
+  }
+  // Runs `act` after turn_ has withdrawn its own flag, that is inside its decision.
+  void DuringTheDecision(std::function<void()> act) {
+    interposing_.when = [this] {
+      return (device_->slot(turn_.self()).flags.load() & shm::kReady) == 0;
+    };
+    interposing_.then = std::move(act);
+  }
+  InterposingClock interposing_;
+  Turn turn_;
+};
+
+TEST_F(TurnRaceTest, WhoBecomesReadyWhileTheTurnGoesToNobodyIsFound) {
+  Turn& late = Member();
+  DuringTheDecision([&] { late.SetReady(true); });
+  turn_.Release(false);
+  EXPECT_EQ(Holder(), late.self().value());
+}
+
+TEST_F(TurnRaceTest, ATurnGivenToOneThatWithdrawsAtThatMomentGoesOn) {
+  Turn& fickle = Member();
+  Turn& patient = Member();
+  fickle.SetReady(true);
+  patient.SetReady(true);
+  SetPolicy(sched::TurnPolicyId::kFifo);
+  DuringTheDecision([&] { fickle.SetReady(false); });
+  turn_.Release(false);
+  EXPECT_EQ(Holder(), patient.self().value());
+}
+
+TEST_F(TurnRaceTest, ATurnThatArrivesBetweenTheLookAndTheSleepIsNotSleptThrough) {
+  Turn& waiter = Member();
+  const int64_t start_ns = RealClock().MonotonicNanos();
+  bool released = false;
+  const auto release_once = [&] {
+    if (!std::exchange(released, true)) turn_.Release(false);
+    return false;
+  };
+  ASSERT_TRUE(waiter.Acquire({.cancelled = release_once, .tick = absl::Seconds(30)}).ok());
+  EXPECT_LT(RealClock().MonotonicNanos() - start_ns, 30'000'000'000);
+}
+
+TEST_F(TurnTest, AHolderInALongIterationIsNotPassedOver) {
+  Turn& busy = Member();
+  Turn& waiter = Member();
+  ASSERT_TRUE(busy.Acquire().ok());
+  int ticks = 0;
+  EXPECT_TRUE(
+      absl::IsCancelled(waiter.Acquire({.on_wake = [&] { clock_.Advance(absl::Seconds(1)); },
+                                        .cancelled = [&] { return ++ticks > 10; },
+                                        .tick = absl::Milliseconds(1)})));
+  EXPECT_TRUE(busy.Holds());
+}
+
 // Members in threads that come, withdraw and leave at random, with a tick so long that a single
 // lost wake-up or a turn given to somebody who does not run stops the test.
 TEST_F(TurnTest, NoTurnIsLostWhenMembersWithdrawAtRandom) {
   constexpr int kMembers = 4, kIterations = 3000;
   for (int i = 0; i < kMembers; ++i) Member();
   LaneBoard board;
+  const int64_t start_ns = RealClock().MonotonicNanos();
   std::vector<std::thread> threads;
   for (int number = 0; number < kMembers; ++number) {
     threads.emplace_back([&, number] {
@@ -274,6 +353,7 @@ TEST_F(TurnTest, NoTurnIsLostWhenMembersWithdrawAtRandom) {
   }
   for (std::thread& thread : threads) thread.join();
   EXPECT_EQ(board.violations.load(), 0);
+  EXPECT_LT(RealClock().MonotonicNanos() - start_ns, 40'000'000'000) << "a wake-up was lost";
 }
 
 }  // namespace

@@ -1,0 +1,1 @@
+"""One module a figure that the documentation quotes, each against its baseline in the same run."""

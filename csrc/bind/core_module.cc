@@ -1,0 +1,15 @@
+// torchtide._core: everything that needs no torch.
+#include <pybind11/pybind11.h>
+
+namespace py = pybind11;
+
+void BindBase(py::module_& module);
+void BindRuntime(py::module_& module);
+void BindClient(py::module_& module);
+
+PYBIND11_MODULE(_core, module) {
+  module.doc() = "torchtide's core without torch: options, the job's runtime, the client of the daemon.";
+  BindBase(module);
+  BindRuntime(module);
+  BindClient(module);
+}

@@ -1,0 +1,189 @@
+// The job's runtime for Python: start, boundary, limits, suspension, reports.
+#include <pybind11/functional.h>
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <memory>
+
+#include "absl/synchronization/notification.h"
+#include "bind/status_error.h"
+#include "runtime/runtime.h"
+
+namespace py = pybind11;
+using tide::Bytes;
+using tide::runtime::Runtime;
+
+namespace {
+
+Runtime& Running() {
+  Runtime* runtime = Runtime::Current();
+  if (runtime == nullptr) tide::bind::Throw(absl::FailedPreconditionError("torchtide is not started in this process"));
+  return *runtime;
+}
+
+/// Ctrl-C while waiting: Python's handlers run, and an exception they raise ends the wait.
+bool Interrupted() {
+  py::gil_scoped_acquire gil;
+  return PyErr_CheckSignals() != 0;
+}
+
+void BeginIteration(int phase) {
+  absl::Status status;
+  {
+    py::gil_scoped_release release;
+    status = Running().BeginIteration(phase, Interrupted);
+  }
+  if (PyErr_Occurred() != nullptr) throw py::error_already_set();
+  tide::bind::ThrowIfError(status);
+}
+
+void EndIteration() {
+  absl::Status status;
+  {
+    py::gil_scoped_release release;
+    status = Running().EndIteration();
+  }
+  tide::bind::ThrowIfError(status);
+}
+
+const char* StatusWord(tide::runtime::GrantStatus status) {
+  switch (status) {
+    case tide::runtime::GrantStatus::kApplied: return "applied";
+    case tide::runtime::GrantStatus::kDeferred: return "deferred";
+    case tide::runtime::GrantStatus::kStale: return "stale";
+    case tide::runtime::GrantStatus::kConflict: return "conflict";
+  }
+  return "unknown";
+}
+
+py::dict GrantDict(const tide::runtime::GrantResult& result) {
+  py::dict parts;
+  for (const auto& [name, bytes] : result.parts) parts[name.c_str()] = bytes.value();
+  py::dict dict;
+  dict["status"] = StatusWord(result.status);
+  dict["revision"] = result.revision;
+  dict["overage_bytes"] = result.overage.value();
+  dict["moved_bytes"] = result.moved.value();
+  dict["took_ms"] = absl::ToDoubleMilliseconds(result.took);
+  dict["parts"] = parts;
+  dict["text"] = result.text;
+  return dict;
+}
+
+/// Puts the order and, when `now`, carries it out on this thread (which must be quiet: between iterations).
+py::dict SetLimit(int64_t limit, int64_t guaranteed, bool now) {
+  Runtime& runtime = Running();
+  auto result = std::make_shared<tide::runtime::GrantResult>();
+  auto done = std::make_shared<absl::Notification>();
+  tide::runtime::GrantRequest request;
+  request.limit = Bytes(limit);
+  request.guaranteed = Bytes(guaranteed);
+  runtime.orders().PutGrant(request, [result, done](const tide::runtime::GrantResult& answer) {
+    *result = answer;
+    done->Notify();
+  });
+  if (now) {
+    py::gil_scoped_release release;
+    runtime.CarryOutOrders();
+  }
+  if (!done->HasBeenNotified()) {
+    py::dict pending;
+    pending["status"] = "deferred";
+    pending["text"] = "applies at the next boundary";
+    return pending;
+  }
+  return GrantDict(*result);
+}
+
+/// As SetLimit, for suspend and resume. Raises what the move failed with.
+void Move(tide::runtime::MoveKind kind, bool now) {
+  Runtime& runtime = Running();
+  auto result = std::make_shared<tide::runtime::MoveResult>();
+  tide::runtime::MoveRequest request;
+  request.kind = kind;
+  runtime.orders().PutMove(request, [result](const tide::runtime::MoveResult& answer) { *result = answer; });
+  if (now) {
+    py::gil_scoped_release release;
+    runtime.CarryOutOrders();
+  } else {
+    runtime.device().Wake(runtime.slot_id());
+  }
+  if (now) tide::bind::ThrowIfError(result->status);
+}
+
+py::dict Report() {
+  const tide::runtime::RuntimeReport report = Running().Report();
+  const tide::arena::ArenaStats& arena = report.arena;
+  py::dict dict;
+  dict["limit"] = report.budget.limit.value();
+  dict["budget_revision"] = report.budget_revision;
+  dict["outside"] = report.budget.outside.value();
+  dict["committed"] = arena.committed_bytes.value();
+  dict["live"] = arena.live_bytes.value();
+  dict["cached"] = arena.cached_bytes.value();
+  dict["demoted"] = arena.demoted_bytes.value();
+  dict["pinned"] = arena.pinned_bytes.value();
+  dict["persistent"] = arena.persistent_bytes.value();
+  dict["lane_peak"] = arena.lane_peak_bytes.value();
+  dict["private_scratch"] = report.budget.private_scratch.value();
+  dict["smallest_limit"] = report.smallest.total.value();
+  dict["peak"] = report.peak_bytes.value();
+  dict["spill_used"] = report.spill_used.value();
+  dict["allocations"] = arena.allocations;
+  dict["lane_allocations"] = arena.lane_allocations;
+  dict["foreign_thread_allocations"] = arena.foreign_thread_allocations;
+  dict["privatised_blocks"] = arena.privatised_blocks;
+  dict["privatised_bytes"] = arena.privatised_bytes.value();
+  dict["demoted_pages_total"] = arena.demoted_pages;
+  dict["promoted_pages_total"] = arena.promoted_pages;
+  dict["iterations"] = report.iterations;
+  dict["suspended"] = report.suspended;
+  dict["suspend_seconds"] = report.suspend_seconds;
+  dict["resume_seconds"] = report.resume_seconds;
+  dict["predicted_suspend_seconds"] = report.predicted_suspend_seconds;
+  dict["predicted_resume_seconds"] = report.predicted_resume_seconds;
+  dict["gate_seconds_last"] = report.gate_seconds_last;
+  dict["wait_seconds_total"] = report.wait_seconds_total;
+  dict["device_path"] = report.device_path;
+  return dict;
+}
+
+}  // namespace
+
+void BindRuntime(py::module_& module) {
+  module.def(
+      "start",
+      [] {
+        auto options = tide::bind::ValueOrThrow(tide::runtime::JobOptions::FromOptions());
+        return tide::bind::ValueOrThrow(Runtime::Start(options))->name();
+      },
+      "Starts the runtime of this process from the options; returns the job's name. Idempotent.");
+  module.def("started", [] { return Runtime::Current() != nullptr; });
+  module.def("api", [] { return py::capsule(Running().api(), TIDE_CORE_API_CAPSULE); });
+  module.def("begin_iteration", &BeginIteration, py::arg("phase") = 0, "Waits for the turn. Raises KeyboardInterrupt.");
+  module.def("end_iteration", &EndIteration);
+  module.def("leave", [] {
+    py::gil_scoped_release release;
+    Running().Leave().IgnoreError();
+  });
+  module.def("recording", [] { return Running().arena().recording(); });
+  module.def("set_limit", &SetLimit, py::arg("limit"), py::arg("guaranteed") = 0, py::arg("now") = true);
+  module.def("suspend", [](bool now) { Move(tide::runtime::MoveKind::kSuspend, now); }, py::arg("now") = true);
+  module.def("resume", [](bool now) { Move(tide::runtime::MoveKind::kResume, now); }, py::arg("now") = true);
+  module.def("report", &Report);
+  module.def("sample", [] { Running().Sample(); });
+  module.def("memory_table", [] { return Running().MemoryTable(); });
+  module.def("validate", [] { tide::bind::ThrowIfError(Running().arena().Validate()); });
+  module.def("owns", [](uintptr_t pointer) { return Running().arena().Owns(reinterpret_cast<void*>(pointer)); });
+  module.def(
+      "register", [](const std::string& script) { Running().Register(script); }, py::arg("script"),
+      "Makes the job known to the daemon; returns at once.");
+  module.def("name", [] { return Running().name(); }, "The job's name as the daemon made it unique.");
+  module.def(
+      "shutdown",
+      [](int exit_code) {
+        py::gil_scoped_release release;
+        if (Runtime::Current() != nullptr) Runtime::Current()->Shutdown(exit_code);
+      },
+      py::arg("exit_code") = 0);
+}

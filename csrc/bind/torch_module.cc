@@ -1,0 +1,32 @@
+// The adapter module of one torch version: thin, no state of its own, reaches the core through its C table.
+#include <pybind11/pybind11.h>
+
+#include <string>
+
+#include "runtime/core_api.h"
+#include "torch_hooks/cpu_allocator.h"
+#include "torch_hooks/op_gate.h"
+
+namespace py = pybind11;
+
+namespace {
+
+const TideCoreApi* Api(const py::capsule& capsule) {
+  if (capsule.name() == nullptr || std::string(capsule.name()) != TIDE_CORE_API_CAPSULE) {
+    throw py::value_error("not the function table of torchtide's core");
+  }
+  return capsule.get_pointer<const TideCoreApi>();
+}
+
+}  // namespace
+
+PYBIND11_MODULE(TIDE_TORCH_MODULE, module) {
+  module.doc() = "torchtide's adapter to one version of PyTorch (CPU allocator, operator gate).";
+  module.def("install_cpu_allocator",
+             [](const py::capsule& api) { return tide::torch_hooks::InstallCpuAllocator(Api(api)); },
+             "Sets the CPU allocator; returns an empty string or the reason why not.");
+  module.def("cpu_allocator_installed", &tide::torch_hooks::CpuAllocatorInstalled);
+  module.def("arm_op_gate",
+             [](const py::capsule& api, bool on) { tide::torch_hooks::ArmOpGate(Api(api), on); },
+             "Starts or stops reporting what operators touch.");
+}

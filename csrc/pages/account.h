@@ -1,0 +1,40 @@
+// Who is asked before memory is committed: the job's budget and the ledger of the device behind one call.
+#pragma once
+
+#include "absl/status/status.h"
+#include "base/bytes.h"
+
+namespace tide::pages {
+
+/// Bytes of private memory that this process may commit. Thread-safe; never blocks.
+class Account {
+ public:
+  virtual ~Account() = default;
+  /// Errors: ResourceExhausted saying what was asked, what the limit is and who set it; nothing is changed.
+  virtual absl::Status Reserve(Bytes bytes) = 0;
+  virtual void Release(Bytes bytes) = 0;
+  /// Counts bytes that have to be there whatever the limit: survivors of an iteration that leave a lane.
+  virtual void Force(Bytes bytes) = 0;
+};
+
+/// Grants everything and counts it: for tests and for a process with no device.
+class CountingAccount final : public Account {
+ public:
+  absl::Status Reserve(Bytes bytes) override {
+    if (limit_ > Bytes(0) && used_ + bytes > limit_) {
+      return absl::ResourceExhaustedError("limit of the counting account");
+    }
+    used_ += bytes;
+    return absl::OkStatus();
+  }
+  void Release(Bytes bytes) override { used_ -= bytes; }
+  void Force(Bytes bytes) override { used_ += bytes; }
+  Bytes used() const { return used_; }
+  void set_limit(Bytes limit) { limit_ = limit; }
+
+ private:
+  Bytes used_;
+  Bytes limit_;
+};
+
+}  // namespace tide::pages

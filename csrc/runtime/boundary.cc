@@ -1,0 +1,176 @@
+// The boundary between iterations: survivors leave the lane, the turn passes, orders are carried out, the next
+// turn begins.
+#include <algorithm>
+
+#include "base/log.h"
+#include "base/options.h"
+#include "base/status.h"
+#include "lane/members.h"
+#include "runtime/runtime.h"
+#include "shm/futex.h"
+#include "shm/slot_table.h"
+
+namespace tide::runtime {
+namespace {
+
+constexpr size_t kScratchHistory = 8;
+// Iterations recorded when something has to be demoted and nothing is known yet of what operators touch.
+constexpr int kRecordIterations = 1;
+
+}  // namespace
+
+int Runtime::LaneMembers() {
+  lane::Members members;
+  lane::GatherMembers(device_->table(), LaneId(options_.lane), SlotId(), members);
+  return static_cast<int>(members.size());
+}
+
+absl::Status Runtime::EndIteration() {
+  if (!iteration_open_) return absl::OkStatus();
+  const int64_t now = clock_.MonotonicNanos();
+  const absl::Status left = arena_->EndIteration();
+  iteration_open_ = false;
+  keep_turn_ = !left.ok();
+  pager_->EndIteration();
+  const int64_t iterations = iterations_.fetch_add(1, std::memory_order_relaxed) + 1;
+  const arena::ArenaStats stats = arena_->Stats();
+  shm::JobSlot& own = slot();
+  own.iterations.store(iterations, std::memory_order_relaxed);
+  own.last_iteration_ns.store(now - iteration_begin_ns_, std::memory_order_relaxed);
+  own.heartbeat_ns.store(now, std::memory_order_relaxed);
+  own.persistent_bytes.store(stats.persistent_bytes.value(), std::memory_order_relaxed);
+  own.scratch_peak_bytes.store(PagesFor(stats.lane_peak_bytes).bytes().value(), std::memory_order_relaxed);
+  scratch_history_.push_back(stats.private_scratch_bytes);
+  if (scratch_history_.size() > kScratchHistory) scratch_history_.pop_front();
+  if (lane_was_used_ && !trimmed_) {
+    // The lane carries this iteration's scratch from now on: the private copy of it is given back once.
+    trimmed_ = true;
+    trim_scratch_ = true;
+    scratch_history_.assign(1, stats.private_scratch_bytes);
+  }
+  if (in_lane_) turn_->RecordIteration(absl::Nanoseconds(now - iteration_begin_ns_));
+  if (in_lane_ && !keep_turn_) {
+    own.phase.store(static_cast<uint32_t>(shm::Phase::kLoading), std::memory_order_relaxed);
+    turn_->Release(/*continuing=*/false);
+  }
+  // Without the turn: others compute while this job moves its memory.
+  CarryOutOrders();
+  if (BoolOption("test.always_suspend")) {
+    TIDE_RETURN_IF_ERROR(Suspend());
+    TIDE_RETURN_IF_ERROR(Resume());
+  }
+  ApplyBudget();
+  absl::MutexLock lock(&report_mu_);
+  report_.gate_seconds_last = static_cast<double>(clock_.MonotonicNanos() - now) * 1e-9;
+  return left;
+}
+
+void Runtime::UpdateRecording() {
+  // Called between iterations. Recorded: the learnt iterations, and every iteration that streams, since its order may change.
+  const int64_t next = iterations_.load(std::memory_order_relaxed);
+  const int64_t learn_from = IntOption("memory.learn_from");
+  const int64_t learn_to = learn_from + IntOption("memory.learn_iterations");
+  const bool learning = next >= learn_from && next < learn_to;
+  // With a limit that was not measured yet, blocks may be born in the file tier at any time.
+  const bool unmeasured_limit = account_.limit() > Bytes(0) && next < learn_to;
+  const bool streaming = arena_->Stats().demoted_bytes > Bytes(0) || unmeasured_limit;
+  arena_->set_recording(false);
+  if (learning || streaming || record_iterations_ > 0) {
+    if (record_iterations_ > 0) --record_iterations_;
+    arena_->set_recording(true);
+  }
+}
+
+absl::Status Runtime::BeginIteration(int phase, const std::function<bool()>& interrupted) {
+  if (iteration_open_) return absl::OkStatus();
+  const int64_t begin = clock_.MonotonicNanos();
+  TIDE_RETURN_IF_ERROR(TakeTurn(interrupted));
+  waited_ns_.fetch_add(clock_.MonotonicNanos() - begin, std::memory_order_relaxed);
+  const bool use_lane = in_lane_ && arena_->lane_attached() && LaneMembers() > 1;
+  lane_was_used_ = use_lane && iterations_.load(std::memory_order_relaxed) >=
+                                   IntOption("memory.learn_from") + IntOption("memory.learn_iterations");
+  UpdateRecording();
+  StartStreaming();
+  slot().phase.store(static_cast<uint32_t>(shm::Phase::kRunning), std::memory_order_relaxed);
+  iteration_begin_ns_ = clock_.MonotonicNanos();
+  arena_->BeginIteration(phase, use_lane);
+  iteration_open_ = true;
+  return absl::OkStatus();
+}
+
+absl::Status Runtime::TakeTurn(const std::function<bool()>& interrupted) {
+  if (options_.lane >= 0 && !in_lane_) {
+    turn_ = std::make_unique<lane::Turn>(*device_, slot_id_, clock_);
+    TIDE_RETURN_IF_ERROR(turn_->Join(LaneId(options_.lane), options_.weight_milli * 0.001,
+                                     static_cast<sched::Priority>(options_.priority)));
+    in_lane_ = true;
+  }
+  bool stop = false;
+  for (;;) {
+    CarryOutOrders();
+    if (suspended_.load(std::memory_order_relaxed)) {
+      if (interrupted && interrupted()) return absl::CancelledError("interrupted while paused");
+      // Sleeps on the wake word: read first, looked at the orders above after an earlier read, so nothing is missed.
+      const uint32_t word = slot().wake_word.load(std::memory_order_acquire);
+      if (orders_.Empty()) shm::FutexWait(slot().wake_word, word, absl::Milliseconds(100));
+      continue;
+    }
+    if (!in_lane_) return absl::OkStatus();
+    if (keep_turn_ && turn_->Holds()) return absl::OkStatus();
+    lane::WaitHooks hooks;
+    hooks.on_wake = [this] {
+      CarryOutOrders();
+      LeaveStuckHolder();
+    };
+    hooks.cancelled = [&] {
+      stop = interrupted && interrupted();
+      return stop || suspended_.load(std::memory_order_relaxed);
+    };
+    const absl::Status status = turn_->Acquire(hooks);
+    if (status.ok()) {
+      MapScratch();
+      return absl::OkStatus();
+    }
+    if (!absl::IsCancelled(status)) return status;
+    if (stop) return absl::CancelledError("interrupted while waiting for the turn");
+  }
+}
+
+void Runtime::LeaveStuckHolder() {
+  if (!scratch_) return;
+  const auto left = scratch_->LeaveStuckHolder(*turn_, absl::Milliseconds(IntOption("lane.grace_ms")));
+  if (left.ok() && *left) Log(LogLevel::kWarning, "event=left_stuck_holder");
+}
+
+void Runtime::MapScratch() {
+  if (scratch_ && !scratch_->Stale() && scratch_->generation() == mapped_generation_) return;
+  absl::Status status;
+  if (!scratch_ || scratch_->Stale()) {
+    auto attached = lane::Scratch::Attach(*device_, slot_id_, LaneId(options_.lane),
+                                          Bytes(BytesOption("memory.reserve_address_space")));
+    status = attached.status();
+    if (attached.ok()) scratch_ = *std::move(attached);
+  }
+  if (status.ok()) {
+    lane_account_.Attach(LaneId(options_.lane));
+    status = arena_->AttachLane(scratch_->fd());
+  }
+  if (status.ok()) {
+    mapped_generation_ = scratch_->generation();
+    return;
+  }
+  // Without scratch pages the job still takes turns; its iterations use private memory.
+  arena_->DetachLane().IgnoreError();
+  Log(LogLevel::kWarning, absl::StrCat("event=no_scratch status=\"", status.ToString(), "\""));
+}
+
+absl::Status Runtime::Leave() {
+  TIDE_RETURN_IF_ERROR(EndIteration());
+  scratch_.reset();
+  if (in_lane_) turn_->Leave();
+  in_lane_ = false;
+  slot().phase.store(static_cast<uint32_t>(shm::Phase::kOutside), std::memory_order_relaxed);
+  return absl::OkStatus();
+}
+
+}  // namespace tide::runtime

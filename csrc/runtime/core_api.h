@@ -1,0 +1,27 @@
+// The C function table through which a framework adapter (one per torch version) reaches the core. No Abseil, no
+// C++ types: the adapter and the core may be built by different compilers. Versioned: fields are only added.
+#pragma once
+
+#include <stddef.h>
+#include <stdint.h>
+
+#define TIDE_CORE_API_VERSION 1
+#define TIDE_CORE_API_CAPSULE "torchtide._core.api"
+
+enum TideAllocateResult {
+  TIDE_ALLOCATED = 0,      // *out is ours
+  TIDE_PASS_THROUGH = 1,   // too small, switched off or a forked child: use the previous allocator
+  TIDE_OUT_OF_MEMORY = 2,  // message_out explains; raise the framework's out-of-memory error
+};
+
+struct TideCoreApi {
+  uint32_t version;
+  uint32_t struct_size;
+  /// Any thread, no GIL needed, may wait with a deadline. `message_out` gets a zero-terminated text.
+  int (*allocate)(size_t size, void** out, char* message_out, size_t message_size);
+  int (*owns)(const void* pointer);
+  void (*release)(void* pointer);
+  /// Called for each operator while the gate is armed: its number, then what it uses.
+  void (*next_operator)(void);
+  void (*touch)(const void* pointer, size_t size);
+};

@@ -1,0 +1,258 @@
+#include "runtime/runtime.h"
+
+#include <pthread.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <thread>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "base/log.h"
+#include "base/options.h"
+#include "base/status.h"
+#include "pages/host_backend.h"
+#include "runtime/sampler.h"
+#include "shm/futex.h"
+
+namespace tide::runtime {
+namespace {
+
+// Fork handlers and the C function table have no context argument; torch forces one allocator per process.
+std::atomic<Runtime*> g_runtime{nullptr};
+
+absl::StatusOr<int> ParsePriority(const std::string& text) {
+  if (text == "opportunistic") return 0;
+  if (text == "normal" || text.empty()) return 1;
+  if (text == "guaranteed") return 2;
+  return absl::InvalidArgumentError(
+      absl::StrCat("priority \"", text, "\" is not one of guaranteed, normal, opportunistic"));
+}
+
+}  // namespace
+
+absl::StatusOr<JobOptions> JobOptions::FromOptions() {
+  JobOptions options;
+  options.name = TextOption("job.name");
+  if (options.name.empty()) options.name = absl::StrCat("job-", getpid());
+  TIDE_ASSIGN_OR_RETURN(options.priority, ParsePriority(TextOption("job.priority")));
+  TIDE_ASSIGN_OR_RETURN(options.limit, ParseBytes(TextOption("job.limit")));
+  TIDE_ASSIGN_OR_RETURN(options.guaranteed, ParseBytes(TextOption("job.min_memory")));
+  options.lane = static_cast<int>(IntOption("lane"));
+  if (options.lane < -1 || options.lane >= shm::kLaneCount) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("lane ", options.lane, " is not between -1 (none) and ", shm::kLaneCount - 1));
+  }
+  return options;
+}
+
+Runtime* Runtime::Current() { return g_runtime.load(std::memory_order_acquire); }
+
+absl::StatusOr<Runtime*> Runtime::Start(const JobOptions& options) {
+  if (Runtime* running = Current(); running != nullptr) return running;
+  TIDE_ASSIGN_OR_RETURN(auto device, shm::DeviceFile::Open(shm::RuntimeDir()));
+  TIDE_ASSIGN_OR_RETURN(const SlotId slot, device->Claim(options.name));
+  auto* runtime = new Runtime(options, std::move(device), slot);
+  if (absl::Status status = runtime->Init(); !status.ok()) {
+    runtime->device_->Free(slot);
+    return status;  // the object stays: threads may not have been started, but nothing may be freed twice
+  }
+  g_runtime.store(runtime, std::memory_order_release);
+  runtime->InstallForkHandlers();
+  std::thread([runtime] { runtime->SamplerLoop(); }).detach();
+  return runtime;
+}
+
+Runtime::Runtime(const JobOptions& options, std::unique_ptr<shm::DeviceFile> device, SlotId slot_id)
+    : options_(options),
+      device_(std::move(device)),
+      slot_id_(slot_id),
+      clock_(RealClock()),
+      backend_(pages::MakeHostBackend(BoolOption("memory.huge_pages"))),
+      account_(*device_, slot_id),
+      lane_account_(*device_, slot_id) {
+  FillApi(api_);
+}
+
+absl::Status Runtime::Init() {
+  const Bytes stated(BytesOption("device.capacity"));
+  if (stated > Bytes(0)) {
+    device_->SetCapacity(stated);
+  } else if (device_->Capacity() == Bytes(0)) {
+    device_->SetCapacity(DeriveCapacity(device_->Used(), Bytes(BytesOption("device.reserve"))));
+  }
+  slot().priority.store(options_.priority, std::memory_order_relaxed);
+  slot().weight_milli.store(options_.weight_milli, std::memory_order_relaxed);
+  slot().budget_bytes_max.store(options_.limit.value(), std::memory_order_relaxed);
+  slot().budget_bytes_guaranteed.store(options_.guaranteed.value(), std::memory_order_relaxed);
+  arena::ArenaOptions arena_options;
+  arena_options.address_space = Bytes(BytesOption("memory.reserve_address_space"));
+  arena_options.learn_from = IntOption("memory.learn_from");
+  arena_options.learn_iterations = static_cast<int>(IntOption("memory.learn_iterations"));
+  arena_options.skip_privatise = BoolOption("test.skip_privatise");
+  TIDE_ASSIGN_OR_RETURN(arena_, arena::Arena::Create(arena_options, *backend_, account_, lane_account_,
+                                                     [this](Bytes bytes, bool last) { return NeedMemory(bytes, last); }));
+  pager_ = std::make_unique<Pager>(*arena_, *backend_);
+  account_.SetLimit(options_.limit);
+  Sample();
+  if (options_.limit > Bytes(0)) TIDE_RETURN_IF_ERROR(EnsureSpill());
+  return absl::OkStatus();
+}
+
+void Runtime::Sample() {
+  const ProcessMemory memory = MeasureProcessTree(getpid());
+  const arena::ArenaStats stats = arena_->Stats();
+  shm::JobSlot& own = slot();
+  Bytes file_resident;
+  for (const auto& page : arena_->FilePages()) {
+    const Bytes resident = backend_->Resident(page.at, kPage);
+    file_resident += resident;
+    if (resident > Bytes(0)) arena_->NoteFound(page);
+  }
+  const Bytes outside = std::max(memory.anonymous - stats.committed_bytes, Bytes(0)) + memory.page_tables;
+  pager_->AtSafePoint();  // what was touched without an operator leaves too
+  own.outside_bytes.store(outside.value(), std::memory_order_relaxed);
+  own.file_resident_bytes.store(file_resident.value(), std::memory_order_relaxed);
+  own.demoted_bytes.store(stats.demoted_bytes.value(), std::memory_order_relaxed);
+  const Bytes now = outside + file_resident + stats.committed_bytes;
+  if (now.value() > own.peak_bytes.load(std::memory_order_relaxed)) {
+    own.peak_bytes.store(now.value(), std::memory_order_relaxed);
+  }
+}
+
+void Runtime::SamplerLoop() {
+  constexpr absl::Duration kPeriod = absl::Milliseconds(250);
+  // Nothing wakes this thread: it is a measurement at a fixed rate, and the process ends without waiting for it.
+  std::atomic<uint32_t> never{0};
+  for (;;) {
+    shm::FutexWait(never, 0, kPeriod);
+    Sample();
+    RelieveDevice();
+    absl::MutexLock lock(&link_mu_);
+    if (link_) link_->Report();
+  }
+}
+
+RuntimeReport Runtime::Report() {
+  RuntimeReport report;
+  {
+    absl::MutexLock lock(&report_mu_);
+    report = report_;
+  }
+  report.arena = arena_->Stats();
+  report.iterations = iterations_.load(std::memory_order_relaxed);
+  report.suspended = suspended_.load(std::memory_order_relaxed);
+  report.wait_seconds_total = static_cast<double>(waited_ns_.load(std::memory_order_relaxed)) * 1e-9;
+  report.budget_revision = slot().budget_revision.load(std::memory_order_relaxed);
+  report.peak_bytes = Bytes(slot().peak_bytes.load(std::memory_order_relaxed));
+  report.device_path = device_->path();
+  absl::MutexLock lock(&spill_mu_);
+  if (spill_) report.spill_used = spill_->used();
+  return report;
+}
+
+std::string Runtime::MemoryTable() {
+  const Bytes capacity = device_->Capacity();
+  std::string table = absl::StrFormat("%-20s %10s %10s %10s %10s  %s\n", "job", "resident", "private", "outside",
+                                      "demoted", "turn");
+  for (const shm::Holder& holder : device_->WhoHoldsWhat()) {
+    absl::StrAppendFormat(&table, "%-20s %10s %10s %10s %10s  %s%s\n", holder.name, FormatBytes(holder.used()),
+                          FormatBytes(holder.private_bytes), FormatBytes(holder.outside), FormatBytes(holder.demoted),
+                          holder.has_turn ? "yes" : "", holder.slot == slot_id_ ? " (this job)" : "");
+  }
+  absl::StrAppend(&table, "used ", FormatBytes(device_->Used()), " of ",
+                  capacity > Bytes(0) ? FormatBytes(capacity) : std::string("unlimited"), "\n");
+  return table;
+}
+
+void Runtime::FillApi(TideCoreApi& api) {
+  api.version = TIDE_CORE_API_VERSION;
+  api.struct_size = sizeof(TideCoreApi);
+  api.allocate = [](size_t size, void** out, char* message_out, size_t message_size) -> int {
+    Runtime* self = g_runtime.load(std::memory_order_acquire);
+    static const size_t block_min = static_cast<size_t>(BytesOption("memory.block_min"));
+    if (size < block_min) {
+      self->arena_->CountSmall();
+      return TIDE_PASS_THROUGH;
+    }
+    if (self->arena_->passes_through()) return TIDE_PASS_THROUGH;
+    auto block = self->arena_->Allocate(size);
+    if (block.ok()) {
+      self->pager_->AtSafePoint();
+      *out = *block;
+      return TIDE_ALLOCATED;
+    }
+    absl::SNPrintF(message_out, message_size,
+                   "torchtide: out of memory: a block of %s does not fit: %s\n%s"
+                   "To go on: `tide limit JOB SIZE` for another job, a higher limit for this one, or a smaller batch.",
+                   FormatBytes(Bytes(static_cast<int64_t>(size))), std::string(block.status().message()),
+                   self->MemoryTable());
+    return TIDE_OUT_OF_MEMORY;
+  };
+  api.owns = [](const void* pointer) -> int {
+    return g_runtime.load(std::memory_order_acquire)->arena_->Owns(pointer) ? 1 : 0;
+  };
+  api.release = [](void* pointer) { g_runtime.load(std::memory_order_acquire)->arena_->Free(pointer); };
+  api.next_operator = [] {
+    Runtime* self = g_runtime.load(std::memory_order_acquire);
+    self->arena_->NextOperator();
+    self->pager_->AtSafePoint();
+  };
+  api.touch = [](const void* pointer, size_t size) {
+    Runtime* self = g_runtime.load(std::memory_order_acquire);
+    if (self->arena_->recording()) self->arena_->Touch(pointer, size);
+  };
+}
+
+void Runtime::InstallForkHandlers() {
+  pthread_atfork(
+      [] { Current()->arena_->BeforeFork(); }, [] { Current()->arena_->AfterForkInParent(); },
+      [] {
+        Runtime* self = Current();
+        self->arena_->AfterForkInChild();
+        self->pager_->AbandonAfterFork();
+        self->AbandonLinkAfterFork();
+      });
+}
+
+// The lock may be held by a thread that does not exist here, so it is not taken; the child has one thread.
+void Runtime::AbandonLinkAfterFork() ABSL_NO_THREAD_SAFETY_ANALYSIS {
+  if (link_) link_->AbandonAfterFork();
+}
+
+void Runtime::Register(const std::string& script) {
+  if (TextOption("daemon") == "off") return;
+  absl::MutexLock lock(&link_mu_);
+  if (link_) return;
+  LinkOptions link;
+  link.name = options_.name;
+  link.script = script;
+  link.priority = options_.priority;
+  link.limit = options_.limit;
+  link.guaranteed = options_.guaranteed;
+  link.slot = slot_id_;
+  link_ = std::make_unique<DaemonLink>(link, *device_, orders_);
+}
+
+std::string Runtime::name() {
+  absl::MutexLock lock(&link_mu_);
+  return link_ ? link_->name() : options_.name;
+}
+
+void Runtime::Tell(absl::string_view kind, absl::string_view text) {
+  Log(LogLevel::kInfo, absl::StrCat("event=", kind, " text=\"", text, "\""));
+  absl::MutexLock lock(&link_mu_);
+  if (link_) link_->Event(kind, text);
+}
+
+void Runtime::Shutdown(int exit_code) {
+  if (arena_->passes_through()) return;  // a forked child owns nothing
+  Leave().IgnoreError();
+  {
+    absl::MutexLock lock(&link_mu_);
+    if (link_) link_->Bye(exit_code);
+  }
+  device_->Free(slot_id_);
+}
+
+}  // namespace tide::runtime

@@ -1,0 +1,178 @@
+// The job's side put together: who owns all parts, and the boundary between iterations.
+#pragma once
+
+#include <atomic>
+#include <deque>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/synchronization/mutex.h"
+#include "arena/arena.h"
+#include "base/bytes.h"
+#include "base/clock.h"
+#include "base/ids.h"
+#include "lane/scratch.h"
+#include "lane/turn.h"
+#include "pages/backend.h"
+#include "pages/spill_file.h"
+#include "runtime/accounts.h"
+#include "runtime/budget_plan.h"
+#include "runtime/core_api.h"
+#include "runtime/daemon_link.h"
+#include "runtime/orders.h"
+#include "runtime/pager.h"
+#include "shm/device_file.h"
+
+namespace tide::runtime {
+
+/// What the process wants to be; read from the options when it starts.
+struct JobOptions {
+  std::string name;
+  int priority = 1;  // 0 opportunistic, 1 normal, 2 guaranteed
+  Bytes limit;
+  Bytes guaranteed;
+  int lane = 0;  // -1: none
+  int weight_milli = 1000;
+  static absl::StatusOr<JobOptions> FromOptions();
+};
+
+/// Everything `tide.memory.report()` shows.
+struct RuntimeReport {
+  arena::ArenaStats arena;
+  BudgetState budget;
+  SmallestLimit smallest;
+  int64_t budget_revision = 0;
+  int64_t iterations = 0;
+  int64_t handovers = 0;  // turns this process was given after waiting
+  Bytes spill_used;
+  Bytes peak_bytes;
+  bool suspended = false;
+  double suspend_seconds = 0;           // of the last one
+  double resume_seconds = 0;
+  double predicted_suspend_seconds = 0; // of the next one
+  double predicted_resume_seconds = 0;
+  double gate_seconds_last = 0;         // of the last boundary, waiting excluded
+  double wait_seconds_total = 0;
+  std::string device_path;
+};
+
+/// One per process; never destroyed, since storages point into it past shutdown. Boundary calls come from one
+/// thread, everything else from any.
+class Runtime {
+ public:
+  /// Errors: of the runtime directory, the device table, the address space.
+  static absl::StatusOr<Runtime*> Start(const JobOptions& options);
+  /// The one that runs, or null.
+  static Runtime* Current();
+
+  const TideCoreApi* api() const { return &api_; }
+
+  /// Ends the iteration: survivors leave the lane, the turn passes, pending orders are carried out. Errors: no
+  /// memory for survivors; then the turn is kept and the next call tries again.
+  absl::Status EndIteration();
+  /// Waits for the turn and begins the next iteration. `interrupted` is asked at least every 100 ms while waiting.
+  /// Errors: Cancelled when it says so; nothing has begun then, and it may be called again.
+  absl::Status BeginIteration(int phase, const std::function<bool()>& interrupted);
+  /// The job will run no more iterations for now (idle notebook, end of training).
+  absl::Status Leave();
+
+  /// Orders from the API (waits until applied at a boundary is the caller's business) or from the daemon.
+  Orders& orders() { return orders_; }
+  /// Carries pending orders out now: only at a quiet point on the stepping thread.
+  void CarryOutOrders();
+
+  RuntimeReport Report();
+  std::string MemoryTable();
+  arena::Arena& arena() { return *arena_; }
+  shm::DeviceFile& device() { return *device_; }
+  SlotId slot_id() const { return slot_id_; }
+  /// As the daemon made it unique; the wished one before it has answered.
+  std::string name();
+  /// One measurement of what is outside of our pages; the sampler thread calls it every 250 ms.
+  void Sample();
+  /// Makes the job known to the daemon, now or whenever one answers; once.
+  void Register(const std::string& script);
+  /// Tells the daemon and frees the slot; called at exit.
+  void Shutdown(int exit_code);
+
+ private:
+  Runtime(const JobOptions& options, std::unique_ptr<shm::DeviceFile> device, SlotId slot_id);
+  absl::Status Init();
+  shm::JobSlot& slot() { return device_->slot(slot_id_); }
+
+  // turn.cc
+  absl::Status TakeTurn(const std::function<bool()>& interrupted);
+  void MapScratch();
+  void LeaveStuckHolder();
+  int LaneMembers();
+
+  // budget.cc
+  BudgetState MeasureBudget();
+  void ApplyBudget();
+  GrantResult ApplyGrant(const GrantRequest& grant);
+  absl::Status EnsureSpill();
+  bool NeedMemory(Bytes bytes, bool last_resort);
+  /// Asks others for memory and does not wait; false when nobody has any. `busy_too`: also those in an iteration.
+  bool AskOthers(Bytes bytes, bool busy_too);
+  void RelieveDevice();
+  absl::Status Suspend();
+  absl::Status Resume();
+  void StartStreaming();
+  void UpdateRecording();
+
+  static void FillApi(TideCoreApi& api);
+  void InstallForkHandlers();
+  void AbandonLinkAfterFork();
+  void SamplerLoop();
+
+  // constant after construction
+  const JobOptions options_;
+  const std::unique_ptr<shm::DeviceFile> device_;
+  const SlotId slot_id_;
+  Clock& clock_;
+  std::unique_ptr<pages::Backend> backend_;
+  JobAccount account_;
+  LaneAccount lane_account_;
+  arena::Arena* arena_ = nullptr;  // leaked on purpose
+  std::unique_ptr<Pager> pager_;
+  TideCoreApi api_;
+
+  // used by the stepping thread alone
+  std::unique_ptr<lane::Turn> turn_;
+  std::optional<lane::Scratch> scratch_;
+  uint64_t mapped_generation_ = 0;  // of the scratch whose pages are mapped
+  bool in_lane_ = false;         // a member of the lane
+  bool keep_turn_ = false;       // survivors could not leave
+  bool lane_was_used_ = false;   // the last iteration ran on lane pages
+  bool trimmed_ = false;         // private scratch was given back after the lane took over
+  bool trim_scratch_ = false;
+  bool iteration_open_ = false;
+  int64_t iteration_begin_ns_ = 0;
+  std::deque<Bytes> scratch_history_;  // private scratch of the last iterations
+  int64_t asked_at_ns_ = 0;            // when others last asked this job for memory
+  int record_iterations_ = 0;          // left to record
+  double demote_bytes_per_s_ = 1e9;    // measured at every move; the first guess is a disk's
+  double promote_bytes_per_s_ = 1e9;
+
+  Orders orders_;
+  absl::Mutex link_mu_;
+  std::unique_ptr<DaemonLink> link_ ABSL_GUARDED_BY(link_mu_);
+  std::atomic<bool> suspended_{false};
+  std::atomic<int64_t> iterations_{0};
+  std::atomic<int64_t> waited_ns_{0};
+  std::atomic<int64_t> asked_in_vain_ns_{0};  // when others last had nothing to give
+
+  void Tell(absl::string_view kind, absl::string_view text);
+
+  absl::Mutex spill_mu_;
+  std::unique_ptr<pages::SpillFile> spill_ ABSL_GUARDED_BY(spill_mu_);
+  absl::Mutex report_mu_;
+  RuntimeReport report_ ABSL_GUARDED_BY(report_mu_);
+};
+
+}  // namespace tide::runtime

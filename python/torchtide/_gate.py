@@ -1,0 +1,186 @@
+"""Where one iteration ends and the next begins, seen from what every training loop does.
+
+An iteration ends with an optimizer step, but the turn is given up at the *next* forward of the outermost
+module: by then gradients and outputs of the step are gone, so almost nothing has to leave the lane. Gradient
+accumulation has no step and so no boundary; several optimizers that step one after the other give one boundary.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from torchtide import _core
+
+_EVALUATION = 1
+_FIRST_TRAINING_PHASE = 2
+
+
+class Gate:
+    """One per process; all methods run on the thread that trains, others are ignored."""
+
+    def __init__(self) -> None:
+        self.open = False  # an iteration is under way
+        self.stepped = False  # an optimizer has stepped since it began
+        self.steps_seen = 0
+        self.gated = False  # a forward was seen since the last step: the gate is in the right place
+        self.phase = _FIRST_TRAINING_PHASE
+        self._thread: int | None = None
+        self._stepped_optimizers: list[int] = []
+        self._phases: dict[tuple[int, ...], int] = {}
+        self._arm: Callable[[bool], None] = lambda on: None
+        self._armed = False
+        self._roots: dict[int, Any] = {}
+        self._global_handle: Any = None
+        self.on_first_iteration: Callable[[], None] | None = None
+
+    def install(self, arm: Callable[[bool], None]) -> None:
+        """Sets the hooks in torch; `arm` starts and stops the operator gate."""
+        import torch
+        from torch.optim.optimizer import register_optimizer_step_post_hook
+
+        self._arm = arm
+        register_optimizer_step_post_hook(self._after_step)
+        self._look_for_root()
+        self._wrap_scaler(torch.amp.GradScaler)
+        self._wrap_loader()
+
+    # -- what torch tells us ---------------------------------------------------------------
+
+    def _after_step(self, optimizer: Any, args: Any, kwargs: Any) -> None:
+        if not self._mine():
+            return
+        self.steps_seen += 1
+        self.stepped = True
+        if id(optimizer) not in self._stepped_optimizers:
+            self._stepped_optimizers.append(id(optimizer))
+        if not self.gated:
+            self._look_for_root()
+
+    def _wrap_scaler(self, scaler: Any) -> None:
+        """A step that GradScaler skips (infinite gradients) ends its iteration all the same."""
+        update = scaler.update
+        gate = self
+
+        def wrapped(self: Any, *args: Any, **kwargs: Any) -> Any:
+            result = update(self, *args, **kwargs)
+            if gate._mine():
+                gate.stepped = True
+            return result
+
+        scaler.update = wrapped
+
+    def _wrap_loader(self) -> None:
+        """While a loader with workers has nothing ready, the turn goes to somebody else."""
+        from torch.utils.data import dataloader
+
+        advance = dataloader._MultiProcessingDataLoaderIter.__next__
+        gate = self
+
+        def wrapped(self: Any) -> Any:
+            if gate.open and gate.stepped and gate._mine() and not loader_ready(self):
+                gate.end()
+            return advance(self)
+
+        dataloader._MultiProcessingDataLoaderIter.__next__ = wrapped
+
+    def _look_for_root(self) -> None:
+        from torch.nn.modules.module import register_module_forward_pre_hook
+
+        if self._global_handle is None:
+            self._global_handle = register_module_forward_pre_hook(self._any_forward)
+
+    def _any_forward(self, module: Any, args: Any) -> None:
+        """The first forward after the search began is the outermost module's: watch that one alone."""
+        if not self._mine():
+            return
+        if self._global_handle is not None:
+            self._global_handle.remove()
+            self._global_handle = None
+        if id(module) not in self._roots:
+            self._roots[id(module)] = module.register_forward_pre_hook(self._root_forward)
+        self._root_forward(module, args)
+
+    def _root_forward(self, module: Any, args: Any) -> None:
+        import torch
+
+        if torch.compiler.is_compiling() or not self._mine():
+            return
+        self.gated = True
+        if not torch.is_grad_enabled():
+            # A teacher's forward inside an iteration is part of it; after a step, or in a row, it is evaluation.
+            if not self.open or self.stepped or self.phase == _EVALUATION:
+                self.boundary(_EVALUATION)
+        elif not self.open or self.stepped or self.phase == _EVALUATION:
+            self.boundary(self._training_phase())
+
+    # -- what we do ------------------------------------------------------------------------
+
+    def _mine(self) -> bool:
+        return self._thread is None or self._thread == threading.get_ident()
+
+    def _training_phase(self) -> int:
+        """Alternating optimizers (a GAN's halves) are different iterations, each learnt for itself."""
+        key = tuple(sorted(self._stepped_optimizers))
+        if len(self._phases) > 64:
+            return _FIRST_TRAINING_PHASE
+        return self._phases.setdefault(key, _FIRST_TRAINING_PHASE + len(self._phases))
+
+    def boundary(self, phase: int) -> None:
+        """Ends the iteration that is open and begins the next; waits for the turn in between."""
+        self.end()
+        self.begin(phase)
+
+    def end(self) -> None:
+        """Ends the open iteration, if any: the turn goes to others."""
+        if not self.open:
+            return
+        self.open = False
+        self.stepped = False
+        self._stepped_optimizers.clear()
+        _core.end_iteration()
+
+    def begin(self, phase: int) -> None:
+        """Begins an iteration; waits for the turn."""
+        if self._thread is None:
+            self._thread = threading.get_ident()
+        if self.on_first_iteration is not None:
+            first, self.on_first_iteration = self.on_first_iteration, None
+            first()
+        _core.begin_iteration(phase)
+        self.open = True
+        self.stepped = False
+        self.phase = phase
+        recording = _core.recording()
+        if recording != self._armed:
+            self._arm(recording)
+            self._armed = recording
+
+    def batch_boundary(self) -> None:
+        """For loops without an optimizer of torch and without modules: each batch is an iteration."""
+        if self.open and self.gated and self.steps_seen > 0:
+            return  # the next forward is the better place
+        self.boundary(_FIRST_TRAINING_PHASE)
+
+    def leave(self) -> None:
+        """No more iterations for now."""
+        self.end()
+        _core.leave()
+
+
+def loader_ready(iterator: Any) -> bool:
+    """Whether the next batch of a multi-process DataLoader iterator has arrived in this process or its queue."""
+    info = getattr(iterator, "_task_info", {}).get(getattr(iterator, "_rcvd_idx", -1))
+    if info is not None and len(info) == 2:
+        return True
+    queue = getattr(iterator, "_data_queue", None)
+    if queue is None:
+        return True
+    try:
+        return not queue.empty()
+    except (OSError, NotImplementedError):
+        return True
+
+
+GATE = Gate()

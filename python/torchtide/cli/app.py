@@ -1,0 +1,278 @@
+"""Commands and options of `tide` as typer sees them; each hands over to the file that does it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+
+from torchtide.cli import exits
+from torchtide.cli.edges import Edges
+
+app = typer.Typer(
+    name="tide",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def run_app(argv: Sequence[str] | None, edges: Edges | None) -> int:
+    """Runs one command line and returns its exit code."""
+    for stream in (sys.stdout, sys.stderr):
+        reconfigure = getattr(stream, "reconfigure", None)
+        if reconfigure is not None:
+            reconfigure(
+                errors="replace"
+            )  # a name that the terminal cannot show is no reason to fail
+    try:
+        app(args=None if argv is None else list(argv), prog_name="tide", obj=edges or Edges())
+    except SystemExit as end:
+        return (
+            end.code
+            if isinstance(end.code, int)
+            else exits.OK
+            if end.code is None
+            else exits.FAILED
+        )
+    return exits.OK
+
+
+def _edges(context: typer.Context) -> Edges:
+    found = context.obj
+    assert isinstance(found, Edges)
+    return found
+
+
+def _complete_job(context: typer.Context, incomplete: str) -> list[str]:
+    from torchtide.cli import jobs
+
+    return [name for name in jobs.job_names(Edges()) if name.startswith(incomplete)]
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from torchtide.cli.doctor import package_version
+
+        print(f"tide {package_version()}")
+        raise exits.Exit(exits.OK)
+
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+Job = Annotated[str, typer.Argument(help="Name or number of a job.", autocompletion=_complete_job)]
+Timeout = Annotated[
+    float,
+    typer.Option("--timeout", metavar="SECONDS", help="How long to wait for the job's answer."),
+]
+
+
+@app.callback()
+def tide(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", help="Print the version.", callback=_print_version, is_eager=True
+        ),
+    ] = False,
+) -> None:
+    """Let PyTorch jobs share a machine as if each owned it.
+
+    Exit codes: 0 done, 1 failed, 2 usage, 3 no such job, 4 no daemon, 5 not permitted, 6 conflict,
+    7 deadline passed.
+    """
+
+
+@app.command(context_settings={"allow_interspersed_args": False})
+def run(
+    context: typer.Context,
+    command: Annotated[
+        list[str], typer.Argument(metavar="-- CMD...", help="Program and arguments.")
+    ],
+    name: Annotated[
+        str | None, typer.Option(help="Name of the job; the script's by default.")
+    ] = None,
+    limit: Annotated[
+        str | None, typer.Option(metavar="SIZE", help='Budget at start, such as 2GiB, or "none".')
+    ] = None,
+    min_memory: Annotated[
+        str | None, typer.Option(metavar="SIZE", help="Memory that nobody else may take from it.")
+    ] = None,
+    priority: Annotated[
+        str | None, typer.Option(metavar="P", help="guaranteed, normal or opportunistic.")
+    ] = None,
+    lane: Annotated[
+        int | None, typer.Option(metavar="N", help="Lane to join; -1 joins none.")
+    ] = None,
+    json_output: Json = False,
+) -> None:
+    """Start a command as a job: tide run -- python train.py.
+
+    tide becomes the command: terminal, signals and exit code are its own. Each Python it starts,
+    directly or through shells and torchrun, is hooked when it imports torch.
+    """
+    from torchtide.cli import run as runner
+
+    with exits.reported(json_output):
+        options = runner.RunOptions(name, limit, min_memory, priority, lane, json_output)
+        raise exits.Exit(runner.run(options, command, _edges(context)))
+
+
+@app.command()
+def ps(context: typer.Context, json_output: Json = False) -> None:
+    """List the jobs."""
+    from torchtide.cli import jobs
+
+    with exits.reported(json_output):
+        raise exits.Exit(jobs.ps(_edges(context), json_output))
+
+
+@app.command()
+def top(
+    context: typer.Context,
+    once: Annotated[bool, typer.Option("--once", help="Print one picture and end.")] = False,
+    interval: Annotated[float, typer.Option(metavar="SECONDS", help="Between two pictures.")] = 1.0,
+    json_output: Json = False,
+) -> None:
+    """Watch the machine: memory, turns, jobs, last events."""
+    from torchtide.cli import top as viewer
+
+    with exits.reported(json_output):
+        edges = _edges(context)
+        raise exits.Exit(viewer.top(edges, once=once, interval_s=interval, json_output=json_output))
+
+
+@app.command()
+def limit(
+    context: typer.Context,
+    job: Job,
+    size: Annotated[str, typer.Argument(help='Such as 2GiB, 60% of the device, or "none".')],
+    timeout: Timeout = 10.0,
+    json_output: Json = False,
+) -> None:
+    """Set the memory budget of a job; takes effect at its next iteration."""
+    from torchtide.cli import jobs
+
+    with exits.reported(json_output, f"tide limit {job} {size}"):
+        raise exits.Exit(jobs.limit(_edges(context), job, size, timeout, json_output))
+
+
+@app.command()
+def pause(
+    context: typer.Context, job: Job, timeout: Timeout = 60.0, json_output: Json = False
+) -> None:
+    """Stop a job at its next iteration and take its memory out."""
+    from torchtide.cli import jobs
+
+    with exits.reported(json_output, f"tide pause {job}"):
+        raise exits.Exit(jobs.pause(_edges(context), job, timeout, json_output))
+
+
+@app.command()
+def resume(
+    context: typer.Context, job: Job, timeout: Timeout = 60.0, json_output: Json = False
+) -> None:
+    """Continue a paused job where it stopped."""
+    from torchtide.cli import jobs
+
+    with exits.reported(json_output, f"tide resume {job}"):
+        raise exits.Exit(jobs.resume(_edges(context), job, timeout, json_output))
+
+
+@app.command()
+def explain(context: typer.Context, job: Job, json_output: Json = False) -> None:
+    """Say why a job is slow, paused or small."""
+    from torchtide.cli import jobs
+
+    with exits.reported(json_output, f"tide explain {job}"):
+        raise exits.Exit(jobs.explain(_edges(context), job, json_output))
+
+
+@app.command()
+def events(
+    context: typer.Context,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until Ctrl-C.")] = False,
+    since: Annotated[
+        str | None, typer.Option(metavar="WHEN", help='"10m", "2h", "14:30" or an ISO date.')
+    ] = None,
+    job: Annotated[str | None, typer.Option(help="Only events of this job.")] = None,
+    last: Annotated[
+        int, typer.Option("--last", "-n", min=0, help="At most so many; 0 for all.")
+    ] = 50,
+    json_output: Json = False,
+) -> None:
+    """Tell what was decided and why, a sentence a line."""
+    from torchtide.cli import events as teller
+
+    with exits.reported(json_output):
+        edges = _edges(context)
+        code = teller.events(
+            edges, follow=follow, since=since, job=job, last=last, json_output=json_output
+        )
+        raise exits.Exit(code)
+
+
+@app.command()
+def priority(
+    context: typer.Context,
+    job: Job,
+    level: Annotated[str, typer.Argument(help="guaranteed, normal or opportunistic.")],
+    timeout: Timeout = 10.0,
+    json_output: Json = False,
+) -> None:
+    """Say whom a job goes before and whom it gives way to."""
+    from torchtide.cli import jobs
+
+    with exits.reported(json_output, f"tide priority {job} {level}"):
+        raise exits.Exit(jobs.priority(_edges(context), job, level, timeout, json_output))
+
+
+@app.command()
+def policy(
+    context: typer.Context,
+    words: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[LANE] POLICY", help="fair, fifo, rr, srtf, pack or priority."),
+    ] = None,
+    json_output: Json = False,
+) -> None:
+    """List the lanes, or give one (lane 0 by default) another turn policy."""
+    from torchtide.cli import jobs
+
+    with exits.reported(json_output, f"tide policy {' '.join(words or [])}".strip()):
+        raise exits.Exit(jobs.policy(_edges(context), words or [], json_output))
+
+
+@app.command()
+def config(
+    context: typer.Context,
+    reasons: Annotated[
+        bool, typer.Option("--reasons", help="Also say why each option exists.")
+    ] = False,
+    json_output: Json = False,
+) -> None:
+    """Print every option with its value and where that comes from."""
+    from torchtide.cli import config as printer
+
+    with exits.reported(json_output):
+        raise exits.Exit(printer.config(_edges(context), reasons, json_output))
+
+
+@app.command()
+def doctor(context: typer.Context, json_output: Json = False) -> None:
+    """Check this machine; each finding comes with its fix."""
+    from torchtide.cli import doctor as examiner
+
+    with exits.reported(json_output):
+        raise exits.Exit(examiner.doctor(_edges(context), json_output))
+
+
+@app.command()
+def shutdown(context: typer.Context, json_output: Json = False) -> None:
+    """End the daemon; jobs train on."""
+    from torchtide.cli import jobs
+
+    with exits.reported(json_output):
+        raise exits.Exit(jobs.shutdown(_edges(context), json_output))

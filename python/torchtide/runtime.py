@@ -1,0 +1,218 @@
+"""The job's side: start the runtime, mark iterations, move the budget, ask for figures."""
+
+from __future__ import annotations
+
+import atexit
+import functools
+import logging
+import os
+import sys
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any, ParamSpec, TypeVar
+
+from torchtide import _core, _launch
+from torchtide._gate import GATE
+from torchtide.errors import TideError
+
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
+_T = TypeVar("_T")
+
+_LOG = logging.getLogger("torchtide")
+_LOCK = threading.Lock()
+_started = False
+
+
+def disabled() -> bool:
+    """Whether the off switch `TIDE_DISABLE=1` is set."""
+    return _core.get_option("disable") in ("1", "true", "yes", "on")
+
+
+def default_name() -> str:
+    """The name of a job that was given none: its script or module, with its rank when it has one."""
+    main = sys.modules.get("__main__")
+    spec = getattr(main, "__spec__", None)
+    if spec is not None and spec.name not in ("__main__", None):
+        name = spec.name.removesuffix(".__main__").rsplit(".", 1)[-1]
+    elif sys.argv and sys.argv[0] not in ("", "-c", "-m"):
+        name = Path(sys.argv[0]).stem
+    else:
+        name = "python"
+    return name
+
+
+def start(
+    *,
+    name: str | None = None,
+    limit: int | str | None = None,
+    min_memory: int | str | None = None,
+    priority: str | None = None,
+    lane: int | None = None,
+) -> str | None:
+    """Starts the runtime in this process and sets the hooks; does nothing a second time.
+
+    Args:
+        name: of the job; default: option `job.name`, else the script's name.
+        limit: budget in bytes or as text such as "1.5GiB".
+        min_memory: guaranteed share, likewise.
+        priority: "guaranteed", "normal" or "opportunistic".
+        lane: lane to take turns in; -1 for none.
+
+    Returns:
+        The job's name, or None when `TIDE_DISABLE=1`.
+
+    Raises:
+        ValueError: an option makes no sense.
+        ImportError: no adapter for this torch.
+        PermissionError: the runtime directory belongs to somebody else.
+    """
+    global _started
+    if disabled():
+        return None
+    with _LOCK:
+        if _started:
+            return str(_core.name())
+        given = {"job.name": name, "job.limit": limit, "job.min_memory": min_memory, "job.priority": priority}
+        for option, value in given.items():
+            if value is not None:
+                _core.set_option(option, str(value), "call")
+        if lane is not None:
+            _core.set_option("lane", str(lane), "call")
+        if not _core.get_option("job.name"):
+            _core.set_option("job.name", default_name(), "call")
+        ranked = _launch.rank_name(_core.get_option("job.name"), os.environ)
+        _core.set_option("job.name", ranked, "call")
+        for option in ("job.limit", "job.min_memory"):
+            _core.parse_bytes(_core.get_option(option))
+        from torchtide import _adapter
+
+        adapter = _adapter.load()
+        _core.start()
+        api = _core.api()
+        problem = adapter.install_cpu_allocator(api)
+        if problem:
+            _core.shutdown()
+            raise RuntimeError(f"torchtide cannot hook torch's CPU allocator: {problem}")
+        GATE.install(functools.partial(adapter.arm_op_gate, api))
+        atexit.register(_say_goodbye)
+        _find_daemon()
+        _started = True
+    return str(_core.name())
+
+
+def _find_daemon() -> None:
+    """Makes the job known to the daemon, which is started when none answers (option `daemon`)."""
+    mode = _core.get_option("daemon")
+    if mode == "off":
+        return
+    try:
+        _launch.ensure_daemon(Path(_core.runtime_dir()))
+    except TideError as error:
+        if mode == "require":
+            raise
+        _LOG.warning("event=no_daemon error=%r", str(error))
+    _core.register(" ".join(sys.argv))
+
+
+def _say_goodbye() -> None:
+    # An unhandled exception leaves its trace in sys; a code given to sys.exit is not known here.
+    _core.shutdown(1 if getattr(sys, "last_value", None) is not None else 0)
+
+
+def iterations(loader: Iterable[_T]) -> Iterator[_T]:
+    """Iterates over `loader`, one turn of the lane an iteration.
+
+    Starts the runtime when it does not run yet. The boundary is where it costs least: at the first forward after
+    an optimizer step where there is one, else at each batch.
+
+    Yields:
+        the batches of `loader`.
+    """
+    if start() is None:
+        yield from loader
+        return
+    source = iter(loader)
+    try:
+        while True:
+            try:
+                batch = next(source)
+            except StopIteration:
+                return
+            GATE.batch_boundary()
+            yield batch
+    finally:
+        GATE.end()
+
+
+def job(
+    function: Callable[_P, _R] | None = None, **options: Any
+) -> Callable[_P, _R] | Callable[[Callable[_P, _R]], Callable[_P, _R]]:
+    """Decorates a function that trains: the runtime starts before it and its turn ends after it.
+
+    Args:
+        function: when used without parentheses.
+        **options: those of `start`.
+    """
+
+    def decorate(inner: Callable[_P, _R]) -> Callable[_P, _R]:
+        @functools.wraps(inner)
+        def wrapped(*args: _P.args, **kwargs: _P.kwargs) -> _R:
+            if start(**options) is None:
+                return inner(*args, **kwargs)
+            try:
+                return inner(*args, **kwargs)
+            finally:
+                GATE.leave()
+
+        return wrapped
+
+    return decorate(function) if function is not None else decorate
+
+
+def boundary() -> None:
+    """Marks a boundary by hand: for loops that neither use torch's optimizers nor a loader."""
+    if start() is not None:
+        GATE.boundary(2)
+
+
+def set_limit(limit: int | str | None, *, guaranteed: int | str = 0) -> dict[str, Any]:
+    """Moves this job's budget. Between iterations it applies at once, within one at its end.
+
+    Args:
+        limit: bytes or text; None or 0 for no limit.
+        guaranteed: share that other jobs cannot ask for.
+
+    Returns:
+        status ("applied", "deferred", "stale"), moved_bytes, took_ms, parts of the smallest possible limit.
+
+    Raises:
+        torchtide.errors.LimitConflict: the limit is below the smallest possible; the old one stays.
+    """
+    from torchtide.errors import LimitConflict
+
+    size = _core.parse_bytes(str(limit)) if limit is not None else 0
+    answer: dict[str, Any] = _core.set_limit(size, _core.parse_bytes(str(guaranteed)), not GATE.open)
+    if answer["status"] == "conflict":
+        raise LimitConflict(answer["text"])
+    return answer
+
+
+def pause() -> None:
+    """Suspends this job's memory: all pages go to the file tier, addresses stay.
+
+    Between iterations it happens at once, within one at its end. The next iteration waits for `resume` (from
+    another thread, `tide resume` or a call before it).
+    """
+    _core.suspend(not GATE.open)
+
+
+def resume() -> None:
+    """Brings a suspended job's memory back."""
+    _core.resume(not GATE.open)
+
+
+def report() -> dict[str, Any]:
+    """Figures of this job in bytes and seconds; docs/reference/stats.md explains each."""
+    return _core.report()

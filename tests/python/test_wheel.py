@@ -1,0 +1,102 @@
+"""The wheel: built here, installed into a new environment, used without the source tree."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import pathlib
+import subprocess
+import sysconfig
+import venv
+import zipfile
+
+import pytest
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+PACKAGE = ROOT / "python" / "torchtide"
+
+pytestmark = pytest.mark.slow
+
+
+def staged() -> dict[str, float]:
+    """Built files of the source tree and when they were written."""
+    return {str(path): path.stat().st_mtime for path in PACKAGE.rglob("*") if path.suffix == ".so"}
+
+
+@pytest.fixture(scope="module")
+def wheel() -> pathlib.Path:
+    """Path of a wheel built by scripts/wheel, which leaves the source tree alone."""
+    command = [str(ROOT / "scripts" / "wheel")]
+    before = staged()
+    result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=900)
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert staged() == before
+    return ROOT / result.stdout.strip().splitlines()[-1]
+
+
+@pytest.fixture(scope="module")
+def clean(wheel: pathlib.Path, tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    """bin/ of a new environment with the wheel; what it depends on comes from ours by a path file.
+
+    Installing torch again would take minutes.
+    """
+    folder = tmp_path_factory.mktemp("clean") / "venv"
+    venv.create(folder, with_pip=True, symlinks=True)
+    command = [folder / "bin" / "python", "-m", "pip", "install", "-q", "--no-deps", "--no-index"]
+    subprocess.run([*command, wheel], check=True, timeout=300)
+    [site] = folder.glob("lib/python*/site-packages")
+    (site / "dependencies.pth").write_text(sysconfig.get_paths()["purelib"] + "\n")
+    return folder / "bin"
+
+
+def run(command: list[str | pathlib.Path], folder: pathlib.Path) -> str:
+    """Output of a command that sees neither our variables nor the source tree."""
+    kept = {key: os.environ[key] for key in ("HOME", "LANG") if key in os.environ}
+    kept |= {"PATH": f"{folder}:/usr/bin:/bin", "TIDE_RUNTIME_DIR": str(folder / "run")}
+    result = subprocess.run(
+        command, capture_output=True, text=True, env=kept, cwd=folder, check=False, timeout=300
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+    return result.stdout
+
+
+def test_the_wheel_carries_modules_daemon_types_and_injection(wheel: pathlib.Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        names = archive.namelist()
+        tided = archive.getinfo("torchtide/bin/tided")
+    suffix = sysconfig.get_config_var("EXT_SUFFIX")
+    torch_minor = "_".join(importlib.metadata.version("torch").split(".")[:2])
+    wanted = {
+        f"torchtide/_core{suffix}",
+        f"torchtide/_torch_{torch_minor}{suffix}",
+        "torchtide/py.typed",
+        "torchtide/_inject/sitecustomize.py",
+    }
+    assert wanted <= set(names)
+    assert tided.external_attr >> 16 & 0o111, "bin/tided is not executable"
+    assert not [
+        name for name in names if name.startswith(("tests/", "csrc/")) or "__pycache__" in name
+    ]
+
+
+def test_the_installed_package_imports_from_where_it_was_installed(clean: pathlib.Path) -> None:
+    said = run([clean / "python", "-c", "import torchtide; print(torchtide.__file__)"], clean)
+    assert pathlib.Path(said.strip()).is_relative_to(clean.parent)
+
+
+def test_the_installed_command_tells_its_version(clean: pathlib.Path) -> None:
+    assert "0.1.0" in run([clean / "tide", "--version"], clean)
+
+
+def test_the_installed_adapter_trains_a_step(clean: pathlib.Path) -> None:
+    code = """
+import os
+os.environ["TIDE_DAEMON"] = "off"
+import torch, torchtide
+torchtide.runtime.start()
+model = torch.nn.Linear(1024, 1024)
+for batch in torchtide.iterations([torch.ones(4, 1024)] * 3):
+    model(batch).sum().backward()
+print("trained", model.weight.grad.shape)
+"""
+    assert "trained" in run([clean / "python", "-c", code], clean)

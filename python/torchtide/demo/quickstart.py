@@ -272,4 +272,7 @@ def _finish(plan: Plan, found: Comparison, out: Path, seconds: float) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit("quickstart: stopped; nothing that it started is left")

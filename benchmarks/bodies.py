@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import hashlib
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -58,8 +59,9 @@ def importing() -> Iterator[Any]:
     begin = time.perf_counter()
     import torchtide
 
+    start = torchtide.runtime.start  # the package is lazy: this loads the rest of it
     imported = time.perf_counter()
-    torchtide.runtime.start()
+    start()
     yield imported - begin, time.perf_counter() - imported
 
 
@@ -102,3 +104,87 @@ def allocating(arm: str, calls: int) -> Iterator[Any]:
             chunks.append((time.perf_counter() - begin) / (calls // 10))
         gc.enable()
         size = yield min(chunks)
+
+
+def digest(job: Any) -> str:
+    """Hash of parameters and optimizer state, bit by bit."""
+    sha = hashlib.blake2b(digest_size=16)
+    tensors = list(job.model.state_dict().values())
+    for state in job.optimizer.state.values():
+        tensors += [value for value in state.values() if hasattr(value, "numpy")]
+    for tensor in tensors:
+        sha.update(tensor.detach().contiguous().view(-1).numpy())
+    return sha.hexdigest()
+
+
+def suspending(model: str, threads: int, **sizes: int) -> Iterator[Any]:
+    """Suspends and resumes on each call; yields seconds, predictions and bytes moved."""
+    package = prepare("tide", threads)
+    from benchmarks import models
+
+    job = models.build(model, **sizes)
+    for batch, _ in zip(package.iterations(job.batches), range(5), strict=False):
+        job.step(batch)
+    package.runtime.GATE.end()
+    before = digest(job)
+    yield package.report()
+    while True:
+        predicted_suspend = package.report()["predicted_suspend_seconds"]
+        begin = time.perf_counter()
+        package.pause()
+        out = time.perf_counter()
+        report = package.report()
+        again = time.perf_counter()
+        package.resume()
+        back = time.perf_counter()
+        after = package.report()
+        yield {
+            "suspend_s": out - begin,
+            "resume_s": back - again,
+            "predicted_suspend_s": predicted_suspend,
+            "predicted_resume_s": report["predicted_resume_seconds"],
+            "moved_bytes": report["demoted"],
+            "left_bytes": after["demoted"],
+            "same_bits": digest(job) == before,
+        }
+
+
+def limited(model: str, threads: int, **sizes: int) -> Iterator[Any]:
+    """Each call is {"limit": bytes, "steps": n}: moves the budget and trains; yields what it took.
+
+    The first call carries nothing and yields the report of the job without a limit.
+    """
+    package = prepare("tide", threads)
+    from benchmarks import models
+
+    job = models.build(model, **sizes)
+    batches = iter(package.iterations(job.batches))
+    for _ in range(6):
+        job.step(next(batches))
+    request = yield package.report()
+    while True:
+        package.runtime.GATE.end()
+        try:
+            answer = package.set_limit(request["limit"])
+        except package.errors.LimitConflict as conflict:
+            request = yield {"conflict": str(conflict)}
+            continue
+        for _ in range(request["settle"]):
+            job.step(next(batches))
+        before = package.report()
+        seconds = []
+        for _ in range(request["steps"]):
+            begin = time.perf_counter()
+            job.step(next(batches))
+            seconds.append(time.perf_counter() - begin)
+        after = package.report()
+        moved = sum(
+            after[key] - before[key] for key in ("demoted_pages_total", "promoted_pages_total")
+        )
+        request = yield {
+            "answer": answer,
+            "step_s": seconds,
+            "moved_pages": moved,
+            "demoted": after["demoted"],
+            "committed": after["committed"],
+        }

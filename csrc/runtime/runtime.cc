@@ -127,6 +127,7 @@ void Runtime::SamplerLoop() {
   for (;;) {
     shm::FutexWait(never, 0, kPeriod);
     Sample();
+    RelieveDevice();
     absl::MutexLock lock(&link_mu_);
     if (link_) link_->Report();
   }

@@ -117,6 +117,9 @@ class Runtime {
   GrantResult ApplyGrant(const GrantRequest& grant);
   absl::Status EnsureSpill();
   bool NeedMemory(Bytes bytes, bool last_resort);
+  /// Asks others for memory and does not wait; false when nobody has any. `busy_too`: also those in an iteration.
+  bool AskOthers(Bytes bytes, bool busy_too);
+  void RelieveDevice();
   absl::Status Suspend();
   absl::Status Resume();
   void StartStreaming();

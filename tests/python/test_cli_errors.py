@@ -1,16 +1,19 @@
 """The typed exceptions."""
 
+import pathlib
 import pickle
 import subprocess
 import sys
 
+import cli_processes as processes
 import pytest
 from torchtide import errors
 
 
-def test_importing_the_errors_does_not_import_torch() -> None:
+def test_importing_the_errors_does_not_import_torch(tmp_path: pathlib.Path) -> None:
     code = "import sys, torchtide.errors; sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+    environ = processes.environment(tmp_path)
+    assert subprocess.run([sys.executable, "-c", code], env=environ, check=False).returncode == 0
 
 
 def test_a_message_says_what_was_asked_what_there_is_and_what_to_do() -> None:

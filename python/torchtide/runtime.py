@@ -134,6 +134,7 @@ def iterations(loader: Iterable[_T]) -> Iterator[_T]:
         yield from loader
         return
     source = iter(loader)
+    GATE.adopt()
     try:
         while True:
             try:
@@ -161,6 +162,7 @@ def job(
         def wrapped(*args: _P.args, **kwargs: _P.kwargs) -> _R:
             if start(**options) is None:
                 return inner(*args, **kwargs)
+            GATE.adopt()
             try:
                 return inner(*args, **kwargs)
             finally:
@@ -174,6 +176,7 @@ def job(
 def boundary() -> None:
     """Marks a boundary by hand: for loops that neither use torch's optimizers nor a loader."""
     if start() is not None:
+        GATE.adopt()
         GATE.boundary(2)
 
 

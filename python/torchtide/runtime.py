@@ -198,7 +198,7 @@ def set_limit(limit: int | str | None, *, guaranteed: int | str = 0) -> dict[str
     size = _core.parse_bytes(str(limit)) if limit is not None else 0
     answer: dict[str, Any] = _core.set_limit(size, _core.parse_bytes(str(guaranteed)), not GATE.open)
     if answer["status"] == "conflict":
-        raise LimitConflict(answer["text"])
+        raise LimitConflict(answer["text"], parts=answer["parts"])
     return answer
 
 

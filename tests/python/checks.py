@@ -19,6 +19,8 @@ from collections.abc import Callable
 HERE = pathlib.Path(__file__).resolve().parent
 SCRIPTS = HERE / "scripts"
 SOURCE = HERE.parent.parent / "python"
+#: A process that hangs ends; generous, as the machine may be busy with other builds.
+DEADLINE_S = 400
 _REGISTERED: dict[str, Callable[[], None]] = {}
 
 
@@ -84,7 +86,7 @@ def python(
         env=environment(folder, **variables),
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=DEADLINE_S,
     )
 
 
@@ -97,7 +99,7 @@ def run(script: str, folder: pathlib.Path, *only: str, **variables: str) -> dict
         cwd=folder,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=DEADLINE_S,
     )
     lines = out.read_text().splitlines() if out.exists() else []
     ended = {record["check"]: record["ended"] for record in map(json.loads, lines)}

@@ -1,6 +1,7 @@
 """A small training job; writes every loss and digests of weights, buffers, optimizer and random state.
 
-Usage: hostile_job.py MODEL STEPS OUT [plain]. With `plain` torchtide is never imported.
+Usage: hostile_job.py MODELS STEPS OUT [plain]. MODELS are trained one after the other. With `plain` torchtide
+is never imported. Says "ready" and begins when it is sent a line, so that jobs of a lane begin together.
 """
 
 import hashlib
@@ -102,19 +103,24 @@ def train(kind, steps, iterate):
 
 
 def main():
-    kind = {"cnn": Cnn, "lstm": Lstm, "gpt": Gpt}[sys.argv[1]]
+    kinds = {"cnn": Cnn, "lstm": Lstm, "gpt": Gpt}
     steps, out = int(sys.argv[2]), pathlib.Path(sys.argv[3])
+    plain = sys.argv[4:] == ["plain"]
     report = {}
-    if sys.argv[4:] == ["plain"]:
-        result = train(kind, steps, lambda loader: loader)
-    else:
+    if not plain:
         import torchtide as tide
         from torchtide import _core
 
-        result = train(kind, steps, tide.iterations)
+        tide.start()
+    torch.optim.Adam([torch.zeros(1)])  # imports half of torch: before the others wait for it
+    print("ready", flush=True)
+    sys.stdin.readline()
+    iterate = list if plain else tide.iterations
+    results = {name: train(kinds[name], steps, iterate) for name in sys.argv[1].split(",")}
+    if not plain:
         report = tide.report()
         _core.validate()
-    out.write_text(json.dumps({**result, "report": report}))
+    out.write_text(json.dumps({"results": results, "report": report}))
 
 
 if __name__ == "__main__":

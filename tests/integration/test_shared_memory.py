@@ -103,12 +103,15 @@ def test_two_jobs_in_less_than_their_sum_end_bitwise_as_alone(
     big = ("--width", "4608", "--steps", "6", "--batch", "32")
     small = ("--width", "1024", "--steps", "20", "--batch", "256")
     peaks = {}
-    for name, options in (("big", big), ("big-again", big), ("small", small)):
+    third = ("--width", "256", "--steps", "2000")
+    alone = {"big": big, "big-again": big, "small": small, "victim": (*third[:3], "20")}
+    for name, options in alone.items():
         report = confine.run(name, [command(name, tmp_path, *options)], None)
         peaks[name] = report.peak_bytes
     assert result(tmp_path, "big") == result(tmp_path, "big-again")  # the control: solo against solo
 
-    capacity = int(0.8 * (peaks["big"] + peaks["small"]))
+    # The third job, which is killed, has room of its own: the two that must end share less than their sum.
+    capacity = int(0.8 * (peaks["big"] + peaks["small"])) + peaks["victim"]
     limit = int(0.6 * peaks["big"])
     trouble = Trouble("victim")
     environment = {"TIDE_CAPACITY": str(capacity - KERNEL_BYTES), "TIDE_LANE_GRACE_MS": "1000"}
@@ -117,7 +120,7 @@ def test_two_jobs_in_less_than_their_sum_end_bitwise_as_alone(
     commands = [
         command("big", shared, *big, tide=("--limit", str(limit)), **environment),
         command("small", shared, *small, tide=(), **environment),
-        command("victim", shared, "--width", "256", "--steps", "2000", tide=(), **environment),
+        command("victim", shared, *third, tide=(), **environment),
     ]
     report = confine.run("shared", commands, capacity, on_tick=trouble.tick)
     ledger = trouble.status.peak_used_bytes

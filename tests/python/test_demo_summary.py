@@ -64,13 +64,16 @@ def test_an_answer_that_lacks_fields_is_read_too(status: dict[str, object]) -> N
 
 
 def test_the_most_that_was_seen_is_remembered() -> None:
-    answers = [STATUS, {**STATUS, "used": GIB, "jobs": []}]
+    gone = [{"name": "a", "state": "gone", "iterations": 0}]
+    answers = [STATUS, {**STATUS, "used": GIB, "jobs": gone}]
     status = LiveStatus(ask=lambda: answers.pop(0))
     status.look(1.0)
-    status.look(2.0)
+    last = status.look(2.0)
+    assert last is not None and last.jobs[0].iterations == 5
     assert status.peak_used_bytes == 3 * GIB
     assert status.peak_demoted_bytes == 7
     assert status.turns == [(1.0, "a"), (2.0, "")]
+    assert status.used == [(1.0, 3 * GIB), (2.0, GIB)]
 
 
 def test_no_daemon_is_no_error() -> None:
@@ -92,6 +95,7 @@ def test_the_promise_holds_when_plain_fails_and_tide_is_bitwise_as_alone() -> No
     assert data["sum_solo_peaks"] == 5 * GIB
     assert data["bound_bytes"] == 4 * GIB
     assert (data["peak_kernel"], data["peak_ledger"]) == (3 * GIB, 3 * GIB)
+    assert data["peak_kernel_without_cache"] == 29 * GIB // 10
     assert data["peak_over_sum"] == 0.6
     assert data["ledger_over_kernel"] == 1.0
     assert data["makespan_serial_s"] == 4.0
@@ -196,7 +200,8 @@ def test_the_picture_is_drawn(tmp_path: Path, tide: bool) -> None:
     assert found.plain is not None
     path = tmp_path / "quickstart.png"
     records = {"plain": found.plain_records, "tide": found.tide_records}
-    picture.draw(path, found.plain, found.tide if tide else None, records)
+    ledger = [(0.0, 0), (1.0, GIB)]
+    picture.draw(path, found.plain, found.tide if tide else None, records, ledger)
     assert path.read_bytes().startswith(b"\x89PNG")
 
 

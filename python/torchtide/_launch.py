@@ -44,6 +44,8 @@ JOB_VARIABLES: Final = (
     "TIDE_LANE",
 )
 CLAIM_VARIABLE: Final = "TIDE_JOB_PID"
+#: Value of TIDE_LANE for a process that takes no turns.
+NO_LANE: Final = "-1"
 
 #: Programs and modules that start ranks and train nothing themselves.
 LAUNCHERS: Final = frozenset({"torchrun", "accelerate", "deepspeed", "composer", "horovodrun"})
@@ -90,6 +92,8 @@ def claim_process(environ: MutableMapping[str, str] | None = None) -> bool:
         return False
     environ[CLAIM_VARIABLE] = own
     environ["TIDE_JOB_NAME"] = rank_name(environ.get("TIDE_JOB_NAME", ""), environ)
+    if has_peers(environ):
+        environ["TIDE_LANE"] = NO_LANE
     return True
 
 
@@ -105,6 +109,15 @@ def _claim_holds(claim: str, pid: int, start: int, rank: str) -> bool:
     return process_start_time(holder[0]) == holder[1]
 
 
+def has_peers(environ: Mapping[str, str]) -> bool:
+    """True for a rank of several, which must not take turns by itself.
+
+    A rank that holds the turn waits inside a collective for one that waits for the turn: for ever.
+    """
+    world = environ.get("WORLD_SIZE", "")
+    return "RANK" in environ and world.isdigit() and int(world) > 1
+
+
 def rank_name(name: str, environ: Mapping[str, str]) -> str:
     """The name of one rank of a multi-process job: "train[1]"; plain when there is one process.
 
@@ -112,9 +125,8 @@ def rank_name(name: str, environ: Mapping[str, str]) -> str:
         name: Name of the whole job; empty stays empty.
         environ: Environment that a launcher such as torchrun prepared (RANK, WORLD_SIZE).
     """
-    rank = environ.get("RANK", environ.get("LOCAL_RANK", ""))
-    alone = environ.get("WORLD_SIZE", "1") == "1"
-    if not name or alone or not rank.isdigit() or name.endswith(f"[{rank}]"):
+    rank = environ.get("RANK", "")
+    if not name or not has_peers(environ) or not rank.isdigit() or name.endswith(f"[{rank}]"):
         return name
     return f"{name}[{rank}]"
 

@@ -39,6 +39,6 @@ def tide(
         input=given,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=240,
         check=False,
     )

@@ -180,6 +180,23 @@ def test_another_users_runtime_directory_is_refused(tmp_path: pathlib.Path) -> N
         _launch.prepare_runtime_dir(tmp_path)
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs to become somebody else")
+def test_another_users_socket_is_a_permission_error(folder: pathlib.Path) -> None:
+    folder.mkdir(mode=0o700)
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(folder / "tided.sock"))
+        server.listen()
+        child = os.fork()
+        if child == 0:
+            os.setuid(12345)
+            try:
+                _launch.daemon_answers(folder / "tided.sock")
+            except errors.NotPermitted:
+                os._exit(7)
+            os._exit(0)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+
+
 def test_a_path_that_no_socket_address_holds_is_an_option_error(tmp_path: pathlib.Path) -> None:
     with pytest.raises(errors.OptionError, match="107"):
         _launch.ensure_daemon(tmp_path / ("d" * 120))
@@ -221,14 +238,16 @@ def test_ranks_are_jobs_of_their_own_and_their_workers_are_not() -> None:
         "TIDE_JOB_NAME": "x",
     }
     assert _launch.claim_process(environ)
-    assert environ["TIDE_JOB_NAME"] == "x[1]"
+    assert (environ["TIDE_JOB_NAME"], environ["TIDE_LANE"]) == ("x[1]", "-1")
     worker = {**environ, "TIDE_JOB_PID": f"{parent}:{start}:1"}
     assert not _launch.claim_process(worker)
 
 
-def test_one_rank_alone_keeps_the_plain_name() -> None:
-    assert _launch.rank_name("x", {"RANK": "0", "WORLD_SIZE": "1"}) == "x"
-    assert _launch.rank_name("x", {"LOCAL_RANK": "3", "WORLD_SIZE": "8"}) == "x[3]"
+def test_one_rank_alone_keeps_the_plain_name_and_its_lane() -> None:
+    environ = {"RANK": "0", "WORLD_SIZE": "1", "TIDE_JOB_NAME": "x", "TIDE_LANE": "2"}
+    assert _launch.claim_process(environ)
+    assert (environ["TIDE_JOB_NAME"], environ["TIDE_LANE"]) == ("x", "2")
+    assert _launch.rank_name("x", {"RANK": "11", "WORLD_SIZE": "16"}) == "x[11]"
     assert _launch.rank_name("x[3]", {"RANK": "3", "WORLD_SIZE": "8"}) == "x[3]"
     assert _launch.rank_name("", {"RANK": "3", "WORLD_SIZE": "8"}) == ""
 

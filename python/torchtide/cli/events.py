@@ -69,7 +69,8 @@ def _print(event: dict[str, Any], edges: Edges, json_output: bool) -> None:
     if json_output:
         exits.emit_json(event)
     else:
-        print(sentence(event, edges.now()), flush=True)
+        line = sentence(event, edges.now())
+        print(text.fold(line, line.index("  ") + 2), flush=True)
 
 
 def _moment(since: str | None, now_s: float) -> float:

@@ -64,7 +64,7 @@ def limit(edges: Edges, job: str, size: str, timeout_s: float, json_output: bool
     if json_output:
         exits.emit_json({"ok": status != "pending", **data})
     else:
-        print(text.clean(_limit_sentence(data, name, wanted, status)))
+        print(text.fold(_limit_sentence(data, name, wanted, status)))
     return exits.DEADLINE if status == "pending" else exits.OK
 
 
@@ -115,17 +115,17 @@ def explain(edges: Edges, job: str, json_output: bool) -> int:
     if json_output:
         exits.emit_json(data)
         return exits.OK
-    print(text.clean(str(data.get("text") or f"{job} is {data.get('state', 'unknown')}")))
+    print(text.fold(str(data.get("text") or f"{job} is {data.get('state', 'unknown')}")))
     if data.get("ahead"):
-        print("ahead of it: " + text.clean(", ".join(map(str, data["ahead"]))))
+        print(text.fold("ahead of it: " + ", ".join(map(str, data["ahead"]))))
     for advice in data.get("advice", []):
-        print("do: " + text.clean(str(advice)))
+        print(text.fold(f"do: {advice}", 4))
     events = data.get("events", [])
     if events:
         print("lately:")
     for event in events:
         when = text.local_time(float(event.get("time", 0)), edges.now())
-        print(f"  {when}  {text.clean(str(event.get('text', '')))}")
+        print(text.fold(f"  {when}  {event.get('text', '')}", len(when) + 4))
     return exits.OK
 
 
@@ -138,7 +138,7 @@ def priority(edges: Edges, job: str, level: str, timeout_s: float, json_output: 
         timeout_ms = _timeout_ms(timeout_s)
         data = daemon.command("priority", job=job, priority=level, timeout_ms=timeout_ms)
     sentence = str(data.get("text") or f"priority of {data.get('job', job)} is {level}")
-    _show(json_output, {"ok": True, **data}, lambda: print(text.clean(sentence)))
+    _show(json_output, {"ok": True, **data}, lambda: print(text.fold(sentence)))
     return exits.OK
 
 
@@ -166,7 +166,7 @@ def policy(edges: Edges, words: list[str], json_output: bool) -> int:
     with open_daemon(edges.connect) as daemon:
         data = daemon.command("policy", lane=int(lane), policy=name)
     sentence = str(data.get("text") or f"lane {lane} goes by {name}")
-    _show(json_output, {"ok": True, **data}, lambda: print(text.clean(sentence)))
+    _show(json_output, {"ok": True, **data}, lambda: print(text.fold(sentence)))
     return exits.OK
 
 
@@ -175,7 +175,7 @@ def shutdown(edges: Edges, json_output: bool) -> int:
     with open_daemon(edges.connect) as daemon:
         data = daemon.command("shutdown")
     sentence = str(data.get("text") or "the daemon has ended; jobs train on with their last limits")
-    _show(json_output, {"ok": True, **data}, lambda: print(text.clean(sentence)))
+    _show(json_output, {"ok": True, **data}, lambda: print(text.fold(sentence)))
     return exits.OK
 
 

@@ -130,7 +130,8 @@ def _plain_table(gap: int = 2) -> Table:
 
 
 def _turn_mark() -> str:
-    encoding = (getattr(sys.stdout, "encoding", None) or "ascii").lower().replace("-", "")
+    # While a live view runs, sys.stdout is a stand-in of rich that knows no encoding.
+    encoding = (getattr(sys.__stdout__, "encoding", None) or "ascii").lower().replace("-", "")
     return "▶" if encoding.startswith("utf") else ">"
 
 

@@ -1,9 +1,12 @@
-"""Numbers, times and names as people read them; pure functions, no dependency."""
+"""Numbers, times, names and sentences as people read them; no dependency."""
 
 from __future__ import annotations
 
 import datetime
 import math
+import shutil
+import sys
+import textwrap
 import unicodedata
 from typing import Final
 
@@ -14,6 +17,21 @@ _COUNT_UNITS: Final = ("", "k", "M", "G", "T", "P")
 def clean(text: str) -> str:
     """The text without control characters, so that a name cannot move the cursor of a terminal."""
     return "".join(" " if unicodedata.category(c) in ("Cc", "Cs", "Zl", "Zp") else c for c in text)
+
+
+def fold(sentence: str, indent: int = 0) -> str:
+    """The sentence without control characters; on a terminal broken at spaces, not inside words.
+
+    Args:
+        sentence: What to print.
+        indent: Cells that its further lines stand in from the left.
+    """
+    sentence = clean(sentence)
+    if not sys.stdout.isatty():
+        return sentence
+    width = max(shutil.get_terminal_size().columns, indent + 20)
+    margin = " " * indent
+    return textwrap.fill(sentence, width, subsequent_indent=margin, break_on_hyphens=False)
 
 
 def compact_bytes(size_bytes: int) -> str:

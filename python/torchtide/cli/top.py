@@ -100,9 +100,8 @@ def lane_line(lane: dict[str, Any]) -> str:
     holder = lane.get("holder") or "nobody"
     scratch = core.format_bytes(int(lane.get("scratch_bytes") or 0))
     return (
-        f"lane {lane.get('id')}  {lane.get('policy')}  turn: {holder}  "
-        f"handovers: {int(lane.get('handovers') or 0):,}  scratch: {scratch}  "
-        f"members: {len(lane.get('members', []))}"
+        f"lane {lane.get('id')}  {lane.get('policy')}  {len(lane.get('members', []))} members  "
+        f"{int(lane.get('handovers') or 0):,} handovers  scratch {scratch}  turn: {holder}"
     )
 
 

@@ -116,6 +116,7 @@ def test_the_promise_is_broken_when_a_job_leaves_no_result() -> None:
     found = comparison()
     found.tide_records = {"a": record()}
     assert found.json()["bitwise_equal"] is False
+    assert found.json()["makespan_tide_s"] is None
     assert not found.held()
 
 

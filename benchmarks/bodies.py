@@ -5,6 +5,8 @@ from __future__ import annotations
 import ctypes
 import gc
 import hashlib
+import itertools
+import pathlib
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -39,7 +41,10 @@ def prepare(arm: str, threads: int) -> Any:
 
 
 def training(arm: str, model: str, threads: int = 1, **sizes: int) -> Iterator[Any]:
-    """Each call trains `request` iterations; yields wall and CPU seconds of one, and the loss."""
+    """Each call trains `request` iterations; yields wall and CPU seconds of one, and the loss.
+
+    The call None yields the runtime's report.
+    """
     package = prepare(arm, threads)
     from benchmarks import models
 
@@ -47,6 +52,9 @@ def training(arm: str, model: str, threads: int = 1, **sizes: int) -> Iterator[A
     batches = iter(package.iterations(job.batches)) if package else job.batches
     count = yield "ready"
     while True:
+        if count is None:
+            count = yield package.report()
+            continue
         begin, begin_processor = time.perf_counter(), time.process_time()
         for _ in range(count):
             loss = job.step(next(batches))
@@ -123,12 +131,14 @@ def suspending(model: str, threads: int, **sizes: int) -> Iterator[Any]:
     from benchmarks import models
 
     job = models.build(model, **sizes)
-    for batch, _ in zip(package.iterations(job.batches), range(5), strict=False):
-        job.step(batch)
-    package.runtime.GATE.end()
-    before = digest(job)
+    batches = iter(package.iterations(job.batches))
+    for _ in range(3):
+        job.step(next(batches))
     yield package.report()
     while True:
+        job.step(next(batches))  # pages are touched between two suspensions, as in use
+        package.runtime.GATE.end()
+        before = digest(job)
         predicted_suspend = package.report()["predicted_suspend_seconds"]
         begin = time.perf_counter()
         package.pause()
@@ -147,6 +157,14 @@ def suspending(model: str, threads: int, **sizes: int) -> Iterator[Any]:
             "left_bytes": after["demoted"],
             "same_bits": digest(job) == before,
         }
+
+
+def moved_bytes() -> int:
+    """What this process has read from and written to disks: streaming included."""
+    counters = dict(
+        line.split(": ") for line in pathlib.Path("/proc/self/io").read_text().splitlines()
+    )
+    return int(counters["read_bytes"]) + int(counters["write_bytes"])
 
 
 def limited(model: str, threads: int, **sizes: int) -> Iterator[Any]:
@@ -171,20 +189,46 @@ def limited(model: str, threads: int, **sizes: int) -> Iterator[Any]:
             continue
         for _ in range(request["settle"]):
             job.step(next(batches))
-        before = package.report()
+        before = moved_bytes()
         seconds = []
         for _ in range(request["steps"]):
             begin = time.perf_counter()
             job.step(next(batches))
             seconds.append(time.perf_counter() - begin)
         after = package.report()
-        moved = sum(
-            after[key] - before[key] for key in ("demoted_pages_total", "promoted_pages_total")
-        )
         request = yield {
             "answer": answer,
             "step_s": seconds,
-            "moved_pages": moved,
+            "moved_bytes": moved_bytes() - before,
             "demoted": after["demoted"],
             "committed": after["committed"],
         }
+
+
+class Counted:
+    """A loader of known length, as ordinary scripts have one."""
+
+    def __init__(self, batches: Iterator[Any], count: int) -> None:
+        """The first `count` of `batches`."""
+        self._batches, self._count = batches, count
+
+    def __len__(self) -> int:
+        """Iterations of the job."""
+        return self._count
+
+    def __iter__(self) -> Iterator[Any]:
+        """Once."""
+        return itertools.islice(self._batches, self._count)
+
+
+def short_job(iterations: int, **sizes: int) -> Iterator[Any]:
+    """Builds a small job; the call runs all of it and yields the monotonic time of its end."""
+    package = prepare("tide", 1)
+    from benchmarks import models
+
+    job = models.build("adam", **sizes)
+    yield "ready"
+    for batch in package.iterations(Counted(job.batches, iterations)):
+        job.step(batch)
+    package.runtime.GATE.leave()
+    yield time.monotonic()

@@ -279,7 +279,11 @@ void Runtime::CarryOutOrders() {
     moved = true;
   }
   const bool asked = slot().reclaim_bytes.load(std::memory_order_acquire) > 0;
-  if (asked && !moved) ApplyBudget();
+  if (suspended_.load(std::memory_order_relaxed)) {
+    slot().reclaim_bytes.store(0, std::memory_order_relaxed);  // there is nothing left to give
+  } else if (asked && !moved) {
+    ApplyBudget();
+  }
 }
 
 void Runtime::StartStreaming() {

@@ -120,6 +120,7 @@ class Runtime {
   /// Asks others for memory and does not wait; false when nobody has any. `busy_too`: also those in an iteration.
   bool AskOthers(Bytes bytes, bool busy_too);
   void RelieveDevice();
+  Bytes RecentOutside(Bytes now);
   absl::Status Suspend();
   absl::Status Resume();
   void StartStreaming();
@@ -168,6 +169,9 @@ class Runtime {
   std::atomic<int64_t> asked_in_vain_ns_{0};  // when others last had nothing to give
 
   void Tell(absl::string_view kind, absl::string_view text);
+
+  absl::Mutex outside_mu_;
+  std::deque<Bytes> outside_history_ ABSL_GUARDED_BY(outside_mu_);
 
   absl::Mutex spill_mu_;
   std::unique_ptr<pages::SpillFile> spill_ ABSL_GUARDED_BY(spill_mu_);

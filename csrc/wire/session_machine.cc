@@ -1,3 +1,4 @@
+// What the session says when, and what it makes of what it hears.
 #include "wire/session_machine.h"
 
 #include <algorithm>
@@ -78,7 +79,8 @@ std::optional<Message> SessionMachine::NextMessage(int64_t now_ns) {
   return std::nullopt;
 }
 
-absl::StatusOr<SessionMachine::Incoming> SessionMachine::OnFrame(const Frame& frame, int64_t now_ns) {
+absl::StatusOr<SessionMachine::Incoming> SessionMachine::OnFrame(const Frame& frame,
+                                                                 int64_t now_ns) {
   Incoming incoming;
   const int64_t generation = static_cast<int64_t>(frame.generation);
   if (generation < generation_) return incoming;  // a daemon that has been replaced
@@ -124,7 +126,8 @@ bool SessionMachine::AcceptOrder(const Order& order) {
     return false;
   }
   if (order.order_id < seen_order_) {
-    QueueAck(OrderAck{.order_id = order.order_id, .status = OrderStatus::kFailed,
+    QueueAck(OrderAck{.order_id = order.order_id,
+                      .status = OrderStatus::kFailed,
                       .text = "a newer order came before this one"});
     return false;
   }
@@ -162,7 +165,8 @@ void SessionMachine::Post(GrantAck ack) {
   ack.guaranteed_bytes = job.min_bytes;
   if (newest) {
     last_ack_ = ack;
-    const bool settled = ack.status == GrantStatus::kApplied || ack.status == GrantStatus::kConflict;
+    const bool settled =
+        ack.status == GrantStatus::kApplied || ack.status == GrantStatus::kConflict;
     if (settled) job.revision = ack.revision;
   }
   QueueAck(std::move(ack));

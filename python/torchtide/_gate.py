@@ -17,6 +17,26 @@ _EVALUATION = 1
 _FIRST_TRAINING_PHASE = 2
 
 
+class _RootHook:
+    """The forward pre-hook of an outermost module.
+
+    Modules carry their hooks wherever they go, so it must be copied and saved as if it were not there: a copy is
+    the hook itself, and what is saved is a builtin that passes the arguments on, loadable without torchtide.
+    """
+
+    def __init__(self, gate: Gate) -> None:
+        self._gate = gate
+
+    def __call__(self, module: Any, args: Any) -> None:
+        self._gate._root_forward(module, args)
+
+    def __deepcopy__(self, memo: Any) -> _RootHook:
+        return self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return getattr, ({}, "get")
+
+
 class Gate:
     """One per process; all methods run on the thread that trains, others are ignored."""
 
@@ -24,14 +44,16 @@ class Gate:
         self.open = False  # an iteration is under way
         self.stepped = False  # an optimizer has stepped since it began
         self.steps_seen = 0
-        self.gated = False  # a forward was seen since the last step: the gate is in the right place
+        self.gated = False  # a root's forward came before the last step: the gate is in the right place
+        self._forward_since_step = False
+        self._forward_since_batch = False
         self.phase = _FIRST_TRAINING_PHASE
         self._thread: int | None = None
         self._stepped_optimizers: list[int] = []
         self._phases: dict[tuple[int, ...], int] = {}
         self._arm: Callable[[bool], None] = lambda on: None
         self._armed = False
-        self._roots: dict[int, Any] = {}
+        self._root_hook = _RootHook(self)
         self._global_handle: Any = None
         self.on_first_iteration: Callable[[], None] | None = None
 
@@ -52,9 +74,17 @@ class Gate:
         if not self._mine():
             return
         self.steps_seen += 1
+        again = id(optimizer) in self._stepped_optimizers
+        if again and not self._forward_since_step:
+            # No module's forward is to be seen (a compiled one, plain functions): the step is the boundary.
+            self.boundary(self._training_phase())
         self.stepped = True
         if id(optimizer) not in self._stepped_optimizers:
             self._stepped_optimizers.append(id(optimizer))
+        # Another optimizer of the same iteration, or a model that no root is known of (the next fold, a notebook's
+        # next cell): the search costs one hook call.
+        self.gated = self._forward_since_step
+        self._forward_since_step = False
         if not self.gated:
             self._look_for_root()
 
@@ -93,21 +123,25 @@ class Gate:
 
     def _any_forward(self, module: Any, args: Any) -> None:
         """The first forward after the search began is the outermost module's: watch that one alone."""
-        if not self._mine():
+        import torch
+
+        if torch.compiler.is_compiling() or not self._mine() or _in_backward():
             return
         if self._global_handle is not None:
             self._global_handle.remove()
             self._global_handle = None
-        if id(module) not in self._roots:
-            self._roots[id(module)] = module.register_forward_pre_hook(self._root_forward)
-        self._root_forward(module, args)
+        if self._root_hook not in module._forward_pre_hooks.values():
+            module.register_forward_pre_hook(self._root_hook)
+            self._root_forward(module, args)  # a hook that is new runs from the next call on
 
     def _root_forward(self, module: Any, args: Any) -> None:
         import torch
 
-        if torch.compiler.is_compiling() or not self._mine():
+        if torch.compiler.is_compiling() or not self._mine() or _in_backward():
             return
         self.gated = True
+        self._forward_since_step = True
+        self._forward_since_batch = True
         if not torch.is_grad_enabled():
             # A teacher's forward inside an iteration is part of it; after a step, or in a row, it is evaluation.
             if not self.open or self.stepped or self.phase == _EVALUATION:
@@ -134,7 +168,7 @@ class Gate:
 
     def end(self) -> None:
         """Ends the open iteration, if any: the turn goes to others."""
-        if not self.open:
+        if not self.open or not self._mine():
             return
         self.open = False
         self.stepped = False
@@ -159,14 +193,29 @@ class Gate:
 
     def batch_boundary(self) -> None:
         """For loops without an optimizer of torch and without modules: each batch is an iteration."""
-        if self.open and self.gated and self.steps_seen > 0:
+        if not self._mine():
+            return  # an iteration of the thread that trains is open, or it owns the gate
+        forward, self._forward_since_batch = self._forward_since_batch, False
+        if self.open and forward and self.steps_seen > 0:
             return  # the next forward is the better place
         self.boundary(_FIRST_TRAINING_PHASE)
+
+    def adopt(self) -> None:
+        """The calling thread is about to train; ignored while another one is inside an iteration."""
+        if not self.open:
+            self._thread = threading.get_ident()
 
     def leave(self) -> None:
         """No more iterations for now."""
         self.end()
         _core.leave()
+
+
+def _in_backward() -> bool:
+    """Whether this is a forward that a checkpoint repeats inside of backward."""
+    import torch
+
+    return bool(torch._C._current_graph_task_id() != -1)
 
 
 def loader_ready(iterator: Any) -> bool:

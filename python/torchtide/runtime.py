@@ -134,6 +134,7 @@ def iterations(loader: Iterable[_T]) -> Iterator[_T]:
         yield from loader
         return
     source = iter(loader)
+    GATE.adopt()
     try:
         while True:
             try:
@@ -161,6 +162,7 @@ def job(
         def wrapped(*args: _P.args, **kwargs: _P.kwargs) -> _R:
             if start(**options) is None:
                 return inner(*args, **kwargs)
+            GATE.adopt()
             try:
                 return inner(*args, **kwargs)
             finally:
@@ -174,6 +176,7 @@ def job(
 def boundary() -> None:
     """Marks a boundary by hand: for loops that neither use torch's optimizers nor a loader."""
     if start() is not None:
+        GATE.adopt()
         GATE.boundary(2)
 
 
@@ -195,7 +198,7 @@ def set_limit(limit: int | str | None, *, guaranteed: int | str = 0) -> dict[str
     size = _core.parse_bytes(str(limit)) if limit is not None else 0
     answer: dict[str, Any] = _core.set_limit(size, _core.parse_bytes(str(guaranteed)), not GATE.open)
     if answer["status"] == "conflict":
-        raise LimitConflict(answer["text"])
+        raise LimitConflict(answer["text"], parts=answer["parts"])
     return answer
 
 

@@ -23,7 +23,8 @@ extern char** environ;
 
 namespace tide::coordinator {
 
-inline constexpr absl::Duration kPatience = absl::Seconds(30);  // for a loaded machine, never reached
+inline constexpr absl::Duration kPatience =
+    absl::Seconds(30);  // for a loaded machine, never reached
 
 /// Runs `tided` with arguments and returns its pid; output goes to /dev/null.
 inline pid_t Spawn(std::vector<std::string> arguments) {
@@ -109,7 +110,9 @@ class RawJob {
     EXPECT_TRUE(welcome.has_value());
     if (welcome) welcome_ = *welcome;
   }
-  void Say(wire::Message message) { EXPECT_TRUE(channel_.Send(*wire::EncodeMessage(std::move(message))).ok()); }
+  void Say(wire::Message message) {
+    EXPECT_TRUE(channel_.Send(*wire::EncodeMessage(std::move(message))).ok());
+  }
   template <typename M>
   std::optional<M> Take() {
     const absl::Time deadline = absl::Now() + kPatience;

@@ -22,7 +22,8 @@ TEST_F(DaemonTest, StartsServesAndASecondOneEndsAtOnce) {
 
 TEST_F(DaemonTest, OfManyThatStartAtOnceExactlyOneServes) {
   std::vector<pid_t> starters;
-  for (int i = 0; i < 8; ++i) starters.push_back(Spawn({"--runtime-dir", folder(), "--idle-exit-s", "0"}));
+  for (int i = 0; i < 8; ++i)
+    starters.push_back(Spawn({"--runtime-dir", folder(), "--idle-exit-s", "0"}));
   for (pid_t starter : starters) EXPECT_EQ(WaitForExit(starter), 0);
   EXPECT_EQ(Ask(wire::Query{.what = "status"}).data.Int("pid"), DaemonPid());
   const wire::Answer events = Ask(wire::Query{.what = "events"});
@@ -46,7 +47,8 @@ TEST_F(DaemonTest, ALimitGoesRoundThroughTheJob) {
   ASSERT_EQ(Start(), 0);
   RawJob job(socket(), {.name = "train", .token = 1});
   std::thread cli([&] {
-    const wire::Answer answer = Ask(wire::Command{.what = "limit", .job = "train", .bytes = 5 << 20});
+    const wire::Answer answer =
+        Ask(wire::Command{.what = "limit", .job = "train", .bytes = 5 << 20});
     EXPECT_EQ(answer.data.Text("status"), "applied");
     EXPECT_EQ(answer.data.Int("moved_bytes"), 77);
   });
@@ -156,7 +158,8 @@ TEST_F(DaemonTest, RefusesAFolderOfAnotherUser) {
 TEST_F(DaemonTest, GarbageIsToldWhyAndCutAndTheOthersAreServed) {
   ASSERT_EQ(Start(), 0);
   wire::UnixChannel other(*wire::ConnectUnix(socket()));
-  ASSERT_GT(send(other.fd(), "GET / HTTP/1.1\r\n\r\nmore than a header's worth of bytes", 50, 0), 0);
+  ASSERT_GT(send(other.fd(), "GET / HTTP/1.1\r\n\r\nmore than a header's worth of bytes", 50, 0),
+            0);
   absl::StatusOr<std::optional<wire::Frame>> frame = std::optional<wire::Frame>();
   while (frame.ok() && !*frame) {
     other.Wait(kPatience);
@@ -176,7 +179,8 @@ TEST_F(DaemonTest, GarbageIsToldWhyAndCutAndTheOthersAreServed) {
 TEST_F(DaemonTest, ASlowReaderIsCutAndTheOthersAreServed) {
   ASSERT_EQ(Start(), 0);
   wire::UnixChannel slow(*wire::ConnectUnix(socket()));
-  ASSERT_TRUE(slow.Send(*wire::EncodeMessage(wire::Hello{.role = wire::Role::kCli, .pid = getpid()})).ok());
+  ASSERT_TRUE(
+      slow.Send(*wire::EncodeMessage(wire::Hello{.role = wire::Role::kCli, .pid = getpid()})).ok());
   absl::Status sent;
   for (int asked = 0; asked < 20'000 && sent.ok(); ++asked) {  // 12 KiB each, and nothing is read
     sent = slow.Send(*wire::EncodeMessage(wire::Query{.what = "config"}));

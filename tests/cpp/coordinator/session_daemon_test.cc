@@ -1,8 +1,7 @@
 // JobSession, the job's side as it is, against the real daemon.
-#include "wire/session.h"
-
 #include "absl/synchronization/mutex.h"
 #include "cpp/coordinator/daemon_process.h"
+#include "wire/session.h"
 
 namespace tide::coordinator {
 namespace {
@@ -12,9 +11,10 @@ class Job {
  public:
   Job(const std::string& socket_path, std::string name)
       : session_(socket_path,
-                 wire::SessionOptions{.job = {.name = std::move(name),
-                                              .pid = getpid(),
-                                              .start_time = static_cast<int64_t>(shm::StartTime(getpid()))}},
+                 wire::SessionOptions{
+                     .job = {.name = std::move(name),
+                             .pid = getpid(),
+                             .start_time = static_cast<int64_t>(shm::StartTime(getpid()))}},
                  Callbacks()) {}
   wire::JobSession& session() { return session_; }
   int welcomes() {
@@ -36,7 +36,8 @@ class Job {
                 },
             .on_grant =
                 [this](const wire::Grant& grant) {
-                  session_.Post(wire::GrantAck{.revision = grant.revision, .moved_bytes = 11, .took_ms = 2});
+                  session_.Post(
+                      wire::GrantAck{.revision = grant.revision, .moved_bytes = 11, .took_ms = 2});
                 },
             .on_order =
                 [this](const wire::Order& order) {
@@ -89,7 +90,8 @@ TEST_F(SessionDaemonTest, AttachesAgainByItselfAfterAKillWithNameAndLimit) {
   ASSERT_TRUE(first.session().WaitAttached(kPatience).ok());
   ASSERT_TRUE(second.session().WaitAttached(kPatience).ok());
   const std::string name = second.session().name();
-  EXPECT_EQ(Ask(wire::Command{.what = "limit", .job = name, .bytes = 5 << 20}).data.Text("status"), "applied");
+  EXPECT_EQ(Ask(wire::Command{.what = "limit", .job = name, .bytes = 5 << 20}).data.Text("status"),
+            "applied");
   Kill();
   ASSERT_EQ(Start(), 0);
   ASSERT_TRUE(first.AwaitWelcomes(2));
@@ -102,7 +104,8 @@ TEST_F(SessionDaemonTest, AttachesAgainByItselfAfterAKillWithNameAndLimit) {
     EXPECT_TRUE(record.Bool("attached"));
   }
   EXPECT_EQ(live, 2);
-  EXPECT_EQ(Ask(wire::Command{.what = "limit", .job = name, .bytes = 6 << 20}).data.Text("status"), "applied");
+  EXPECT_EQ(Ask(wire::Command{.what = "limit", .job = name, .bytes = 6 << 20}).data.Text("status"),
+            "applied");
 }
 
 TEST_F(SessionDaemonTest, AForkedChildAbandonsTheSessionAndTheParentsGoesOn) {
@@ -117,7 +120,9 @@ TEST_F(SessionDaemonTest, AForkedChildAbandonsTheSessionAndTheParentsGoesOn) {
   });
   EXPECT_EQ(child.Wait(), 0);
   EXPECT_TRUE(job.session().attached());
-  EXPECT_EQ(Ask(wire::Command{.what = "limit", .job = "train", .bytes = 5 << 20}).data.Text("status"), "applied");
+  EXPECT_EQ(
+      Ask(wire::Command{.what = "limit", .job = "train", .bytes = 5 << 20}).data.Text("status"),
+      "applied");
 }
 
 TEST_F(SessionDaemonTest, ByeWithoutADaemonReturnsAtOnce) {

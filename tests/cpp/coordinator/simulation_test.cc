@@ -1,5 +1,5 @@
-// The daemon's core and the jobs' session machines as they are, on simulated time and a network that drops,
-// delays and cuts; the daemon is killed at random instants and replays its journal.
+// The daemon's core and the jobs' session machines as they are, on simulated time and a network
+// that drops, delays and cuts; the daemon is killed at random instants and replays its journal.
 #include <memory>
 
 #include "base/random.h"
@@ -33,7 +33,8 @@ class Simulation : public testing::TestWithParam<uint64_t>, public Edges {
   // Edges of the daemon: links of the jobs, the command line's answers.
   void SendTo(PeerId peer, const wire::Frame& frame) override {
     if (peer == cli_) return TakeAnswer(frame);
-    if (auto it = daemon_ends_.find(peer); it != daemon_ends_.end()) it->second->Send(frame).IgnoreError();
+    if (auto it = daemon_ends_.find(peer); it != daemon_ends_.end())
+      it->second->Send(frame).IgnoreError();
   }
   void ClosePeer(PeerId peer, const std::string&) override { to_close_.push_back(peer); }
   void Watch(const WatchProcess&) override {}
@@ -97,7 +98,8 @@ class Simulation : public testing::TestWithParam<uint64_t>, public Edges {
     job.last_revision = grant.revision;
     if (random_.Below(3) == 0) {
       job.later = grant;
-      job.session->Post(wire::GrantAck{.revision = grant.revision, .status = wire::GrantStatus::kDeferred});
+      job.session->Post(
+          wire::GrantAck{.revision = grant.revision, .status = wire::GrantStatus::kDeferred});
       return;
     }
     job.later.reset();
@@ -202,7 +204,8 @@ class Simulation : public testing::TestWithParam<uint64_t>, public Edges {
         ASSERT_EQ(job.wanted.limit_bytes, told.limit) << job.name;
       }
     }
-    ASSERT_LE(core_->state().jobs.size(), static_cast<size_t>(kJobs)) << "a job was registered twice";
+    ASSERT_LE(core_->state().jobs.size(), static_cast<size_t>(kJobs))
+        << "a job was registered twice";
   }
 
   struct Promise {

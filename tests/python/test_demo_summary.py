@@ -116,6 +116,7 @@ def test_the_promise_is_broken_when_a_job_leaves_no_result() -> None:
     found = comparison()
     found.tide_records = {"a": record()}
     assert found.json()["bitwise_equal"] is False
+    assert found.json()["makespan_tide_s"] is None
     assert not found.held()
 
 
@@ -186,12 +187,10 @@ def test_on_a_terminal_there_is_a_table() -> None:
     assert "killed: out of memory" in console.file.getvalue()
 
 
-def test_turns_do_not_overlap_and_waiting_is_nobodys_turn() -> None:
-    # b's second iteration began, by its own time, while a still had the turn
-    a = Record({}, [], [100.0, 101.0, 103.0], 0, 0)
-    b = Record({}, [], [100.5, 102.0, 104.0], 0, 0)
-    spans = picture.turns(report(), {"a": a, "b": b})
-    assert spans == {"a": [(1.0, 2.0), (3.0, 4.0)], "b": [(2.0, 3.0), (4.0, 5.0)]}
+def test_a_turn_lasts_until_another_job_is_seen_with_it() -> None:
+    seen = [(1.0, "a"), (2.0, "b"), (2.5, ""), (3.0, "a")]
+    assert picture.turns(seen, 4.0) == {"a": [(1.0, 2.0), (3.0, 4.0)], "b": [(2.0, 2.5)]}
+    assert picture.turns([], 4.0) == {}
 
 
 @pytest.mark.parametrize("tide", [True, False])
@@ -200,8 +199,9 @@ def test_the_picture_is_drawn(tmp_path: Path, tide: bool) -> None:
     assert found.plain is not None
     path = tmp_path / "quickstart.png"
     records = {"plain": found.plain_records, "tide": found.tide_records}
-    ledger = [(0.0, 0), (1.0, GIB)]
-    picture.draw(path, found.plain, found.tide if tide else None, records, ledger)
+    found.ledger.used = [(0.0, 0), (1.0, GIB)]
+    found.ledger.turns = [(0.5, "a"), (1.0, "b"), (2.0, "")]
+    picture.draw(path, found.plain, found.tide if tide else None, records, found.ledger)
     assert path.read_bytes().startswith(b"\x89PNG")
 
 

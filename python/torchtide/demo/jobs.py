@@ -33,10 +33,10 @@ class Job:
 #: Ordered by start. Batch sizes are the scripts' defaults, chosen so that much of a job's memory is
 #: scratch (0.4 to 1.2 GiB) and an iteration takes about a second on two cores.
 JOBS: Final = (
-    Job("digits_cnn", steps=10, quick_steps=5),
-    Job("char_gpt", steps=12, quick_steps=5),
-    Job("word_lstm", steps=12, quick_steps=5),
-    Job("wide_adam", steps=14, quick_steps=5),
+    Job("digits_cnn", steps=10, quick_steps=7),
+    Job("char_gpt", steps=12, quick_steps=7),
+    Job("word_lstm", steps=12, quick_steps=7),
+    Job("wide_adam", steps=14, quick_steps=7),
 )
 
 

@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from torchtide.demo.confine import Report
 from torchtide.demo.jobs import Record
+from torchtide.demo.live import LiveStatus
 
 COLOURS: Final = ("#4269d0", "#efb118", "#3ca951", "#ff725c", "#a463f2", "#97bbf5")
 SHARED_COLOUR: Final = "#9c6b4e"
@@ -24,21 +25,12 @@ def own_iterations(report: Report, record: Record) -> list[Span]:
     return list(itertools.pairwise(times))
 
 
-def turns(report: Report, records: Mapping[str, Record]) -> dict[str, list[Span]]:
-    """The iterations of jobs that take turns: each from the end of the last one, whosever it was.
-
-    A job's own times would count its waiting as part of its iteration.
-    """
-    ends = sorted(
-        (end, start, name)
-        for name, record in records.items()
-        for start, end in own_iterations(report, record)
-    )
-    spans: dict[str, list[Span]] = {name: [] for name in records}
-    before = 0.0
-    for end, start, name in ends:
-        spans[name].append((max(start, before), end))
-        before = end
+def turns(seen: Sequence[tuple[float, str]], end: float) -> dict[str, list[Span]]:
+    """The turns by job, from who was seen to have it: (seconds, job or ""), each until the next."""
+    spans: dict[str, list[Span]] = {}
+    for (start, name), (until, _) in itertools.pairwise([*seen, (end, "")]):
+        if name:
+            spans.setdefault(name, []).append((start, until))
     return spans
 
 
@@ -47,7 +39,7 @@ def draw(
     plain: Report,
     tide: Report | None,
     records: Mapping[str, Mapping[str, Record]],
-    ledger: Sequence[tuple[float, int]] = (),
+    ledger: LiveStatus | None = None,
 ) -> None:
     """Writes the picture as PNG.
 
@@ -56,7 +48,7 @@ def draw(
         plain: The attempt as plain processes.
         tide: The run under tide, or None when there was none.
         records: What the jobs of "plain" and of "tide" wrote about their iterations, by name.
-        ledger: (seconds, bytes) that tide itself counted during its run.
+        ledger: What tide itself told during its run; None when there was none.
     """
     import matplotlib as mpl
 
@@ -76,9 +68,10 @@ def draw(
     for column, (kind, report) in enumerate(reports):
         memory, strip = axes[0][column], axes[1][column]
         _draw_memory(memory, report)
-        _draw_turns(strip, report, records[kind], takes_turns=kind == "tide")
-        if kind == "tide" and ledger:
-            seconds, used = zip(*ledger, strict=True)
+        told = ledger if kind == "tide" else None
+        _draw_turns(strip, report, records[kind], told)
+        if told is not None and told.used:
+            seconds, used = zip(*told.used, strict=True)
             style = {"color": "black", "linewidth": 0.8, "linestyle": ":"}
             memory.plot(seconds, [size / GIB for size in used], label="tide's ledger", **style)
         finished = sum(outcome.finished for outcome in report.outcomes.values())
@@ -128,21 +121,27 @@ def _draw_memory(axis: Any, report: Report) -> None:
 
 
 def _draw_turns(
-    axis: Any, report: Report, records: Mapping[str, Record], *, takes_turns: bool
+    axis: Any, report: Report, records: Mapping[str, Record], ledger: LiveStatus | None
 ) -> None:
+    """A row a job: its turns where jobs take turns, else its iterations, as far as it told them."""
     names: Sequence[str] = list(report.outcomes)
-    shared = turns(report, records) if takes_turns else {}
+    shared = turns(ledger.turns, report.seconds) if ledger is not None else {}
     for row, (colour, name) in enumerate(zip(COLOURS, names, strict=False)):
         place = (row - 0.4, 0.8)
         outcome = report.outcomes[name]
-        if name not in records:  # it did not live to write its times
+        spans = shared.get(name, [])
+        if ledger is None and name in records:
+            spans = own_iterations(report, records[name])
+        if spans:
+            bars = [(start, end - start) for start, end in spans]
+            axis.broken_barh(bars, place, facecolors=colour, edgecolors="white", linewidth=0.3)
+        if not outcome.finished:  # a plain job that did not live has told no iterations
             life = [(0.0, outcome.seconds)]
             axis.broken_barh(life, place, facecolors="none", edgecolors=colour, hatch="////")
             axis.plot(outcome.seconds, row, marker="x", color="red")
-            continue
-        spans = shared[name] if takes_turns else own_iterations(report, records[name])
-        bars = [(start, end - start) for start, end in spans]
-        axis.broken_barh(bars, place, facecolors=colour, edgecolors="white", linewidth=0.3)
+        elif ledger is not None and name in records:
+            for _, end in own_iterations(report, records[name]):
+                axis.vlines(end, row - 0.4, row + 0.4, color="white", linewidth=0.6)
     axis.set_yticks(range(len(names)), names)
     axis.set_ylim(len(names) - 0.4, -0.6)  # the first on top, as in the stack's legend
     axis.margins(x=0)

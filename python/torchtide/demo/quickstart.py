@@ -266,7 +266,7 @@ def _finish(plan: Plan, found: Comparison, out: Path, seconds: float) -> None:
     if found.plain is not None:
         path = out / "quickstart.png"
         records = {"plain": found.plain_records, "tide": found.tide_records}
-        picture.draw(path, found.plain, found.tide, records, found.ledger.used)
+        picture.draw(path, found.plain, found.tide, records, found.ledger)
         plan.console.print(f"picture: {path}", soft_wrap=True)
     plan.console.print(f"{seconds:.0f} s in all")
 

@@ -64,7 +64,7 @@ class Comparison:
         control = self.control_differences
         sum_peaks = sum(solo.peak_bytes for solo in self.solos.values())
         serial = sum(solo.record.training_s for solo in self.solos.values())
-        tide_s = makespan_s(self.tide_records) if self.tide is not None else None
+        tide_s = makespan_s(self.tide_records, len(self.solos))
         peak = self.tide.peak_bytes if self.tide is not None else None
         ledger = self.ledger.peak_used_bytes or None
         return {
@@ -86,7 +86,7 @@ class Comparison:
             "peak_over_bound": _ratio(peak, self.bound_bytes),
             "ledger_over_kernel": _ratio(ledger, peak),
             "makespan_serial_s": serial,
-            "makespan_plain_s": makespan_s(self.plain_records),
+            "makespan_plain_s": makespan_s(self.plain_records, len(self.solos)),
             "makespan_tide_s": tide_s,
             "makespan_over_serial": _ratio(tide_s, serial),
             "handovers": self.ledger.handovers,
@@ -169,9 +169,9 @@ class Comparison:
         return lines
 
 
-def makespan_s(records: Mapping[str, Record]) -> float | None:
-    """From the first iteration of any job to the last of any; None without records."""
-    if not records:
+def makespan_s(records: Mapping[str, Record], count: int) -> float | None:
+    """From the first iteration of any job to the last of any; None unless all `count` finished."""
+    if len(records) < count or not records:
         return None
     times = [record.times for record in records.values()]
     return max(t[-1] for t in times) - min(t[0] for t in times)

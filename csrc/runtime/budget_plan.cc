@@ -37,7 +37,7 @@ BudgetPlan PlanBudget(const BudgetState& state) {
       plan.trim = true;
       plan.trim_keep = PagesFor(state.private_scratch);
     }
-    if (!state.recently_asked) {
+    if (state.asked == Bytes(0) && !state.recently_asked) {
       plan.promote = std::min(PagesIn(state.demoted), PagesIn(state.device_free - state.private_scratch - kPromoteMargin));
     }
     if (plan.promote > PageCount(0)) plan.reason = "room on the device";
@@ -58,7 +58,7 @@ BudgetPlan PlanBudget(const BudgetState& state) {
     plan.promote = std::min(PagesIn(state.demoted), PagesIn(free));
     if (plan.promote > PageCount(0)) plan.reason = absl::StrCat("room for ", FormatBytes(free));
   }
-  const Bytes alive_after = state.alive - plan.demote.bytes() + plan.promote.bytes();
+  const Bytes alive_after = std::max(state.alive - plan.demote.bytes(), Bytes(0)) + plan.promote.bytes();
   const Bytes keep_cached = std::max(FloorPages(room - alive_after), Bytes(0));
   if (state.cached > keep_cached) {
     plan.trim = true;

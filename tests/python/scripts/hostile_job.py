@@ -1,7 +1,8 @@
-"""A small training job; writes every loss and digests of weights, buffers, optimizer and random state.
+"""A small training job; writes its losses and digests of all of its state.
 
-Usage: hostile_job.py MODELS STEPS OUT [plain]. MODELS are trained one after the other. With `plain` torchtide
-is never imported. Says "ready" and begins when it is sent a line, so that jobs of a lane begin together.
+Usage: hostile_job.py MODELS STEPS OUT [plain]. MODELS are trained one after the other. With `plain`
+torchtide is never imported. Says "ready" and begins when it is sent a line, so that the jobs of a
+lane begin together.
 """
 
 import hashlib
@@ -72,7 +73,8 @@ class Gpt(nn.Module):
 
 
 def digest(tensor):
-    return hashlib.sha256(tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy()).hexdigest()
+    flat = tensor.detach().contiguous().reshape(-1)
+    return hashlib.sha256(flat.view(torch.uint8).numpy()).hexdigest()
 
 
 def digests(model, optimizer):
@@ -92,10 +94,12 @@ def train(kind, steps, iterate):
         if kept is not None:  # an activation kept over the boundary, as a replay buffer would
             changed += digest(kept) != kept_digests
         optimizer.zero_grad()
-        kept = model.embedding(inputs).detach() if hasattr(model, "embedding") else model.body(inputs).detach()
+        first = model.embedding if hasattr(model, "embedding") else model.body
+        kept = first(inputs).detach()
         kept_digests = digest(kept)
         outputs = model(inputs)
-        loss = nn.functional.cross_entropy(outputs, inputs.reshape(len(inputs), -1)[:, 0].long().abs() % 64)
+        targets = inputs.reshape(len(inputs), -1)[:, 0].long().abs() % 64
+        loss = nn.functional.cross_entropy(outputs, targets)
         loss.backward()
         optimizer.step()
         losses.append(loss.item().hex())

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import hashlib
+import itertools
+import pathlib
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -38,7 +41,10 @@ def prepare(arm: str, threads: int) -> Any:
 
 
 def training(arm: str, model: str, threads: int = 1, **sizes: int) -> Iterator[Any]:
-    """Each call trains `request` iterations; yields wall and CPU seconds of one, and the loss."""
+    """Each call trains `request` iterations; yields wall and CPU seconds of one, and the loss.
+
+    The call None yields the runtime's report.
+    """
     package = prepare(arm, threads)
     from benchmarks import models
 
@@ -46,6 +52,9 @@ def training(arm: str, model: str, threads: int = 1, **sizes: int) -> Iterator[A
     batches = iter(package.iterations(job.batches)) if package else job.batches
     count = yield "ready"
     while True:
+        if count is None:
+            count = yield package.report()
+            continue
         begin, begin_processor = time.perf_counter(), time.process_time()
         for _ in range(count):
             loss = job.step(next(batches))
@@ -58,8 +67,9 @@ def importing() -> Iterator[Any]:
     begin = time.perf_counter()
     import torchtide
 
+    start = torchtide.runtime.start  # the package is lazy: this loads the rest of it
     imported = time.perf_counter()
-    torchtide.runtime.start()
+    start()
     yield imported - begin, time.perf_counter() - imported
 
 
@@ -102,3 +112,123 @@ def allocating(arm: str, calls: int) -> Iterator[Any]:
             chunks.append((time.perf_counter() - begin) / (calls // 10))
         gc.enable()
         size = yield min(chunks)
+
+
+def digest(job: Any) -> str:
+    """Hash of parameters and optimizer state, bit by bit."""
+    sha = hashlib.blake2b(digest_size=16)
+    tensors = list(job.model.state_dict().values())
+    for state in job.optimizer.state.values():
+        tensors += [value for value in state.values() if hasattr(value, "numpy")]
+    for tensor in tensors:
+        sha.update(tensor.detach().contiguous().view(-1).numpy())
+    return sha.hexdigest()
+
+
+def suspending(model: str, threads: int, **sizes: int) -> Iterator[Any]:
+    """Suspends and resumes on each call; yields seconds, predictions and bytes moved."""
+    package = prepare("tide", threads)
+    from benchmarks import models
+
+    job = models.build(model, **sizes)
+    batches = iter(package.iterations(job.batches))
+    for _ in range(3):
+        job.step(next(batches))
+    yield package.report()
+    while True:
+        job.step(next(batches))  # pages are touched between two suspensions, as in use
+        package.runtime.GATE.end()
+        before = digest(job)
+        predicted_suspend = package.report()["predicted_suspend_seconds"]
+        begin = time.perf_counter()
+        package.pause()
+        out = time.perf_counter()
+        report = package.report()
+        again = time.perf_counter()
+        package.resume()
+        back = time.perf_counter()
+        after = package.report()
+        yield {
+            "suspend_s": out - begin,
+            "resume_s": back - again,
+            "predicted_suspend_s": predicted_suspend,
+            "predicted_resume_s": report["predicted_resume_seconds"],
+            "moved_bytes": report["demoted"],
+            "left_bytes": after["demoted"],
+            "same_bits": digest(job) == before,
+        }
+
+
+def moved_bytes() -> int:
+    """What this process has read from and written to disks: streaming included."""
+    counters = dict(
+        line.split(": ") for line in pathlib.Path("/proc/self/io").read_text().splitlines()
+    )
+    return int(counters["read_bytes"]) + int(counters["write_bytes"])
+
+
+def limited(model: str, threads: int, **sizes: int) -> Iterator[Any]:
+    """Each call is {"limit": bytes, "steps": n}: moves the budget and trains; yields what it took.
+
+    The first call carries nothing and yields the report of the job without a limit.
+    """
+    package = prepare("tide", threads)
+    from benchmarks import models
+
+    job = models.build(model, **sizes)
+    batches = iter(package.iterations(job.batches))
+    for _ in range(6):
+        job.step(next(batches))
+    request = yield package.report()
+    while True:
+        package.runtime.GATE.end()
+        try:
+            answer = package.set_limit(request["limit"])
+        except package.errors.LimitConflict as conflict:
+            request = yield {"conflict": str(conflict)}
+            continue
+        for _ in range(request["settle"]):
+            job.step(next(batches))
+        before = moved_bytes()
+        seconds = []
+        for _ in range(request["steps"]):
+            begin = time.perf_counter()
+            job.step(next(batches))
+            seconds.append(time.perf_counter() - begin)
+        after = package.report()
+        request = yield {
+            "answer": answer,
+            "step_s": seconds,
+            "moved_bytes": moved_bytes() - before,
+            "demoted": after["demoted"],
+            "committed": after["committed"],
+        }
+
+
+class Counted:
+    """A loader of known length, as ordinary scripts have one."""
+
+    def __init__(self, batches: Iterator[Any], count: int) -> None:
+        """The first `count` of `batches`."""
+        self._batches, self._count = batches, count
+
+    def __len__(self) -> int:
+        """Iterations of the job."""
+        return self._count
+
+    def __iter__(self) -> Iterator[Any]:
+        """Once."""
+        return itertools.islice(self._batches, self._count)
+
+
+def short_job(iterations: int, **sizes: int) -> Iterator[Any]:
+    """Builds a small job; the call runs all of it and yields the monotonic time of its end."""
+    package = prepare("tide", 1)
+    from benchmarks import models
+
+    job = models.build("adam", **sizes)
+    yield "ready"
+    for batch in package.iterations(Counted(job.batches, iterations)):
+        job.step(batch)
+    package.runtime.GATE.leave()
+    yield time.monotonic()

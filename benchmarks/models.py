@@ -137,7 +137,7 @@ def _tokens(batch: int, length: int, seed: int) -> Iterator[tuple[torch.Tensor, 
         yield tokens[:, :-1], tokens[:, 1:]
 
 
-def _resnet(seed: int, batch: int = 8) -> Job:
+def _resnet(seed: int, batch: int = 4) -> Job:
     model = resnet18()
     optimizer = torch.optim.SGD(model.parameters(), 0.01, momentum=0.9, weight_decay=5e-4)
     return Job(model, optimizer, _images(batch, seed))
@@ -153,12 +153,12 @@ def _lstm(seed: int, batch: int = 8) -> Job:
     return Job(model, torch.optim.Adam(model.parameters(), 1e-3), _tokens(batch, 35, seed))
 
 
-def _adam_heavy(seed: int, batch: int = 64) -> Job:
+def _adam_heavy(seed: int, batch: int = 64, width: int = 4096, depth: int = 1) -> Job:
     # Wide layers and few samples: optimizer state is most of the footprint, as with large models.
-    width = 4096
-    model = nn.Sequential(
-        nn.Linear(512, width), nn.GELU(), nn.Linear(width, width), nn.GELU(), nn.Linear(width, 10)
-    )
+    layers: list[nn.Module] = [nn.Linear(512, width), nn.GELU()]
+    for _ in range(depth):
+        layers += [nn.Linear(width, width), nn.GELU()]
+    model = nn.Sequential(*layers, nn.Linear(width, 10))
 
     def rows() -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         source = torch.Generator().manual_seed(seed)

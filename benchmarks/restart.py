@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import json
 import pathlib
 import subprocess
 import sys
@@ -28,14 +29,14 @@ class Restart:
         return self.save + self.kill + self.start_to_first_step
 
 
-def saving(model: str, path: str, threads: int) -> Iterator[Any]:
+def saving(model: str, path: str, threads: int, **sizes: int) -> Iterator[Any]:
     """Trains three iterations, then saves on call; yields the seconds of saving."""
     import torch
 
     from benchmarks import models
 
     torch.set_num_threads(threads)
-    job = models.build(model)
+    job = models.build(model, **sizes)
     for _ in range(3):
         job.step(next(job.batches))
     yield "ready"
@@ -45,27 +46,28 @@ def saving(model: str, path: str, threads: int) -> Iterator[Any]:
     yield time.perf_counter() - begin
 
 
-def measure_restart(model: str, folder: pathlib.Path, threads: int = 1) -> Restart:
+def measure_restart(model: str, folder: pathlib.Path, threads: int = 1, **sizes: int) -> Restart:
     """Runs the whole once, with a cold interpreter as a user would start it."""
     path = folder / f"{model}.pt"
-    worker = Worker(saving, model=model, path=str(path), threads=threads)
+    worker = Worker(saving, model=model, path=str(path), threads=threads, **sizes)
     save = worker.call()
     begin = time.perf_counter()
     worker.kill()
     killed = time.perf_counter()
     command = [sys.executable, "-m", "benchmarks.restart", model, str(path), str(threads)]
+    command.append(json.dumps(sizes))
     subprocess.run(command, check=True, capture_output=True, timeout=300)
     return Restart(save, killed - begin, time.perf_counter() - killed)
 
 
-def resume(model: str, path: pathlib.Path, threads: int) -> float:
+def resume(model: str, path: pathlib.Path, threads: int, sizes: dict[str, int]) -> float:
     """The new process: builds, loads, one iteration; returns its loss."""
     import torch
 
     from benchmarks import models
 
     torch.set_num_threads(threads)
-    job = models.build(model)
+    job = models.build(model, **sizes)
     state = torch.load(path)
     job.model.load_state_dict(state["model"])
     job.optimizer.load_state_dict(state["optimizer"])
@@ -78,5 +80,6 @@ if __name__ == "__main__":
     parser.add_argument("model")
     parser.add_argument("path", type=pathlib.Path)
     parser.add_argument("threads", type=int)
+    parser.add_argument("sizes", type=json.loads, nargs="?", default={})
     given = parser.parse_args()
-    print(resume(given.model, given.path, given.threads))
+    print(resume(given.model, given.path, given.threads, given.sizes))

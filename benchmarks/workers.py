@@ -22,7 +22,21 @@ _context = multiprocessing.get_context("forkserver")
 # torch._dynamo: the first optimizer imports it, seconds that are no part of a step
 _context.set_forkserver_preload(["torch", "numpy", "torch._dynamo"])
 
+_fresh_context = multiprocessing.get_context("spawn")
+
 Body = Callable[..., Iterator[Any]]
+
+
+@contextlib.contextmanager
+def _environment(variables: dict[str, str]) -> Iterator[None]:
+    """Sets variables of this process for a while: a spawned child inherits them."""
+    before = dict(os.environ)
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
 
 
 class WorkerError(RuntimeError):
@@ -60,14 +74,28 @@ class Worker:
     """One child. `first` is what its body yielded before the first call."""
 
     def __init__(
-        self, body: Body, environment: dict[str, str] | None = None, **arguments: Any
+        self,
+        body: Body,
+        environment: dict[str, str] | None = None,
+        fresh: bool = False,
+        **arguments: Any,
     ) -> None:
-        """Starts the child and waits for its first yield."""
-        self._channel, theirs = _context.Pipe()
-        self.process = _context.Process(
+        """Starts the child and waits for its first yield.
+
+        Args:
+            body: a generator function of an importable module.
+            environment: variables that the child sets before the body runs.
+            fresh: a new interpreter instead of a fork of the zygote, for variables that libraries
+                read when they are loaded.
+            **arguments: of `body`.
+        """
+        context = _fresh_context if fresh else _context
+        self._channel, theirs = context.Pipe()
+        self.process = context.Process(
             target=_serve, args=(theirs, body, environment or {}, arguments), daemon=True
         )
-        self.process.start()
+        with _environment(environment or {} if fresh else {}):
+            self.process.start()
         theirs.close()
         self.first = self._receive(START_SECONDS_MAX)
 

@@ -228,10 +228,11 @@ void Arena::BeginIteration(int32_t phase, bool use_lane) {
   in_iteration_.store(true, std::memory_order_relaxed);
 }
 
-absl::Status Arena::RemapLane(int fd) {
+absl::Status Arena::RemapLane(int fd, bool keep_lane_blocks) {
   // Everything between the privatised blocks; nothing else lives here at a boundary.
   std::vector<std::pair<int64_t, int64_t>> kept;
   for (const auto& [offset, block] : lane_blocks_) {
+    if (!block.privatised && !keep_lane_blocks) continue;
     if (!block.privatised && !options_.skip_privatise) {
       return absl::FailedPreconditionError("a block still lives in lane pages");
     }
@@ -316,6 +317,7 @@ MoveReport Arena::Promote(PageCount count) {
     if (report.moved >= count) break;
     absl::MutexLock lock(&mu_);
     if (table_.page(use.page).state != pages::PageState::kFile) continue;
+    if (table_.page(use.page).pinned > 0) continue;  // another thread may be writing it
     report.status = table_.Promote(use.page);
     if (!report.status.ok()) break;
     report.moved = report.moved + PageCount(1);
@@ -381,15 +383,23 @@ absl::Status Arena::Validate() {
 void Arena::BeforeFork() ABSL_NO_THREAD_SAFETY_ANALYSIS {
   mu_.Lock();
   if (passes_through()) return;
-  // Lane pages do not reach the child (and must not: its writes would be the parent's). What lives there moves
-  // to private memory, which the child then inherits copy-on-write. A block that cannot be moved reads as
-  // zeroes in the child only.
-  PrivatiseAll().IgnoreError();
+  // Lane pages do not reach the child (and must not: its writes would be the parent's). It gets copies; the parent's
+  // blocks stay where they are, since its other threads may be writing them. A block that cannot be copied reads as
+  // zeroes in the child.
+  for (const auto& [offset, block] : lane_blocks_) {
+    if (block.privatised) continue;
+    auto copy = backend_.MapScratch(block.size);
+    if (!copy.ok()) continue;
+    std::memcpy(*copy, lane_base_ + offset, block.size.size());
+    fork_copies_.push_back({offset, block.size, *copy});
+  }
   if (table_.spill() != nullptr) table_.spill()->BeforeFork();
 }
 
 void Arena::AfterForkInParent() ABSL_NO_THREAD_SAFETY_ANALYSIS {
   if (table_.spill() != nullptr && !passes_through()) table_.spill()->AfterForkInParent();
+  for (const ForkCopy& copy : fork_copies_) backend_.DropScratch(copy.scratch, copy.size);
+  fork_copies_.clear();
   mu_.Unlock();
 }
 
@@ -400,9 +410,14 @@ void Arena::AfterForkInChild() ABSL_NO_THREAD_SAFETY_ANALYSIS {
     recording_.store(false, std::memory_order_relaxed);
     if (lane_fd_ >= 0) {
       use_lane_ = false;
-      RemapLane(-1).IgnoreError();
+      RemapLane(-1, /*keep_lane_blocks=*/false).IgnoreError();
       lane_fd_ = -1;
     }
+    for (const ForkCopy& copy : fork_copies_) {
+      std::memcpy(lane_base_ + copy.offset, copy.scratch, copy.size.size());
+      backend_.DropScratch(copy.scratch, copy.size);
+    }
+    fork_copies_.clear();
     if (table_.spill() != nullptr) {
       table_.spill()->AfterForkInChild();
       table_.AfterForkInChild();

@@ -154,6 +154,11 @@ class Arena {
     bool pinned = false;      // allocated by a thread other than the stepping or the main one
     bool counted = false;     // its survival has been learnt
   };
+  struct ForkCopy {
+    int64_t offset;
+    Bytes size;
+    char* scratch;
+  };
   using Blocks = absl::flat_hash_map<int64_t, Block>;
 
   Arena(const ArenaOptions& options, pages::Backend& backend, pages::Account& account, pages::Account& lane_account,
@@ -175,7 +180,8 @@ class Arena {
   absl::Status Privatise(int64_t offset, Block& block) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   absl::Status PrivatiseAll() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void FreeLaneBlock(int64_t offset, Block& block) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
-  absl::Status RemapLane(int fd) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  /// Without `keep_lane_blocks` blocks in lane pages become zeroes: for a forked child.
+  absl::Status RemapLane(int fd, bool keep_lane_blocks = true) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
 
   // constant after construction
   const ArenaOptions options_;
@@ -212,6 +218,7 @@ class Arena {
   PageCount lane_paid_ ABSL_GUARDED_BY(mu_);  // lane pages this process has had paid for
   Bytes privatised_live_ ABSL_GUARDED_BY(mu_);
   PageCount occupied_peak_ ABSL_GUARDED_BY(mu_);  // most pages with live blocks in this iteration
+  std::vector<ForkCopy> fork_copies_ ABSL_GUARDED_BY(mu_);  // of lane blocks, from before a fork to after it
   ArenaStats stats_ ABSL_GUARDED_BY(mu_);
 };
 

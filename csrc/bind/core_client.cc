@@ -25,13 +25,24 @@ Errors errors;  // set once while the module is imported, under the GIL
   if (PyErr_Occurred() != nullptr) throw py::error_already_set();  // an interrupt came first
   PyObject* type = PyExc_RuntimeError;
   switch (status.code()) {
-    case absl::StatusCode::kUnavailable: type = errors.daemon_unavailable; break;
-    case absl::StatusCode::kDeadlineExceeded: type = PyExc_TimeoutError; break;
-    case absl::StatusCode::kPermissionDenied: type = PyExc_PermissionError; break;
+    case absl::StatusCode::kUnavailable:
+      type = errors.daemon_unavailable;
+      break;
+    case absl::StatusCode::kDeadlineExceeded:
+      type = PyExc_TimeoutError;
+      break;
+    case absl::StatusCode::kPermissionDenied:
+      type = PyExc_PermissionError;
+      break;
     case absl::StatusCode::kFailedPrecondition:
-    case absl::StatusCode::kInvalidArgument: type = errors.protocol_error; break;
-    case absl::StatusCode::kResourceExhausted: type = PyExc_ConnectionError; break;
-    default: break;
+    case absl::StatusCode::kInvalidArgument:
+      type = errors.protocol_error;
+      break;
+    case absl::StatusCode::kResourceExhausted:
+      type = PyExc_ConnectionError;
+      break;
+    default:
+      break;
   }
   PyErr_SetString(type, std::string(status.message()).c_str());
   throw py::error_already_set();
@@ -91,7 +102,6 @@ class PyClient {
     return Pair(**frame);
   }
 
-
   void Close() {
     py::gil_scoped_release released;
     absl::MutexLock lock(&mu_);
@@ -101,7 +111,8 @@ class PyClient {
  private:
   static absl::Status Closed() { return absl::UnavailableError("the client is closed"); }
   static py::tuple Pair(const wire::Frame& frame) {
-    return py::make_tuple(py::str(std::string(wire::FrameKindName(frame.kind))), py::bytes(frame.body));
+    return py::make_tuple(py::str(std::string(wire::FrameKindName(frame.kind))),
+                          py::bytes(frame.body));
   }
 
   absl::Mutex mu_;
@@ -117,14 +128,18 @@ void BindClient(py::module_& module) {
   using tide::PyClient;
   errors.daemon_unavailable =
       PyErr_NewException("torchtide._core.DaemonUnavailable", PyExc_ConnectionError, nullptr);
-  errors.protocol_error = PyErr_NewException("torchtide._core.ProtocolError", PyExc_RuntimeError, nullptr);
+  errors.protocol_error =
+      PyErr_NewException("torchtide._core.ProtocolError", PyExc_RuntimeError, nullptr);
   module.attr("DaemonUnavailable") = py::handle(errors.daemon_unavailable);
   module.attr("ProtocolError") = py::handle(errors.protocol_error);
 
-  py::class_<PyClient>(module, "Client", "A connection with tided: one request at a time, from any thread.")
+  py::class_<PyClient>(module, "Client",
+                       "A connection with tided: one request at a time, from any thread.")
       .def(py::init<const std::string&, double>(), py::arg("path"), py::arg("timeout_s") = 5.0,
-           "Connects to the socket at `path`. Raises DaemonUnavailable, TimeoutError, ProtocolError.")
-      .def("request", &PyClient::Request, py::arg("kind"), py::arg("body"), py::arg("timeout_s") = 30.0,
+           "Connects to the socket at `path`. Raises DaemonUnavailable, TimeoutError, "
+           "ProtocolError.")
+      .def("request", &PyClient::Request, py::arg("kind"), py::arg("body"),
+           py::arg("timeout_s") = 30.0,
            "Sends a MessagePack body as a frame of `kind` and returns (kind, body) of the answer.")
       .def("next", &PyClient::Next, py::arg("timeout_s"),
            "The next followed event as (kind, body), or None when none comes in time.")

@@ -10,7 +10,8 @@
 namespace tide::coordinator {
 
 Context Core::MakeContext() {
-  return {state_, Moment{parts_.clock.Now(), parts_.clock.MonotonicNanos()}, parts_.device, effects_};
+  return {state_, Moment{parts_.clock.Now(), parts_.clock.MonotonicNanos()}, parts_.device,
+          effects_};
 }
 
 absl::Status Core::Start(int64_t daemon_pid) {
@@ -77,12 +78,13 @@ absl::Status Core::Flush() {
   for (Effect& effect : effects) {
     if (auto* save = std::get_if<SaveJob>(&effect)) batch.jobs.push_back(std::move(save->job));
     if (auto* forget = std::get_if<ForgetJob>(&effect)) batch.forgotten.push_back(forget->id);
-    if (auto* event = std::get_if<SaveEvent>(&effect)) batch.events.push_back(std::move(event->event));
+    if (auto* event = std::get_if<SaveEvent>(&effect))
+      batch.events.push_back(std::move(event->event));
   }
   if (!batch.empty()) TIDE_RETURN_IF_ERROR(parts_.journal.Commit(batch));
   for (const wire::Event& event : batch.events) {
-    Log(LogLevel::kInfo, absl::StrCat("event=", event.kind, " seq=", event.seq, " job=\"", event.job,
-                                      "\" text=\"", event.text, "\""));
+    Log(LogLevel::kInfo, absl::StrCat("event=", event.kind, " seq=", event.seq, " job=\"",
+                                      event.job, "\" text=\"", event.text, "\""));
   }
   for (Effect& effect : effects) Act(effect);
   return absl::OkStatus();
@@ -95,9 +97,10 @@ void Core::Act(Effect& effect) {
     auto frame = wire::EncodeMessage(std::move(send->message), send->request_id, generation);
     if (!frame.ok()) {
       frame = wire::EncodeMessage(
-          wire::Answer{.ok = false,
-                       .error = wire::AnswerError{"too_large", std::string(frame.status().message()),
-                                                  "ask for less: name a job, or a smaller count"}},
+          wire::Answer{
+              .ok = false,
+              .error = wire::AnswerError{"too_large", std::string(frame.status().message()),
+                                         "ask for less: name a job, or a smaller count"}},
           send->request_id, generation);
     }
     if (frame.ok()) edges.SendTo(send->peer, *frame);

@@ -1,4 +1,5 @@
-// The shell around the brain: decide, journal, then act; the same for the daemon and for simulation.
+// The shell around the brain: decide, journal, then act; the same for the daemon and for
+// simulation.
 #pragma once
 
 #include <vector>
@@ -46,7 +47,8 @@ class Core {
   void ProcessEnded(JobId job, ExitStatus status);
   void RunTick();
 
-  /// Journals what was decided since the last call, then acts. Errors: of the journal; then nothing was sent.
+  /// Journals what was decided since the last call, then acts. Errors: of the journal; then nothing
+  /// was sent.
   absl::Status Flush();
   bool has_effects() const { return !effects_.empty(); }
   const State& state() const { return state_; }

@@ -69,7 +69,8 @@ absl::Status AwaitReady(int fd) {
     text.append(bytes, static_cast<size_t>(got));
     if (text[0] == kReady) return absl::OkStatus();
   }
-  return absl::UnavailableError(text.empty() ? "tided ended while it started; see tided.log" : text);
+  return absl::UnavailableError(text.empty() ? "tided ended while it started; see tided.log"
+                                             : text);
 }
 
 }  // namespace
@@ -82,19 +83,22 @@ absl::StatusOr<std::optional<UniqueFd>> BecomeTheOnlyOne(const std::string& runt
   const absl::Time deadline = absl::Now() + patience;
   while (true) {
     if (flock(lock.get(), LOCK_EX | LOCK_NB) == 0) return std::optional<UniqueFd>(std::move(lock));
-    if (errno != EWOULDBLOCK && errno != EINTR) return ErrnoStatus(absl::StrCat("cannot lock ", path));
-    if (wire::ConnectUnix(absl::StrCat(runtime_dir, "/tided.sock")).ok()) return std::optional<UniqueFd>();
+    if (errno != EWOULDBLOCK && errno != EINTR)
+      return ErrnoStatus(absl::StrCat("cannot lock ", path));
+    if (wire::ConnectUnix(absl::StrCat(runtime_dir, "/tided.sock")).ok())
+      return std::optional<UniqueFd>();
     if (absl::Now() >= deadline) {
-      return absl::UnavailableError(absl::StrCat("another tided holds ", path, " and does not answer within ",
-                                                 absl::FormatDuration(patience), "; see ", runtime_dir,
-                                                 "/tided.log"));
+      return absl::UnavailableError(
+          absl::StrCat("another tided holds ", path, " and does not answer within ",
+                       absl::FormatDuration(patience), "; see ", runtime_dir, "/tided.log"));
     }
     poll(nullptr, 0, kPollMs);
   }
 }
 
-absl::Status RunDetached(const std::string& runtime_dir, int kept_fd,
-                         const std::function<absl::Status(const std::function<void()>& ready)>& body) {
+absl::Status RunDetached(
+    const std::string& runtime_dir, int kept_fd,
+    const std::function<absl::Status(const std::function<void()>& ready)>& body) {
   int ends[2];
   if (pipe2(ends, O_CLOEXEC) != 0) return ErrnoStatus("pipe");
   const pid_t child = fork();

@@ -12,11 +12,13 @@ namespace {
 constexpr size_t kEventTextBytesMax = 1000;
 constexpr size_t kEventDataBytesMax = 8 << 10;
 
-void OnHello(Context& context, PeerId id, Peer& peer, uint64_t request_id, const wire::Hello& hello) {
+void OnHello(Context& context, PeerId id, Peer& peer, uint64_t request_id,
+             const wire::Hello& hello) {
   if (hello.version != wire::kProtocolVersion) {
     ReplyError(context, id, request_id,
                {"version",
-                absl::StrCat("this daemon speaks version ", wire::kProtocolVersion, ", you speak ", hello.version),
+                absl::StrCat("this daemon speaks version ", wire::kProtocolVersion, ", you speak ",
+                             hello.version),
                 "use the same torchtide on both sides"});
     context.effects.push_back(Close{id, "another version"});
     return;
@@ -24,10 +26,10 @@ void OnHello(Context& context, PeerId id, Peer& peer, uint64_t request_id, const
   peer.said_hello = true;
   peer.role = hello.role;
   if (hello.role == wire::Role::kJob) return;  // its Welcome answers Register
-  context.effects.push_back(Send{id,
-                                 wire::Welcome{.generation = context.state.generation,
-                                               .daemon_pid = context.state.daemon_pid},
-                                 request_id});
+  context.effects.push_back(Send{
+      id,
+      wire::Welcome{.generation = context.state.generation, .daemon_pid = context.state.daemon_pid},
+      request_id});
 }
 
 void OnJobEvent(Context& context, const Job& job, const wire::Event& event) {
@@ -41,18 +43,33 @@ void OnNeedMemory(Context& context, const Job& job, const wire::NeedMemory& need
   std::string text = absl::StrCat(job.name, " needs ", Size(need.bytes), " within ",
                                   Span(absl::Milliseconds(need.deadline_ms)));
   if (view.present && view.capacity_bytes > 0) {
-    absl::StrAppend(&text, "; ", Size(view.used_bytes), " of ", Size(view.capacity_bytes), " are in use");
+    absl::StrAppend(&text, "; ", Size(view.used_bytes), " of ", Size(view.capacity_bytes),
+                    " are in use");
   }
   Emit(context, "need_memory", job.name, std::move(text),
-       {{"bytes", need.bytes}, {"deadline_ms", need.deadline_ms}, {"used", view.used_bytes},
+       {{"bytes", need.bytes},
+        {"deadline_ms", need.deadline_ms},
+        {"used", view.used_bytes},
         {"capacity", view.capacity_bytes}});
+}
+
+void OnReport(Context& context, Job& job, const wire::Report& report) {
+  job.report = report;
+  if (report.slot >= 0) job.slot = static_cast<int>(report.slot);
+  const bool paused = report.paused.value_or(job.paused);
+  if (paused == job.paused || OrderUnderWay(context.state, job)) return;
+  job.paused = paused;
+  job.paused_since = context.now.unix_s();
+  job.paused_by = "its own process";
+  Emit(context, paused ? "job_paused" : "job_resumed", job.name,
+       absl::StrCat(job.name, " says that it ", paused ? "is paused" : "runs"));
+  Save(context, job);
 }
 
 /// Messages that only a registered job sends.
 bool OnJobMessage(Context& context, Job& job, const wire::Message& message) {
   if (const auto* report = std::get_if<wire::Report>(&message)) {
-    job.report = *report;
-    if (report->slot >= 0) job.slot = static_cast<int>(report->slot);
+    OnReport(context, job, *report);
   } else if (const auto* ack = std::get_if<wire::GrantAck>(&message)) {
     OnGrantAck(context, job, *ack);
   } else if (const auto* order_ack = std::get_if<wire::OrderAck>(&message)) {
@@ -92,15 +109,16 @@ void Emit(Context& context, absl::string_view kind, absl::string_view job, std::
 void Save(Context& context, const Job& job) { context.effects.push_back(SaveJob{job}); }
 
 void Reply(Context& context, PeerId peer, uint64_t request_id, wire::Value::Map data) {
-  context.effects.push_back(Send{peer, wire::Answer{.ok = true, .data = wire::Value(std::move(data))}, request_id});
+  context.effects.push_back(
+      Send{peer, wire::Answer{.ok = true, .data = wire::Value(std::move(data))}, request_id});
 }
 
 void ReplyError(Context& context, PeerId peer, uint64_t request_id, wire::AnswerError error,
                 wire::Value::Map data) {
-  context.effects.push_back(
-      Send{peer,
-           wire::Answer{.ok = false, .error = std::move(error), .data = wire::Value(std::move(data))},
-           request_id});
+  context.effects.push_back(Send{
+      peer,
+      wire::Answer{.ok = false, .error = std::move(error), .data = wire::Value(std::move(data))},
+      request_id});
 }
 
 wire::AnswerError NoSuchJob(const State& state, absl::string_view name) {
@@ -122,7 +140,8 @@ void OnMessage(Context& context, PeerId id, uint64_t request_id, const wire::Mes
     return OnHello(context, id, peer, request_id, *hello);
   }
   if (!peer.said_hello) {
-    return OnBadFrame(context, id, request_id, absl::InvalidArgumentError("the first frame must be Hello"));
+    return OnBadFrame(context, id, request_id,
+                      absl::InvalidArgumentError("the first frame must be Hello"));
   }
   if (const auto* registration = std::get_if<wire::Register>(&message)) {
     return OnRegister(context, id, peer, request_id, *registration);
@@ -156,7 +175,8 @@ void OnClosed(Context& context, PeerId id) {
   if (it == state.peers.end()) return;
   Job* job = state.FindJob(it->second.job);
   if (job != nullptr && job->peer == id) job->peer = PeerId();
-  std::erase_if(state.changes, [&](const PendingChange& change) { return change.waiter.peer == id; });
+  std::erase_if(state.changes,
+                [&](const PendingChange& change) { return change.waiter.peer == id; });
   for (PendingOrder& order : state.orders) {
     std::erase_if(order.waiters, [&](const Waiter& waiter) { return waiter.peer == id; });
   }

@@ -1,7 +1,8 @@
-// The daemon's brain: pure functions from (state, what happened, now) to a changed state and effects.
+// The daemon's brain: pure functions from (state, what happened, now) to a changed state and
+// effects.
 //
-// Nothing here does I/O. The caller executes the effects in order after it has journalled those that are to be
-// kept (coordinator/core.h).
+// Nothing here does I/O. The caller executes the effects in order after it has journalled those
+// that are to be kept (coordinator/core.h).
 #pragma once
 
 #include <string>
@@ -14,20 +15,44 @@
 namespace tide::coordinator {
 
 // To be journalled.
-struct SaveJob { Job job; };
-struct ForgetJob { JobId id; };
-struct SaveEvent { wire::Event event; };
+struct SaveJob {
+  Job job;
+};
+struct ForgetJob {
+  JobId id;
+};
+struct SaveEvent {
+  wire::Event event;
+};
 // To be done after the journal has them.
-struct Send { PeerId peer; wire::Message message; uint64_t request_id = 0; };
-struct Close { PeerId peer; std::string reason; };
-struct WatchProcess { JobId job; int64_t pid = 0; int64_t start_time = 0; };
-struct UnwatchProcess { JobId job; };
-struct SetLanePolicy { int lane = 0; sched::TurnPolicyId policy = sched::TurnPolicyId::kFair; };
+struct Send {
+  PeerId peer;
+  wire::Message message;
+  uint64_t request_id = 0;
+};
+struct Close {
+  PeerId peer;
+  std::string reason;
+};
+struct WatchProcess {
+  JobId job;
+  int64_t pid = 0;
+  int64_t start_time = 0;
+};
+struct UnwatchProcess {
+  JobId job;
+};
+struct SetLanePolicy {
+  int lane = 0;
+  sched::TurnPolicyId policy = sched::TurnPolicyId::kFair;
+};
 struct ReapDead {};
-struct Stop { std::string reason; };
+struct Stop {
+  std::string reason;
+};
 
-using Effect = std::variant<SaveJob, ForgetJob, SaveEvent, Send, Close, WatchProcess, UnwatchProcess,
-                            SetLanePolicy, ReapDead, Stop>;
+using Effect = std::variant<SaveJob, ForgetJob, SaveEvent, Send, Close, WatchProcess,
+                            UnwatchProcess, SetLanePolicy, ReapDead, Stop>;
 using Effects = std::vector<Effect>;
 
 /// How a process ended, as far as that can be known.
@@ -55,7 +80,8 @@ void OnProcessEnded(Context& context, JobId job, ExitStatus status);
 /// Deadlines, repetitions, rates. Call every 100 ms while TickIsDue says so, else every second.
 void Tick(Context& context);
 bool TickIsDue(const State& state);
-/// After the journal was replayed into the state: jobs whose process lives are watched, the others have ended.
+/// After the journal was replayed into the state: jobs whose process lives are watched, the others
+/// have ended.
 void OnRestored(Context& context, const std::vector<JobId>& alive);
 
 // Shared by the files of the brain.
@@ -75,12 +101,15 @@ void SendOrder(Context& context, const Job& job, PendingOrder& order);
 // commands.cc, orders.cc, queries.cc, settings.cc
 void OnQuery(Context& context, PeerId peer, uint64_t request_id, const wire::Query& query);
 void OnCommand(Context& context, PeerId peer, uint64_t request_id, const wire::Command& command);
-void OnSettingsCommand(Context& context, const Waiter& waiter, Job& job, const wire::Command& command);
+void OnSettingsCommand(Context& context, const Waiter& waiter, Job& job,
+                       const wire::Command& command);
 void OnOrderCommand(Context& context, const Waiter& waiter, Job& job, const wire::Command& command);
 void OnGrantAck(Context& context, Job& job, const wire::GrantAck& ack);
 void OnOrderAck(Context& context, Job& job, const wire::OrderAck& ack);
 /// What still waits for a job that has ended is answered.
 void AbandonPending(Context& context, const Job& job, absl::string_view why);
+/// Whether an order that pauses or resumes this job waits for its answer.
+bool OrderUnderWay(State& state, const Job& job);
 void TickChanges(Context& context);
 void TickOrders(Context& context);
 

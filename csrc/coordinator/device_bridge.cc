@@ -73,7 +73,8 @@ shm::DeviceFile* DeviceBridge::File() {
   if (file_ != nullptr || !exists) return file_.get();
   auto opened = shm::DeviceFile::Open(runtime_dir_);
   if (!opened.ok()) {
-    Log(LogLevel::kWarning, absl::StrCat("event=device_table_unreadable reason=\"", opened.status().message(), "\""));
+    Log(LogLevel::kWarning,
+        absl::StrCat("event=device_table_unreadable reason=\"", opened.status().message(), "\""));
     return nullptr;
   }
   file_ = *std::move(opened);
@@ -106,7 +107,8 @@ void DeviceBridge::WriteLanePolicy(int lane, sched::TurnPolicyId policy) {
 int DeviceBridge::ReapDead() {
   shm::DeviceFile* file = File();
   if (file == nullptr) return 0;
-  if (!file->Lock(kLockPatience).ok()) return 0;  // a stopped process may hold it: never wait long here
+  if (!file->Lock(kLockPatience).ok())
+    return 0;  // a stopped process may hold it: never wait long here
   return file->ReapDead();
 }
 

@@ -1,4 +1,5 @@
-// The daemon's hold on the shared device table: reads views of it, writes turn policies, frees dead slots.
+// The daemon's hold on the shared device table: reads views of it, writes turn policies, frees dead
+// slots.
 #pragma once
 
 #include <memory>
@@ -16,8 +17,8 @@ class DeviceBridge final : public DeviceSource {
 
   DeviceView Read() override;
   void WriteLanePolicy(int lane, sched::TurnPolicyId policy);
-  /// Frees slots of ended processes, so that their bytes and turns are available; returns how many. Skipped
-  /// while somebody holds the table's lock: waiting jobs and the next call do the same.
+  /// Frees slots of ended processes, so that their bytes and turns are available; returns how many.
+  /// Skipped while somebody holds the table's lock: waiting jobs and the next call do the same.
   int ReapDead();
 
  private:

@@ -11,7 +11,9 @@ const SlotView* DeviceView::Slot(int index) const {
 }
 
 const SlotView* DeviceView::Find(int64_t pid, uint64_t start_time, int hint) const {
-  const auto is_it = [&](const SlotView& slot) { return slot.pid == pid && slot.start_time == start_time; };
+  const auto is_it = [&](const SlotView& slot) {
+    return slot.pid == pid && slot.start_time == start_time;
+  };
   if (const SlotView* hinted = Slot(hint); hinted != nullptr && is_it(*hinted)) return hinted;
   for (const SlotView& slot : slots) {
     if (is_it(slot)) return &slot;
@@ -28,11 +30,16 @@ const LaneView* DeviceView::Lane(int id) const {
 
 const char* PhaseName(shm::Phase phase) {
   switch (phase) {
-    case shm::Phase::kWaiting: return "waiting";
-    case shm::Phase::kRunning: return "running";
-    case shm::Phase::kLoading: return "loading";
-    case shm::Phase::kPaused: return "paused";
-    case shm::Phase::kOutside: break;
+    case shm::Phase::kWaiting:
+      return "waiting";
+    case shm::Phase::kRunning:
+      return "running";
+    case shm::Phase::kLoading:
+      return "loading";
+    case shm::Phase::kPaused:
+      return "paused";
+    case shm::Phase::kOutside:
+      break;
   }
   return "outside";
 }

@@ -1,4 +1,5 @@
-// A copy of the device table as plain values, so that decisions read it without touching shared memory.
+// A copy of the device table as plain values, so that decisions read it without touching shared
+// memory.
 #pragma once
 
 #include <cstdint>

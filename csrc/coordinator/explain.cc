@@ -10,7 +10,7 @@
 namespace tide::coordinator {
 namespace {
 
-constexpr int64_t kStuckIterations = 10;          // a holder this many iterations late is said to be stuck
+constexpr int64_t kStuckIterations = 10;  // a holder this many iterations late is said to be stuck
 constexpr int64_t kStuckNsMin = 2'000'000'000;
 
 struct Inputs {
@@ -28,8 +28,12 @@ bool ExplainEnded(const Inputs& in, Explanation& out) {
   out.reason = "ended";
   if (exit.signal) {
     const absl::string_view name = SignalName(*exit.signal);
-    out.text = absl::StrCat("died (signal ", *exit.signal, name.empty() ? "" : ", ", name, ") ", ago, " ago");
-    if (*exit.signal == 9) out.advice.push_back("signal 9 without a `kill` of yours is often the kernel's out-of-memory killer: `dmesg | tail`");
+    out.text = absl::StrCat("died (signal ", *exit.signal, name.empty() ? "" : ", ", name, ") ",
+                            ago, " ago");
+    if (*exit.signal == 9)
+      out.advice.push_back(
+          "signal 9 without a `kill` of yours is often the kernel's out-of-memory killer: `dmesg | "
+          "tail`");
   } else if (exit.code) {
     out.text = absl::StrCat("ended with exit code ", *exit.code, " ", ago, " ago");
   } else {
@@ -45,7 +49,8 @@ bool ExplainPaused(const Inputs& in, Explanation& out) {
   const std::string by = in.job.paused_by.empty() ? "its own process" : in.job.paused_by;
   out.text = absl::StrCat("paused by ", by);
   if (in.job.paused_since > 0) {
-    absl::StrAppend(&out.text, " ", Span(absl::Seconds(in.now.unix_s() - in.job.paused_since)), " ago");
+    absl::StrAppend(&out.text, " ", Span(absl::Seconds(in.now.unix_s() - in.job.paused_since)),
+                    " ago");
   }
   absl::StrAppend(&out.text, "; `tide resume ", in.job.name, "` continues it");
   out.advice.push_back(absl::StrCat("tide resume ", in.job.name));
@@ -55,8 +60,9 @@ bool ExplainPaused(const Inputs& in, Explanation& out) {
 bool ExplainNoSlot(const Inputs& in, Explanation& out) {
   if (in.slot != nullptr) return false;
   out.reason = "no_slot";
-  out.text = in.job.attached() ? "connected, but it holds no slot in the device table yet: no iteration has begun"
-                               : absl::StrCat("its process ", in.job.pid, " lives, but it is not connected");
+  out.text = in.job.attached()
+                 ? "connected, but it holds no slot in the device table yet: no iteration has begun"
+                 : absl::StrCat("its process ", in.job.pid, " lives, but it is not connected");
   return true;
 }
 
@@ -85,15 +91,17 @@ bool ExplainTurn(const Inputs& in, Explanation& out) {
   }
   const SlotView* holder = in.view.Slot(lane->holder);
   if (holder == nullptr) {
-    out.text = absl::StrCat("waiting for its turn: lane ", lane->id, " is free and about to be passed on");
+    out.text =
+        absl::StrCat("waiting for its turn: lane ", lane->id, " is free and about to be passed on");
     return true;
   }
   const std::string name = SlotName(in.state, *holder);
   const int64_t held_ns = std::max<int64_t>(0, in.now.mono_ns - lane->granted_ns);
   out.text = absl::StrCat("waiting for its turn: ", name, " holds lane ", lane->id, " (iteration ",
-                          holder->iterations, ", usually ", Span(absl::Nanoseconds(holder->last_iteration_ns)),
-                          ")");
-  if (!out.ahead.empty()) absl::StrAppend(&out.text, "; then ", absl::StrJoin(out.ahead, ", "), " before it");
+                          holder->iterations, ", usually ",
+                          Span(absl::Nanoseconds(holder->last_iteration_ns)), ")");
+  if (!out.ahead.empty())
+    absl::StrAppend(&out.text, "; then ", absl::StrJoin(out.ahead, ", "), " before it");
   out.numbers.emplace_back("held_ms", held_ns / 1e6);
   out.numbers.emplace_back("holder_iteration_ms", holder->last_iteration_ns / 1e6);
   if (held_ns > std::max(kStuckNsMin, kStuckIterations * holder->last_iteration_ns)) {
@@ -101,8 +109,8 @@ bool ExplainTurn(const Inputs& in, Explanation& out) {
                     ", far longer than usual");
     out.advice.push_back(absl::StrCat("tide pause ", name));
   }
-  out.advice.push_back(absl::StrCat("tide policy priority, and a higher priority: tide priority ", in.job.name,
-                                    " guaranteed"));
+  out.advice.push_back(absl::StrCat("tide policy priority, and a higher priority: tide priority ",
+                                    in.job.name, " guaranteed"));
   return true;
 }
 
@@ -118,9 +126,11 @@ bool ExplainLoading(const Inputs& in, Explanation& out) {
 bool ExplainDemoted(const Inputs& in, Explanation& out) {
   if (in.slot->demoted_bytes <= 0) return false;
   const int64_t wants = in.slot->resident_bytes() + in.slot->demoted_bytes;
-  const int64_t limit = in.slot->budget_bytes_max != 0 ? in.slot->budget_bytes_max : in.job.wanted.limit_bytes;
+  const int64_t limit =
+      in.slot->budget_bytes_max != 0 ? in.slot->budget_bytes_max : in.job.wanted.limit_bytes;
   out.reason = "demoted";
-  out.text = absl::StrCat("running; ", Size(in.slot->demoted_bytes), " of ", Size(wants), " are demoted");
+  out.text =
+      absl::StrCat("running; ", Size(in.slot->demoted_bytes), " of ", Size(wants), " are demoted");
   if (limit != 0 && limit < wants) {
     absl::StrAppend(&out.text, " because limit ", Size(limit), " is below its ", Size(wants));
     out.advice.push_back(absl::StrCat("tide limit ", in.job.name, " none"));
@@ -141,9 +151,10 @@ void ExplainRunning(const Inputs& in, Explanation& out) {
                             Span(absl::Nanoseconds(in.slot->last_iteration_ns)), "; all its ",
                             Size(in.slot->resident_bytes()), " are resident (limit ", limit, ")");
   } else {
-    out.text = absl::StrCat("outside of iterations (loading, evaluating or saving) after iteration ",
-                            in.slot->iterations, "; it holds ", Size(in.slot->resident_bytes()), " (limit ", limit,
-                            ")");
+    out.text =
+        absl::StrCat("outside of iterations (loading, evaluating or saving) after iteration ",
+                     in.slot->iterations, "; it holds ", Size(in.slot->resident_bytes()),
+                     " (limit ", limit, ")");
   }
 }
 
@@ -161,14 +172,16 @@ std::string StateWord(const Job& job, const SlotView* slot) {
 
 std::string SlotName(const State& state, const SlotView& slot) {
   for (const auto& [id, job] : state.jobs) {
-    if (job.live() && job.pid == slot.pid && static_cast<uint64_t>(job.start_time) == slot.start_time) {
+    if (job.live() && job.pid == slot.pid &&
+        static_cast<uint64_t>(job.start_time) == slot.start_time) {
       return job.name;
     }
   }
   return slot.name.empty() ? absl::StrCat("pid ", slot.pid) : slot.name;
 }
 
-std::vector<const SlotView*> AheadOf(const DeviceView& view, const SlotView& slot, const Moment& now) {
+std::vector<const SlotView*> AheadOf(const DeviceView& view, const SlotView& slot,
+                                     const Moment& now) {
   std::vector<const SlotView*> ahead;
   const LaneView* lane = view.Lane(slot.lane);
   if (lane == nullptr) return ahead;
@@ -206,15 +219,18 @@ Explanation Explain(const State& state, const Job& job, const DeviceView& view, 
   Explanation out;
   out.state = StateWord(job, slot);
   const Inputs in{state, job, view, slot, now};
-  const bool explained = ExplainEnded(in, out) || ExplainPaused(in, out) || ExplainNoSlot(in, out) ||
-                         ExplainTurn(in, out) || ExplainLoading(in, out) || ExplainReclaim(in, out) ||
+  const bool explained = ExplainEnded(in, out) || ExplainPaused(in, out) ||
+                         ExplainNoSlot(in, out) || ExplainTurn(in, out) ||
+                         ExplainLoading(in, out) || ExplainReclaim(in, out) ||
                          ExplainDemoted(in, out);
   if (!explained) ExplainRunning(in, out);
   if (job.live() && job.settled_revision < job.revision) {
     absl::StrAppend(&out.text, "; limit ", Limit(job.wanted.limit_bytes),
-                    job.attached() ? " takes effect at its next boundary" : " waits until it is connected again");
+                    job.attached() ? " takes effect at its next boundary"
+                                   : " waits until it is connected again");
   }
-  if (job.live() && !job.attached()) out.advice.push_back("it is not connected to the daemon; it tries every 5 s");
+  if (job.live() && !job.attached())
+    out.advice.push_back("it is not connected to the daemon; it tries every 5 s");
   if (slot != nullptr) {
     out.numbers.emplace_back("resident", slot->resident_bytes());
     out.numbers.emplace_back("outside", slot->outside_bytes);

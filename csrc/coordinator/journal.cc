@@ -53,7 +53,8 @@ class Statement {
   int64_t Int(int column) { return sqlite3_column_int64(statement_, column); }
   std::string Blob(int column) {
     const void* bytes = sqlite3_column_blob(statement_, column);
-    return std::string(static_cast<const char*>(bytes), bytes ? sqlite3_column_bytes(statement_, column) : 0);
+    return std::string(static_cast<const char*>(bytes),
+                       bytes ? sqlite3_column_bytes(statement_, column) : 0);
   }
 
  private:
@@ -71,7 +72,8 @@ class SqliteJournal final : public Journal {
     if (version != kLayoutVersion) {
       return absl::FailedPreconditionError(absl::StrCat("journal has layout ", version));
     }
-    return SaveMeta("layout_version", kLayoutVersion) ? absl::OkStatus() : Error("cannot write the journal");
+    return SaveMeta("layout_version", kLayoutVersion) ? absl::OkStatus()
+                                                      : Error("cannot write the journal");
   }
 
   absl::StatusOr<JournalContent> Load() override;
@@ -82,14 +84,16 @@ class SqliteJournal final : public Journal {
     return absl::InternalError(absl::StrCat(what, ": ", sqlite3_errmsg(db_)));
   }
   absl::Status Execute(const char* sql) {
-    return sqlite3_exec(db_, sql, nullptr, nullptr, nullptr) == SQLITE_OK ? absl::OkStatus() : Error("journal");
+    return sqlite3_exec(db_, sql, nullptr, nullptr, nullptr) == SQLITE_OK ? absl::OkStatus()
+                                                                          : Error("journal");
   }
   int64_t Meta(const char* key, int64_t otherwise) {
     Statement read(db_, "SELECT value FROM meta WHERE key=?");
     return read.Bind(1, key, true).Step() ? read.Int(0) : otherwise;
   }
   bool SaveMeta(const char* key, int64_t value) {
-    Statement write(db_, "INSERT INTO meta VALUES(?,?) ON CONFLICT(key) DO UPDATE SET value=excluded.value");
+    Statement write(
+        db_, "INSERT INTO meta VALUES(?,?) ON CONFLICT(key) DO UPDATE SET value=excluded.value");
     return write.Bind(1, key, true).Bind(2, value).Run();
   }
   bool Write(const JournalBatch& batch);
@@ -123,17 +127,21 @@ absl::StatusOr<JournalContent> SqliteJournal::Load() {
 }
 
 bool SqliteJournal::Write(const JournalBatch& batch) {
-  bool good = SaveMeta("generation", batch.generation) && SaveMeta("next_job_id", batch.next_job_id) &&
+  bool good = SaveMeta("generation", batch.generation) &&
+              SaveMeta("next_job_id", batch.next_job_id) &&
               SaveMeta("next_order_id", batch.next_order_id);
   Statement job_row(db_, "INSERT OR REPLACE INTO jobs VALUES(?,?)");
   for (const Job& job : batch.jobs) {
-    good = good && job_row.Bind(1, job.id.value()).Bind(2, wire::Pack(wire::Value(JobToValue(job)))).Run();
+    good = good &&
+           job_row.Bind(1, job.id.value()).Bind(2, wire::Pack(wire::Value(JobToValue(job)))).Run();
   }
   Statement forget(db_, "DELETE FROM jobs WHERE id=?");
   for (const JobId& id : batch.forgotten) good = good && forget.Bind(1, id.value()).Run();
   Statement event_row(db_, "INSERT OR REPLACE INTO events VALUES(?,?)");
   for (const wire::Event& event : batch.events) {
-    good = good && event_row.Bind(1, event.seq).Bind(2, wire::Pack(wire::Value(wire::EventRecord(event)))).Run();
+    good = good && event_row.Bind(1, event.seq)
+                       .Bind(2, wire::Pack(wire::Value(wire::EventRecord(event))))
+                       .Run();
   }
   events_since_prune_ += static_cast<int64_t>(batch.events.size());
   if (events_since_prune_ >= kPruneEvery) {

@@ -12,7 +12,7 @@ namespace tide::coordinator {
 
 /// What a batch of decisions changes; committed whole or not at all.
 struct JournalBatch {
-  std::vector<Job> jobs;          // in order: a later one of the same id wins
+  std::vector<Job> jobs;  // in order: a later one of the same id wins
   std::vector<JobId> forgotten;
   std::vector<wire::Event> events;
   int64_t generation = 0;
@@ -35,15 +35,17 @@ class Journal {
  public:
   virtual ~Journal() = default;
   virtual absl::StatusOr<JournalContent> Load() = 0;
-  /// Returns once a kill cannot lose the batch any more. Errors: as of the storage; then nothing of it holds.
+  /// Returns once a kill cannot lose the batch any more. Errors: as of the storage; then nothing of
+  /// it holds.
   virtual absl::Status Commit(const JournalBatch& batch) = 0;
 };
 
-/// SQLite at `path` (0600), WAL, synchronous=NORMAL. A file that is no database or of another layout is set
-/// aside as `path`.broken and a new one begun: jobs re-attach and tell their limits.
+/// SQLite at `path` (0600), WAL, synchronous=NORMAL. A file that is no database or of another
+/// layout is set aside as `path`.broken and a new one begun: jobs re-attach and tell their limits.
 absl::StatusOr<std::unique_ptr<Journal>> OpenSqliteJournal(const std::string& path);
 
-/// The journalled part of a job as a value, and back. Fields that are missing read as their defaults.
+/// The journalled part of a job as a value, and back. Fields that are missing read as their
+/// defaults.
 wire::Value::Map JobToValue(const Job& job);
 Job JobFromValue(const wire::Value& value);
 

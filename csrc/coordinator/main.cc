@@ -1,12 +1,11 @@
 // tided: serves one user's jobs on one machine.
+#include <fcntl.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
-
-#include <fcntl.h>
 
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
@@ -23,11 +22,14 @@ namespace {
 constexpr char kUsage[] =
     "usage: tided [--runtime-dir DIR] [--idle-exit-s SECONDS] [--foreground]\n"
     "\n"
-    "Serves the jobs of one user on this machine. Started by the first job or by `tide`; a second one of\n"
+    "Serves the jobs of one user on this machine. Started by the first job or by `tide`; a second "
+    "one of\n"
     "the same folder ends at once.\n"
-    "  --runtime-dir DIR       where the socket, the journal and the log are; default: TIDE_RUNTIME_DIR,\n"
+    "  --runtime-dir DIR       where the socket, the journal and the log are; default: "
+    "TIDE_RUNTIME_DIR,\n"
     "                          $XDG_RUNTIME_DIR/torchtide or /tmp/torchtide-UID\n"
-    "  --idle-exit-s SECONDS   end when there was no job and no client for so long; 0: never; default 60\n"
+    "  --idle-exit-s SECONDS   end when there was no job and no client for so long; 0: never; "
+    "default 60\n"
     "  --foreground            stay in this terminal and log to it\n";
 
 struct Arguments {
@@ -49,11 +51,12 @@ absl::StatusOr<Arguments> Parse(int count, char** words) {
     } else if (word == "--runtime-dir" && next != nullptr) {
       arguments.runtime_dir = next;
       ++i;
-    } else if (word == "--idle-exit-s" && next != nullptr && absl::SimpleAtoi(next, &arguments.idle_exit_s) &&
-               arguments.idle_exit_s >= 0) {
+    } else if (word == "--idle-exit-s" && next != nullptr &&
+               absl::SimpleAtoi(next, &arguments.idle_exit_s) && arguments.idle_exit_s >= 0) {
       ++i;
     } else {
-      return absl::InvalidArgumentError(absl::StrCat("tided: cannot read \"", word, "\"\n", kUsage));
+      return absl::InvalidArgumentError(
+          absl::StrCat("tided: cannot read \"", word, "\"\n", kUsage));
     }
   }
   return arguments;
@@ -63,8 +66,10 @@ void LogToStderr() {
   SetLogSink([](LogLevel level, const std::string& line) {
     if (level == LogLevel::kDebug) return;
     constexpr const char* kNames[] = {"debug", "info", "warning", "error"};
-    const std::string time = absl::FormatTime("%Y-%m-%dT%H:%M:%E3SZ", absl::Now(), absl::UTCTimeZone());
-    fprintf(stderr, "time=%s level=%s %s\n", time.c_str(), kNames[static_cast<int>(level)], line.c_str());
+    const std::string time =
+        absl::FormatTime("%Y-%m-%dT%H:%M:%E3SZ", absl::Now(), absl::UTCTimeZone());
+    fprintf(stderr, "time=%s level=%s %s\n", time.c_str(), kNames[static_cast<int>(level)],
+            line.c_str());
   });
 }
 
@@ -77,7 +82,8 @@ void RaiseDescriptorLimit() {
 }
 
 void WritePidFile(const std::string& path) {
-  const UniqueFd file(open(path.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW | O_CLOEXEC, 0600));
+  const UniqueFd file(
+      open(path.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW | O_CLOEXEC, 0600));
   const std::string text = absl::StrCat(getpid(), "\n");
   if (!file || write(file.get(), text.data(), text.size()) < 0) {
     Log(LogLevel::kWarning, absl::StrCat("event=pid_file_unwritable path=", path));
@@ -94,7 +100,8 @@ absl::Status ServeHere(const Arguments& arguments, const std::function<void()>& 
   options.runtime_dir = arguments.runtime_dir;
   options.idle_exit = absl::Seconds(arguments.idle_exit_s);
   const absl::Status served = Serve(options, RealClock(), ready);
-  if (!served.ok()) Log(LogLevel::kError, absl::StrCat("event=daemon_failed reason=\"", served.message(), "\""));
+  if (!served.ok())
+    Log(LogLevel::kError, absl::StrCat("event=daemon_failed reason=\"", served.message(), "\""));
   unlink(pid_path.c_str());
   return served;
 }
@@ -125,7 +132,8 @@ int main(int count, char** words) {
   }
   // A relative folder must mean the same after the daemon has left this one.
   char cwd[4096];
-  if (!arguments->runtime_dir.empty() && arguments->runtime_dir[0] != '/' && getcwd(cwd, sizeof cwd) != nullptr) {
+  if (!arguments->runtime_dir.empty() && arguments->runtime_dir[0] != '/' &&
+      getcwd(cwd, sizeof cwd) != nullptr) {
     arguments->runtime_dir = std::string(cwd) + "/" + arguments->runtime_dir;
   }
   const absl::Status ended = tide::coordinator::Main(*arguments);

@@ -8,21 +8,24 @@
 namespace tide::coordinator {
 namespace {
 
-constexpr int64_t kGraceNs = 1'000'000'000;         // for the job's own rolled_back to arrive
+constexpr int64_t kGraceNs = 1'000'000'000;  // for the job's own rolled_back to arrive
 constexpr int64_t kOrderRepeatNs = 2'000'000'000;
 constexpr int64_t kRollbackTimeoutMs = 10'000;
 
 absl::string_view Verb(wire::OrderKind kind) {
   switch (kind) {
-    case wire::OrderKind::kSuspend: return "pause";
-    case wire::OrderKind::kResume: return "resume";
-    case wire::OrderKind::kStop: break;
+    case wire::OrderKind::kSuspend:
+      return "pause";
+    case wire::OrderKind::kResume:
+      return "resume";
+    case wire::OrderKind::kStop:
+      break;
   }
   return "stop";
 }
 
-void AnswerOrder(Context& context, const PendingOrder& order, const Job& job, absl::string_view status,
-                 double took_ms, const std::string& text) {
+void AnswerOrder(Context& context, const PendingOrder& order, const Job& job,
+                 absl::string_view status, double took_ms, const std::string& text) {
   for (const Waiter& waiter : order.waiters) {
     Reply(context, waiter.peer, waiter.request_id,
           {{"job", job.name}, {"status", status}, {"took_ms", took_ms}, {"text", text}});
@@ -48,11 +51,43 @@ PendingOrder& NewOrder(Context& context, const Job& job, wire::OrderKind kind, i
   return context.state.orders.back();
 }
 
-PendingOrder* FindOrder(State& state, const Job& job, wire::OrderKind kind) {
+/// The order under way that decides whether the job will be paused, or (for stop) the one that
+/// stops it.
+PendingOrder* FindOrder(State& state, const Job& job, bool stop) {
   for (PendingOrder& order : state.orders) {
-    if (order.job == job.id && order.kind == kind && !order.rollback) return &order;
+    if (order.job == job.id && (order.kind == wire::OrderKind::kStop) == stop) return &order;
   }
   return nullptr;
+}
+
+/// A newer order takes its place: what the job still says about this one changes nothing.
+void Supersede(Context& context, const Job& job, const PendingOrder& order, wire::OrderKind by) {
+  FailOrder(context, order, job, "failed",
+            absl::StrCat(Verb(order.kind), " of ", job.name, ": `tide ", Verb(by), " ", job.name,
+                         "` came meanwhile"),
+            "");
+  std::erase_if(context.state.orders,
+                [id = order.id](const PendingOrder& other) { return other.id == id; });
+}
+
+/// By an order, or by itself.
+bool IsPaused(Context& context, const Job& job) {
+  if (job.paused) return true;
+  const DeviceView view = context.device.Read();
+  const SlotView* slot = view.Find(job.pid, static_cast<uint64_t>(job.start_time), job.slot);
+  return slot != nullptr && slot->phase == shm::Phase::kPaused;
+}
+
+void AnswerNoop(Context& context, const Waiter& waiter, const Job& job, bool paused) {
+  std::string text = absl::StrCat(job.name, paused ? " is paused already" : " is not paused");
+  if (paused && job.paused_since > 0) {
+    absl::StrAppend(&text, ", for ", Span(absl::Seconds(context.now.unix_s() - job.paused_since)));
+  }
+  Reply(context, waiter.peer, waiter.request_id,
+        {{"job", job.name},
+         {"status", paused ? "already_paused" : "already_running"},
+         {"took_ms", 0.0},
+         {"text", std::move(text)}});
 }
 
 /// What keeps a job from reaching a boundary, in numbers.
@@ -66,7 +101,8 @@ std::string Pace(Context& context, const Job& job) {
 
 void Done(Context& context, Job& job, const PendingOrder& order, const wire::OrderAck& ack) {
   const std::string took = Span(absl::Milliseconds(ack.took_ms));
-  const std::string by = order.by.empty() ? absl::StrCat("`tide ", Verb(order.kind), "`") : order.by;
+  const std::string by =
+      order.by.empty() ? absl::StrCat("`tide ", Verb(order.kind), "`") : order.by;
   std::string text, kind;
   if (order.kind == wire::OrderKind::kSuspend) {
     job.paused = true;
@@ -93,64 +129,60 @@ void Done(Context& context, Job& job, const PendingOrder& order, const wire::Ord
 
 void Undone(Context& context, Job& job, const PendingOrder& order, absl::string_view code,
             absl::string_view reason) {
-  const std::string text = absl::StrCat(Verb(order.kind), " of ", job.name, " was rolled back: ", reason);
+  const std::string text =
+      absl::StrCat(Verb(order.kind), " of ", job.name, " was rolled back: ", reason);
   FailOrder(context, order, job, code, text,
-            absl::StrCat("it goes on as before; give it longer: `tide ", Verb(order.kind), " ", job.name,
-                         " --timeout 60`"));
+            absl::StrCat("it goes on as before; give it longer: `tide ", Verb(order.kind), " ",
+                         job.name, " --timeout 60`"));
   Emit(context, "order_rolled_back", job.name, text, {{"order", Verb(order.kind)}});
 }
 
 }  // namespace
 
+bool OrderUnderWay(State& state, const Job& job) { return FindOrder(state, job, false) != nullptr; }
+
 void SendOrder(Context& context, const Job& job, PendingOrder& order) {
   if (!job.attached()) return;
   order.sent_ns = context.now.mono_ns;
   const int64_t left_ms = (order.expires_ns - kGraceNs - context.now.mono_ns) / 1'000'000;
-  context.effects.push_back(Send{job.peer, wire::Order{.order_id = order.id,
-                                                       .kind = order.kind,
-                                                       .deadline_ms = std::max<int64_t>(0, left_ms)}});
+  context.effects.push_back(Send{
+      job.peer,
+      wire::Order{
+          .order_id = order.id, .kind = order.kind, .deadline_ms = std::max<int64_t>(0, left_ms)}});
 }
 
-void OnOrderCommand(Context& context, const Waiter& waiter, Job& job, const wire::Command& command) {
+void OnOrderCommand(Context& context, const Waiter& waiter, Job& job,
+                    const wire::Command& command) {
   const wire::OrderKind kind = command.what == "pause"    ? wire::OrderKind::kSuspend
                                : command.what == "resume" ? wire::OrderKind::kResume
                                                           : wire::OrderKind::kStop;
-  if (PendingOrder* same = FindOrder(context.state, job, kind)) {
-    same->waiters.push_back(waiter);
+  PendingOrder* under_way = FindOrder(context.state, job, kind == wire::OrderKind::kStop);
+  if (under_way != nullptr && under_way->kind == kind) {
+    under_way->rollback = false;  // now somebody wants what the daemon did by itself
+    under_way->waiters.push_back(waiter);
     return;
   }
-  const bool pausing = FindOrder(context.state, job, wire::OrderKind::kSuspend) != nullptr;
-  const bool noop = (kind == wire::OrderKind::kSuspend && job.paused) ||
-                    (kind == wire::OrderKind::kResume && !job.paused && !pausing);
-  if (noop) {
-    const bool paused = kind == wire::OrderKind::kSuspend;
-    const absl::Duration since = absl::Seconds(context.now.unix_s() - job.paused_since);
-    return Reply(context, waiter.peer, waiter.request_id,
-                 {{"job", job.name},
-                  {"status", paused ? "already_paused" : "already_running"},
-                  {"took_ms", 0.0},
-                  {"text", paused ? absl::StrCat(job.name, " is paused already, for ", Span(since))
-                                  : absl::StrCat(job.name, " is not paused")}});
+  const bool wants_paused = kind == wire::OrderKind::kSuspend;
+  if (under_way == nullptr && kind != wire::OrderKind::kStop &&
+      IsPaused(context, job) == wants_paused) {
+    return AnswerNoop(context, waiter, job, wants_paused);
   }
   if (!job.attached()) {
-    return ReplyError(context, waiter.peer, waiter.request_id,
-                      {"unavailable",
-                       absl::StrCat(job.name, " (pid ", job.pid, ") is not connected to the daemon"),
-                       "it connects again within 5 s when it can; try then"});
+    return ReplyError(
+        context, waiter.peer, waiter.request_id,
+        {"unavailable",
+         absl::StrCat(job.name, " (pid ", job.pid, ") is not connected to the daemon"),
+         "it connects again within 5 s when it can; try then"});
   }
   const int64_t timeout_ms = std::clamp<int64_t>(command.timeout_ms, 1, 3'600'000);
-  if (PendingOrder* opposite = FindOrder(context.state, job, wire::OrderKind::kSuspend);
-      opposite != nullptr && kind == wire::OrderKind::kResume) {
-    FailOrder(context, *opposite, job, "failed", absl::StrCat("`tide resume ", job.name, "` came meanwhile"), "");
-    opposite->waiters.clear();
-  }
+  if (under_way != nullptr) Supersede(context, job, *under_way, kind);
   PendingOrder& order = NewOrder(context, job, kind, timeout_ms);
   order.by = command.by;
   order.waiters.push_back(waiter);
   Emit(context, "order_sent", job.name,
        absl::StrCat(Verb(kind), " of ", job.name, " asked by ",
-                    command.by.empty() ? absl::StrCat("`tide ", Verb(kind), "`") : command.by, ", within ",
-                    Span(absl::Milliseconds(timeout_ms))),
+                    command.by.empty() ? absl::StrCat("`tide ", Verb(kind), "`") : command.by,
+                    ", within ", Span(absl::Milliseconds(timeout_ms))),
        {{"order", Verb(kind)}, {"order_id", order.id}});
   Save(context, job);  // keeps the number of the order: a number is never used twice
   SendOrder(context, job, order);
@@ -181,7 +213,8 @@ void OnOrderAck(Context& context, Job& job, const wire::OrderAck& ack) {
 void AbandonPending(Context& context, const Job& job, absl::string_view why) {
   std::erase_if(context.state.orders, [&](const PendingOrder& order) {
     if (order.job != job.id) return false;
-    FailOrder(context, order, job, "failed", absl::StrCat(Verb(order.kind), " came too late: ", why), "");
+    FailOrder(context, order, job, "failed",
+              absl::StrCat(Verb(order.kind), " came too late: ", why), "");
     return true;
   });
   std::erase_if(context.state.changes, [&](const PendingChange& change) {

@@ -15,9 +15,15 @@ constexpr auto kCloseGrace = std::chrono::seconds(2);
 
 }  // namespace
 
-PeerConnection::PeerConnection(Socket socket, Identity identity, PeerLimits limits, PeerHandler& handler)
-    : socket_(std::move(socket)), timer_(socket_.get_executor()), identity_(identity), limits_(limits),
-      handler_(handler), tokens_(limits.frames_burst), refilled_(std::chrono::steady_clock::now()) {
+PeerConnection::PeerConnection(Socket socket, Identity identity, PeerLimits limits,
+                               PeerHandler& handler)
+    : socket_(std::move(socket)),
+      timer_(socket_.get_executor()),
+      identity_(identity),
+      limits_(limits),
+      handler_(handler),
+      tokens_(limits.frames_burst),
+      refilled_(std::chrono::steady_clock::now()) {
   socket_.non_blocking(true);
 }
 
@@ -98,8 +104,8 @@ void PeerConnection::Send(const wire::Frame& frame) {
 void PeerConnection::WriteSome() {
   writing_ = false;
   while (out_start_ < out_.size()) {
-    const ssize_t sent = send(socket_.native_handle(), out_.data() + out_start_, out_.size() - out_start_,
-                              MSG_NOSIGNAL | MSG_DONTWAIT);
+    const ssize_t sent = send(socket_.native_handle(), out_.data() + out_start_,
+                              out_.size() - out_start_, MSG_NOSIGNAL | MSG_DONTWAIT);
     if (sent < 0 && errno == EINTR) continue;
     if (sent < 0 && (errno == EAGAIN || errno == EWOULDBLOCK)) return WaitWritable();
     if (sent < 0) return Cut("gone while it was written to");
@@ -114,9 +120,10 @@ void PeerConnection::WriteSome() {
 
 void PeerConnection::WaitWritable() {
   writing_ = true;
-  socket_.async_wait(Socket::wait_write, [self = shared_from_this()](const asio::error_code& error) {
-    if (!error && !self->gone_) self->WriteSome();
-  });
+  socket_.async_wait(Socket::wait_write,
+                     [self = shared_from_this()](const asio::error_code& error) {
+                       if (!error && !self->gone_) self->WriteSome();
+                     });
 }
 
 void PeerConnection::CloseSoon(const std::string& reason) {
@@ -138,8 +145,9 @@ void PeerConnection::Cut(const std::string& reason) {
   socket_.shutdown(Socket::shutdown_both, ignored);
   socket_.close(ignored);
   // Posted, so that the owner may be in the middle of a loop over its peers.
-  asio::post(timer_.get_executor(),
-             [self = shared_from_this(), reason] { self->handler_.OnGone(self->identity_.id, reason); });
+  asio::post(timer_.get_executor(), [self = shared_from_this(), reason] {
+    self->handler_.OnGone(self->identity_.id, reason);
+  });
 }
 
 }  // namespace tide::coordinator

@@ -1,4 +1,5 @@
-// One accepted connection: reads frames at a bounded rate, writes from a bounded queue. Only for server.cc.
+// One accepted connection: reads frames at a bounded rate, writes from a bounded queue. Only for
+// server.cc.
 #pragma once
 
 #include <memory>
@@ -14,7 +15,8 @@
 
 namespace tide::coordinator {
 
-/// What the connection tells its owner; called on the daemon's one thread, never from within Send or Close.
+/// What the connection tells its owner; called on the daemon's one thread, never from within Send
+/// or Close.
 class PeerHandler {
  public:
   virtual ~PeerHandler() = default;

@@ -1,4 +1,5 @@
-// How a process that is not our child ended, read in the moment between its death and its parent's wait.
+// How a process that is not our child ended, read in the moment between its death and its parent's
+// wait.
 #pragma once
 
 #include "absl/strings/string_view.h"
@@ -6,8 +7,8 @@
 
 namespace tide::coordinator {
 
-/// Reads /proc/PID/stat of a zombie. Empty when its parent has waited for it already, the pid is another
-/// process's, or the kernel hides it.
+/// Reads /proc/PID/stat of a zombie. Empty when its parent has waited for it already, the pid is
+/// another process's, or the kernel hides it.
 ExitStatus ReadExitStatus(int64_t pid, int64_t start_time);
 
 /// The fields of one line of /proc/PID/stat; empty unless it is a zombie with this start time.

@@ -13,11 +13,15 @@ namespace {
 constexpr int64_t kEventsAnswered = 1000;
 constexpr size_t kEventsExplained = 10;
 
-bool IsOf(const wire::Event& event, const std::string& job) { return job.empty() || event.job == job; }
+bool IsOf(const wire::Event& event, const std::string& job) {
+  return job.empty() || event.job == job;
+}
 
-wire::Value::Array EventsOf(const State& state, const std::string& job, int64_t since, size_t count) {
+wire::Value::Array EventsOf(const State& state, const std::string& job, int64_t since,
+                            size_t count) {
   wire::Value::Array newest_first;
-  for (auto it = state.events.rbegin(); it != state.events.rend() && newest_first.size() < count; ++it) {
+  for (auto it = state.events.rbegin(); it != state.events.rend() && newest_first.size() < count;
+       ++it) {
     if (it->seq <= since) break;
     if (IsOf(*it, job)) newest_first.push_back(wire::Value(wire::EventRecord(*it)));
   }
@@ -39,7 +43,8 @@ void OnEvents(Context& context, PeerId peer, uint64_t request_id, const wire::Qu
 
 void OnExplain(Context& context, PeerId peer, uint64_t request_id, const wire::Query& query) {
   const Job* job = context.state.FindJob(query.job);
-  if (job == nullptr) return ReplyError(context, peer, request_id, NoSuchJob(context.state, query.job));
+  if (job == nullptr)
+    return ReplyError(context, peer, request_id, NoSuchJob(context.state, query.job));
   const DeviceView view = context.device.Read();
   Explanation why = Explain(context.state, *job, view, context.now);
   const auto texts = [](std::vector<std::string>& from) {
@@ -77,17 +82,20 @@ void OnConfig(Context& context, PeerId peer, uint64_t request_id) {
 
 void OnQuery(Context& context, PeerId peer, uint64_t request_id, const wire::Query& query) {
   if (query.what == "ps") {
-    return Reply(context, peer, request_id, {{"jobs", JobRecords(context.state, context.device.Read(), context.now)}});
+    return Reply(context, peer, request_id,
+                 {{"jobs", JobRecords(context.state, context.device.Read(), context.now)}});
   }
   if (query.what == "status") {
-    return Reply(context, peer, request_id, StatusRecord(context.state, context.device.Read(), context.now));
+    return Reply(context, peer, request_id,
+                 StatusRecord(context.state, context.device.Read(), context.now));
   }
   if (query.what == "explain") return OnExplain(context, peer, request_id, query);
   if (query.what == "events") return OnEvents(context, peer, request_id, query);
   if (query.what == "config") return OnConfig(context, peer, request_id);
-  ReplyError(context, peer, request_id,
-             {"invalid", absl::StrCat("no query is named \"", wire::Utf8Prefix(query.what, 40), "\""),
-              "queries: ps, status, explain, events, config"});
+  ReplyError(
+      context, peer, request_id,
+      {"invalid", absl::StrCat("no query is named \"", wire::Utf8Prefix(query.what, 40), "\""),
+       "queries: ps, status, explain, events, config"});
 }
 
 }  // namespace tide::coordinator

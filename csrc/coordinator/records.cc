@@ -12,8 +12,8 @@
 namespace tide::coordinator {
 namespace {
 
-// A suspension that was never measured: one copy of what is resident to the file tier at 1 GiB/s, the slowest
-// of the disks measured, after the iteration that runs has ended.
+// A suspension that was never measured: one copy of what is resident to the file tier at 1 GiB/s,
+// the slowest of the disks measured, after the iteration that runs has ended.
 constexpr double kSuspendBytesPerMs = 1073741.824;
 constexpr size_t kRecordsMax = 6000;  // keeps an answer below 4 MiB
 
@@ -63,7 +63,9 @@ wire::Value::Map JobRecord(const Job& job, const DeviceView& view, const SlotVie
                              {"revision", job.revision}};
   AppendLedger(record, slot, job.live() && job.report ? &*job.report : nullptr);
   record.emplace_back("steps_per_s", stands ? 0.0 : job.steps_per_s);
-  record.emplace_back("step_ms", slot != nullptr ? slot->last_iteration_ns / 1e6 : job.report ? job.report->step_ms : 0.0);
+  record.emplace_back("step_ms", slot != nullptr ? slot->last_iteration_ns / 1e6
+                                 : job.report    ? job.report->step_ms
+                                                 : 0.0);
   record.emplace_back("lane", lane != nullptr ? lane->id : -1);
   record.emplace_back("turn", lane != nullptr && lane->holder == slot->index);
   record.emplace_back("slot", slot != nullptr ? slot->index : -1);
@@ -96,13 +98,13 @@ wire::Value::Array LaneRecords(const State& state, const DeviceView& view) {
     }
     if (members.empty() && lane.handovers == 0 && lane.scratch_bytes == 0) continue;
     const SlotView* holder = view.Slot(lane.holder);
-    lanes.push_back(wire::Value(
-        wire::Value::Map{{"id", lane.id},
-                         {"policy", sched::TurnPolicyName(lane.policy)},
-                         {"holder", holder != nullptr ? SlotName(state, *holder) : ""},
-                         {"handovers", lane.handovers},
-                         {"scratch_bytes", lane.scratch_bytes + lane.retired_bytes},
-                         {"members", std::move(members)}}));
+    lanes.push_back(
+        wire::Value(wire::Value::Map{{"id", lane.id},
+                                     {"policy", sched::TurnPolicyName(lane.policy)},
+                                     {"holder", holder != nullptr ? SlotName(state, *holder) : ""},
+                                     {"handovers", lane.handovers},
+                                     {"scratch_bytes", lane.scratch_bytes + lane.retired_bytes},
+                                     {"members", std::move(members)}}));
   }
   return lanes;
 }

@@ -11,11 +11,14 @@ namespace {
 
 /// The live job that this registration means, or nullptr when it is a new one.
 Job* Known(State& state, const wire::Register& registration) {
+  const auto same_process = [&](const Job& job) {
+    return job.live() && job.pid == registration.pid && job.start_time == registration.start_time;
+  };
+  Job* by_id = registration.job_id != 0 ? state.FindJob(JobId(registration.job_id)) : nullptr;
+  if (by_id != nullptr && same_process(*by_id)) return by_id;
+  if (registration.token == 0) return nullptr;
   for (auto& [id, job] : state.jobs) {
-    if (!job.live() || job.pid != registration.pid || job.start_time != registration.start_time) continue;
-    const bool same_id = registration.job_id != 0 && registration.job_id == id.value();
-    const bool same_token = registration.token != 0 && registration.token == job.token;
-    if (same_id || same_token) return &job;
+    if (job.token == registration.token && same_process(job)) return &job;
   }
   return nullptr;
 }
@@ -40,20 +43,24 @@ Job& Create(Context& context, const wire::Register& registration) {
   job.wanted = job.applied = SettingsOf(registration);
   // A job that served a daemon whose journal is lost goes on from the revision it has seen.
   job.revision = job.settled_revision = registration.revision;
-  std::string text = absl::StrCat(job.name, " started: pid ", job.pid, ", limit ",
-                                  Limit(job.wanted.limit_bytes), ", guaranteed ",
-                                  Limit(job.wanted.guaranteed_bytes), ", priority ",
-                                  wire::Word(job.wanted.priority));
-  if (job.name != registration.name) absl::StrAppend(&text, "; asked for the name ", registration.name);
+  std::string text =
+      absl::StrCat(job.name, " started: pid ", job.pid, ", limit ", Limit(job.wanted.limit_bytes),
+                   ", guaranteed ", Limit(job.wanted.guaranteed_bytes), ", priority ",
+                   wire::Word(job.wanted.priority));
+  if (job.name != registration.name)
+    absl::StrAppend(&text, "; asked for the name ", registration.name);
   Emit(context, "job_started", job.name, std::move(text),
-       {{"pid", job.pid}, {"limit", job.wanted.limit_bytes}, {"guaranteed", job.wanted.guaranteed_bytes},
+       {{"pid", job.pid},
+        {"limit", job.wanted.limit_bytes},
+        {"guaranteed", job.wanted.guaranteed_bytes},
         {"script", job.script}});
   return job;
 }
 
 void TakeOver(Context& context, Job& job, const wire::Register& registration) {
   const bool paused_elsewhere = job.paused != registration.paused;
-  if (registration.revision > job.revision) job.revision = job.settled_revision = registration.revision;
+  if (registration.revision > job.revision)
+    job.revision = job.settled_revision = registration.revision;
   if (paused_elsewhere) {
     job.paused = registration.paused;
     job.paused_since = context.now.unix_s();
@@ -122,13 +129,15 @@ void OnRegister(Context& context, PeerId id, Peer& peer, uint64_t request_id,
     context.effects.push_back(Close{id, "registration refused"});
   };
   if (peer.pid != 0 && peer.pid != registration.pid) {
-    return refuse("not_permitted",
-                  absl::StrCat("process ", peer.pid, " may not register process ", registration.pid),
-                  "a job registers itself; a forked child starts a session of its own");
+    return refuse(
+        "not_permitted",
+        absl::StrCat("process ", peer.pid, " may not register process ", registration.pid),
+        "a job registers itself; a forked child starts a session of its own");
   }
   Job* job = Known(context.state, registration);
   if (job == nullptr && context.state.live_jobs() >= kLiveJobsMax) {
-    return refuse("too_many", absl::StrCat(kLiveJobsMax, " jobs are registered already"), "end some jobs");
+    return refuse("too_many", absl::StrCat(kLiveJobsMax, " jobs are registered already"),
+                  "end some jobs");
   }
   if (job != nullptr) {
     TakeOver(context, *job, registration);
@@ -176,8 +185,8 @@ void OnProcessEnded(Context& context, JobId id, ExitStatus status) {
     absl::StrAppend(&text, "died (its parent took the reason)");
   }
   absl::StrAppend(&text, " after ", Span(lived));
-  End(context, *job, Exit{.code = status.code, .signal = status.signal}, died ? "job_died" : "job_ended",
-      std::move(text));
+  End(context, *job, Exit{.code = status.code, .signal = status.signal},
+      died ? "job_died" : "job_ended", std::move(text));
   DropOldEnded(context);
 }
 
@@ -193,12 +202,14 @@ void OnRestored(Context& context, const std::vector<JobId>& alive) {
     }
     job.exit = Exit{.time = context.now.unix_s()};
     Emit(context, "job_died", job.name,
-         absl::StrCat(job.name, " (pid ", job.pid, ") ended while no daemon ran"), {{"pid", job.pid}});
+         absl::StrCat(job.name, " (pid ", job.pid, ") ended while no daemon ran"),
+         {{"pid", job.pid}});
     Save(context, job);
   }
-  Emit(context, "daemon_started", "",
-       absl::StrCat("tided (pid ", state.daemon_pid, ") started; ", live, " jobs are expected back"),
-       {{"generation", state.generation}, {"pid", state.daemon_pid}});
+  Emit(
+      context, "daemon_started", "",
+      absl::StrCat("tided (pid ", state.daemon_pid, ") started; ", live, " jobs are expected back"),
+      {{"generation", state.generation}, {"pid", state.daemon_pid}});
   context.effects.push_back(ReapDead{});
   DropOldEnded(context);
 }

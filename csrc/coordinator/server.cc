@@ -29,8 +29,13 @@ constexpr auto kAcceptRetry = std::chrono::milliseconds(100);
 class Server final : public Edges, public PeerHandler {
  public:
   Server(const ServerOptions& options, Journal& journal, Clock& clock)
-      : options_(options), clock_(clock), device_(options.runtime_dir),
-        core_(Core::Parts{journal, *this, device_, clock}), acceptor_(io_), tick_(io_), retry_(io_),
+      : options_(options),
+        clock_(clock),
+        device_(options.runtime_dir),
+        core_(Core::Parts{journal, *this, device_, clock}),
+        acceptor_(io_),
+        tick_(io_),
+        retry_(io_),
         signals_(io_, SIGTERM, SIGINT) {}
 
   absl::Status Run(UniqueFd listener, const std::function<void()>& ready);
@@ -44,7 +49,9 @@ class Server final : public Edges, public PeerHandler {
   }
   void Watch(const WatchProcess& process) override;
   void Unwatch(JobId job) override { watches_.erase(job); }
-  void WriteLanePolicy(int lane, sched::TurnPolicyId policy) override { device_.WriteLanePolicy(lane, policy); }
+  void WriteLanePolicy(int lane, sched::TurnPolicyId policy) override {
+    device_.WriteLanePolicy(lane, policy);
+  }
   void ReapDeadSlots() override { device_.ReapDead(); }
   void StopDaemon(const std::string& reason) override;
   bool Alive(int64_t pid, int64_t start_time) override {
@@ -61,7 +68,8 @@ class Server final : public Edges, public PeerHandler {
     FlushSoon();
   }
   void OnGone(PeerId peer, const std::string& why) override {
-    Log(LogLevel::kDebug, absl::StrCat("event=peer_gone peer=", peer.value(), " reason=\"", why, "\""));
+    Log(LogLevel::kDebug,
+        absl::StrCat("event=peer_gone peer=", peer.value(), " reason=\"", why, "\""));
     peers_.erase(peer);
     core_.Closed(peer);
     FlushSoon();
@@ -95,6 +103,7 @@ class Server final : public Edges, public PeerHandler {
   int64_t busy_ns_ = 0;  // when there last was a job or a client
   int64_t reaped_ns_ = 0;
   bool flush_posted_ = false;
+  bool tick_busy_ = false;
   absl::Status failed_;
 };
 
@@ -117,7 +126,8 @@ void Server::StopDaemon(const std::string& reason) {
   Log(LogLevel::kInfo, absl::StrCat("event=daemon_stops reason=\"", reason, "\""));
   asio::error_code ignored;
   acceptor_.close(ignored);
-  // What was answered in this batch is in the sockets already; posted, so that the batch is finished first.
+  // What was answered in this batch is in the sockets already; posted, so that the batch is
+  // finished first.
   asio::post(io_, [this] { io_.stop(); });
 }
 
@@ -127,6 +137,7 @@ void Server::FlushSoon() {
   asio::post(io_, [this] {  // after what is ready now: one commit for all of it
     flush_posted_ = false;
     absl::Status flushed = core_.Flush();
+    if (TickIsDue(core_.state()) && !tick_busy_) TickLater();  // a deadline is running now
     if (flushed.ok()) return;
     failed_ = std::move(flushed);
     StopDaemon(std::string(failed_.message()));
@@ -151,16 +162,19 @@ void Server::Refuse(PeerConnection::Socket& socket, wire::AnswerError error) {
   auto frame = wire::EncodeMessage(wire::Answer{.ok = false, .error = std::move(error)});
   if (!frame.ok()) return;
   const auto bytes = wire::EncodeFrame(*frame);
-  if (bytes.ok()) send(socket.native_handle(), bytes->data(), bytes->size(), MSG_NOSIGNAL | MSG_DONTWAIT);
+  if (bytes.ok())
+    send(socket.native_handle(), bytes->data(), bytes->size(), MSG_NOSIGNAL | MSG_DONTWAIT);
 }
 
 void Server::Admit(PeerConnection::Socket socket) {
   ucred credentials{};
   socklen_t size = sizeof credentials;
-  const bool known = getsockopt(socket.native_handle(), SOL_SOCKET, SO_PEERCRED, &credentials, &size) == 0;
+  const bool known =
+      getsockopt(socket.native_handle(), SOL_SOCKET, SO_PEERCRED, &credentials, &size) == 0;
   if (!known || (credentials.uid != geteuid() && credentials.uid != 0)) {
     return Refuse(socket, {"not_permitted",
-                           absl::StrCat("user ", credentials.uid, " may not use the daemon of user ", geteuid()),
+                           absl::StrCat("user ", credentials.uid,
+                                        " may not use the daemon of user ", geteuid()),
                            "each user has a daemon of their own"});
   }
   if (peers_.size() >= options_.peers_max) {
@@ -171,36 +185,40 @@ void Server::Admit(PeerConnection::Socket socket) {
   busy_ns_ = clock_.MonotonicNanos();
   core_.Connected(id, credentials.pid);
   auto peer = std::make_shared<PeerConnection>(
-      std::move(socket), PeerConnection::Identity{id, clock_.MonotonicNanos()}, PeerLimits{}, *this);
+      std::move(socket), PeerConnection::Identity{id, clock_.MonotonicNanos()}, PeerLimits{},
+      *this);
   peers_[id] = peer;
   peer->Start();
 }
 
 void Server::Watch(const WatchProcess& process) {
-  auto opened = shm::PidFd::Open(static_cast<pid_t>(process.pid), static_cast<uint64_t>(process.start_time));
+  auto opened =
+      shm::PidFd::Open(static_cast<pid_t>(process.pid), static_cast<uint64_t>(process.start_time));
   if (!opened.ok()) {
     // Ended already, or no pidfd to be had: the next tick finds out which.
     Log(LogLevel::kWarning, absl::StrCat("event=watch_failed pid=", process.pid, " reason=\"",
                                          opened.status().message(), "\""));
     return;
   }
-  watches_[process.job] = std::make_unique<ProcessWatch>(io_, fcntl(opened->fd(), F_DUPFD_CLOEXEC, 3));
+  watches_[process.job] =
+      std::make_unique<ProcessWatch>(io_, fcntl(opened->fd(), F_DUPFD_CLOEXEC, 3));
   WaitForEnd(process.job, process);
 }
 
 void Server::WaitForEnd(JobId job, const WatchProcess& process) {
-  watches_[job]->descriptor.async_wait(
-      asio::posix::stream_descriptor::wait_read, [this, job, process](const asio::error_code& error) {
-        if (error) return;  // unwatched
-        core_.ProcessEnded(job, ReadExitStatus(process.pid, process.start_time));
-        watches_.erase(job);
-        FlushSoon();
-      });
+  watches_[job]->descriptor.async_wait(asio::posix::stream_descriptor::wait_read,
+                                       [this, job, process](const asio::error_code& error) {
+                                         if (error) return;  // unwatched
+                                         core_.ProcessEnded(
+                                             job, ReadExitStatus(process.pid, process.start_time));
+                                         watches_.erase(job);
+                                         FlushSoon();
+                                       });
 }
 
 void Server::TickLater() {
-  const bool busy = TickIsDue(core_.state());
-  tick_.expires_after(busy ? std::chrono::steady_clock::duration(kTickBusy) : kTickQuiet);
+  tick_busy_ = TickIsDue(core_.state());
+  tick_.expires_after(tick_busy_ ? std::chrono::steady_clock::duration(kTickBusy) : kTickQuiet);
   tick_.async_wait([this](const asio::error_code& error) {
     if (!error) OnTick();
   });
@@ -227,14 +245,16 @@ void Server::OnTick() {
   FlushSoon();
   if (!peers_.empty() || core_.state().live_jobs() > 0) busy_ns_ = now_ns;
   const absl::Duration idle = absl::Nanoseconds(now_ns - busy_ns_);
-  if (options_.idle_exit > absl::ZeroDuration() && idle >= options_.idle_exit) return StopDaemon("idle");
+  if (options_.idle_exit > absl::ZeroDuration() && idle >= options_.idle_exit)
+    return StopDaemon("idle");
   TickLater();
 }
 
 }  // namespace
 
 absl::Status Serve(const ServerOptions& options, Clock& clock, const std::function<void()>& ready) {
-  TIDE_ASSIGN_OR_RETURN(auto journal, OpenSqliteJournal(absl::StrCat(options.runtime_dir, "/tided.db")));
+  TIDE_ASSIGN_OR_RETURN(auto journal,
+                        OpenSqliteJournal(absl::StrCat(options.runtime_dir, "/tided.db")));
   const std::string socket_path = absl::StrCat(options.runtime_dir, "/tided.sock");
   TIDE_ASSIGN_OR_RETURN(UniqueFd listener, wire::ListenUnix(socket_path));
   absl::Status served;

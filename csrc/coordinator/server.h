@@ -1,4 +1,5 @@
-// The daemon's body: socket, peers, pidfds, timers and signals around coordinator::Core, on one thread.
+// The daemon's body: socket, peers, pidfds, timers and signals around coordinator::Core, on one
+// thread.
 #pragma once
 
 #include <functional>
@@ -17,9 +18,9 @@ struct ServerOptions {
   size_t peers_max = 1024;
 };
 
-/// Serves `runtime_dir`/tided.sock until SIGTERM, SIGINT, a shutdown command, or idleness. The caller holds the
-/// lock that makes this the only daemon of the folder. `ready` is called once clients can connect. Errors: of the
-/// journal or the socket; jobs train on without a daemon.
+/// Serves `runtime_dir`/tided.sock until SIGTERM, SIGINT, a shutdown command, or idleness. The
+/// caller holds the lock that makes this the only daemon of the folder. `ready` is called once
+/// clients can connect. Errors: of the journal or the socket; jobs train on without a daemon.
 absl::Status Serve(const ServerOptions& options, Clock& clock, const std::function<void()>& ready);
 
 }  // namespace tide::coordinator

@@ -1,4 +1,5 @@
-// Limits, guarantees, priorities and weights: commands become grants with revisions, acknowledgements end them.
+// Limits, guarantees, priorities and weights: commands become grants with revisions,
+// acknowledgements end them.
 #include <algorithm>
 #include <cmath>
 
@@ -11,6 +12,8 @@ namespace {
 
 constexpr int64_t kBytesMax = int64_t{1} << 50;
 constexpr int64_t kGrantRepeatNs = 2'000'000'000;
+constexpr int64_t kDeferredRepeatNs =
+    10'000'000'000;  // it answered once: its boundary may be far away
 constexpr size_t kUnderWayMax = 16;
 
 /// The value of the setting that `what` names, as people read it.
@@ -31,10 +34,11 @@ wire::Value Raw(absl::string_view what, const Settings& settings) {
 /// The settings after `command`. Errors: InvalidArgument naming the value and its range.
 absl::StatusOr<Settings> Changed(Settings settings, const wire::Command& command) {
   if (command.what == "limit" || command.what == "guaranteed") {
-    if (!command.bytes) return absl::InvalidArgumentError(absl::StrCat(command.what, " needs bytes"));
+    if (!command.bytes)
+      return absl::InvalidArgumentError(absl::StrCat(command.what, " needs bytes"));
     if (*command.bytes < 0 || *command.bytes > kBytesMax) {
-      return absl::InvalidArgumentError(absl::StrCat(command.what, " of ", *command.bytes,
-                                                     " bytes is out of range; 0 (none) to ", kBytesMax));
+      return absl::InvalidArgumentError(absl::StrCat(
+          command.what, " of ", *command.bytes, " bytes is out of range; 0 (none) to ", kBytesMax));
     }
     (command.what == "limit" ? settings.limit_bytes : settings.guaranteed_bytes) = *command.bytes;
   } else if (command.what == "priority") {
@@ -53,8 +57,9 @@ absl::StatusOr<Settings> Changed(Settings settings, const wire::Command& command
 
 std::string TextOf(const PendingChange& change, const Job& job, absl::string_view status) {
   const wire::GrantAck ack = change.last_ack.value_or(wire::GrantAck{});
-  const std::string head = absl::StrCat(change.what, " of ", job.name, " ", Shown(change.what, change.previous),
-                                        " -> ", Shown(change.what, job.wanted));
+  const std::string head =
+      absl::StrCat(change.what, " of ", job.name, " ", Shown(change.what, change.previous), " -> ",
+                   Shown(change.what, job.wanted));
   if (status == "applied") {
     if (ack.moved_bytes == 0) return absl::StrCat(head, ": applied");
     return absl::StrCat(head, ": applied, ", Size(ack.moved_bytes), " moved in ",
@@ -62,17 +67,20 @@ std::string TextOf(const PendingChange& change, const Job& job, absl::string_vie
   }
   if (status == "conflict") {
     const std::string parts = Parts(ack.parts);
-    return absl::StrCat(head, ": refused by the job, ", Size(ack.overage_bytes), " above it cannot move",
+    return absl::StrCat(head, ": refused by the job, ", Size(ack.overage_bytes),
+                        " above it cannot move",
                         parts.empty() ? "" : absl::StrCat(" (", parts, ")"),
                         ack.text.empty() ? "" : absl::StrCat("; ", ack.text));
   }
   if (status == "deferred") return absl::StrCat(head, ": takes effect at the job's next boundary");
   if (status == "stale") return absl::StrCat(head, ": replaced by a newer change");
-  return absl::StrCat(head, job.attached() ? ": recorded; the job has not answered yet"
-                                           : ": recorded; the job applies it when it is connected again");
+  return absl::StrCat(head, job.attached()
+                                ? ": recorded; the job has not answered yet"
+                                : ": recorded; the job applies it when it is connected again");
 }
 
-void Answer(Context& context, const PendingChange& change, const Job& job, absl::string_view status) {
+void Answer(Context& context, const PendingChange& change, const Job& job,
+            absl::string_view status) {
   const wire::GrantAck ack = change.last_ack.value_or(wire::GrantAck{});
   const std::string text = TextOf(change, job, status);
   wire::Value::Map data = {{"job", job.name},
@@ -91,7 +99,8 @@ void Answer(Context& context, const PendingChange& change, const Job& job, absl:
   ReplyError(context, change.waiter.peer, change.waiter.request_id,
              {"conflict", text,
               absl::StrCat("its ", change.what, " stays ", Shown(change.what, job.applied),
-                           "; give at least what cannot move, or pause the job: `tide pause ", job.name, "`")},
+                           "; give at least what cannot move, or pause the job: `tide pause ",
+                           job.name, "`")},
              std::move(data));
 }
 
@@ -105,10 +114,12 @@ void AnswerUpTo(Context& context, Job& job, const wire::GrantAck& ack, absl::str
   });
 }
 
-void RecordAck(Context& context, const Job& job, const wire::GrantAck& ack, const Settings& before) {
-  const wire::Value::Map data = {{"revision", ack.revision}, {"status", wire::Word(ack.status)},
-                                 {"moved_bytes", ack.moved_bytes}, {"overage_bytes", ack.overage_bytes},
-                                 {"took_ms", ack.took_ms}, {"parts", ack.parts}};
+void RecordAck(Context& context, const Job& job, const wire::GrantAck& ack,
+               const Settings& before) {
+  const wire::Value::Map data = {
+      {"revision", ack.revision},       {"status", wire::Word(ack.status)},
+      {"moved_bytes", ack.moved_bytes}, {"overage_bytes", ack.overage_bytes},
+      {"took_ms", ack.took_ms},         {"parts", ack.parts}};
   if (ack.status == wire::GrantStatus::kApplied) {
     Emit(context, "grant_applied", job.name,
          absl::StrCat(job.name, " holds to limit ", Limit(job.applied.limit_bytes), ": moved ",
@@ -130,14 +141,16 @@ void RecordAck(Context& context, const Job& job, const wire::GrantAck& ack, cons
 void SendGrant(Context& context, Job& job) {
   if (!job.attached()) return;
   job.grant_sent_ns = context.now.mono_ns;
-  context.effects.push_back(Send{job.peer, wire::Grant{.revision = job.revision,
-                                                       .max_bytes = job.wanted.limit_bytes,
-                                                       .guaranteed_bytes = job.wanted.guaranteed_bytes,
-                                                       .weight = job.wanted.weight,
-                                                       .priority = job.wanted.priority}});
+  context.effects.push_back(
+      Send{job.peer, wire::Grant{.revision = job.revision,
+                                 .max_bytes = job.wanted.limit_bytes,
+                                 .guaranteed_bytes = job.wanted.guaranteed_bytes,
+                                 .weight = job.wanted.weight,
+                                 .priority = job.wanted.priority}});
 }
 
-void OnSettingsCommand(Context& context, const Waiter& waiter, Job& job, const wire::Command& command) {
+void OnSettingsCommand(Context& context, const Waiter& waiter, Job& job,
+                       const wire::Command& command) {
   const auto changed = Changed(job.wanted, command);
   if (!changed.ok()) {
     return ReplyError(context, waiter.peer, waiter.request_id,
@@ -159,10 +172,12 @@ void OnSettingsCommand(Context& context, const Waiter& waiter, Job& job, const w
   job.under_way.push_back({job.revision, job.wanted});
   if (job.under_way.size() > kUnderWayMax) job.under_way.erase(job.under_way.begin());
   Emit(context, absl::StrCat(command.what, "_changed"), job.name,
-       absl::StrCat(command.what, " of ", job.name, " ", previous, " -> ", Shown(command.what, job.wanted), ": ",
+       absl::StrCat(command.what, " of ", job.name, " ", previous, " -> ",
+                    Shown(command.what, job.wanted), ": ",
                     command.by.empty() ? absl::StrCat("`tide ", command.what, "`") : command.by,
                     " asked for it (revision ", job.revision, ")"),
-       {{"revision", job.revision}, {"value", Raw(command.what, job.wanted)},
+       {{"revision", job.revision},
+        {"value", Raw(command.what, job.wanted)},
         {"previous", Raw(command.what, change.previous)}});
   Save(context, job);
   if (!job.attached()) return Answer(context, change, job, "pending");
@@ -202,7 +217,13 @@ void OnGrantAck(Context& context, Job& job, const wire::GrantAck& ack) {
     Save(context, job);
     return AnswerUpTo(context, job, ack, "applied");
   }
-  AnswerUpTo(context, job, ack, "conflict");  // before the rollback: the answer names what was asked
+  AnswerUpTo(context, job, ack,
+             "conflict");  // before the rollback: the answer names what was asked
+  // What the job says it holds to, not what was last acknowledged: that acknowledgement may have
+  // been lost.
+  job.applied = acked;
+  job.applied.limit_bytes = ack.max_bytes;
+  job.applied.guaranteed_bytes = ack.guaranteed_bytes;
   if (ack.revision == job.revision) job.wanted = job.applied;
   RecordAck(context, job, ack, asked);
   Save(context, job);
@@ -217,8 +238,9 @@ void TickChanges(Context& context) {
     return true;
   });
   for (auto& [id, job] : state.jobs) {
-    const bool waits = job.live() && job.attached() && job.settled_revision < job.revision && !job.deferred;
-    if (waits && context.now.mono_ns - job.grant_sent_ns >= kGrantRepeatNs) SendGrant(context, job);
+    if (!job.live() || !job.attached() || job.settled_revision == job.revision) continue;
+    const int64_t patience_ns = job.deferred ? kDeferredRepeatNs : kGrantRepeatNs;
+    if (context.now.mono_ns - job.grant_sent_ns >= patience_ns) SendGrant(context, job);
   }
 }
 

@@ -2,6 +2,7 @@
 #include "coordinator/state.h"
 
 #include "absl/container/flat_hash_set.h"
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 
@@ -61,9 +62,9 @@ size_t State::live_jobs() const {
 
 std::string UniqueName(const State& state, absl::string_view wish) {
   const std::string name = Clean(wish);
-  absl::flat_hash_set<absl::string_view> taken;
+  absl::flat_hash_set<absl::string_view> taken;  // of the names that could be in the way
   for (const auto& [id, job] : state.jobs) {
-    if (job.live()) taken.insert(job.name);
+    if (absl::StartsWith(job.name, name) && job.live()) taken.insert(job.name);
   }
   if (!taken.contains(name)) return name;
   for (int64_t number = 2;; ++number) {

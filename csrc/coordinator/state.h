@@ -1,4 +1,5 @@
-// What the daemon knows, as one value: jobs, peers, what is asked and not yet answered, recent events.
+// What the daemon knows, as one value: jobs, peers, what is asked and not yet answered, recent
+// events.
 #pragma once
 
 #include <cstdint>
@@ -65,7 +66,7 @@ struct Job {
   PeerId peer;
   int slot = -1;
   std::optional<wire::Report> report;
-  std::optional<int64_t> said_bye;  // exit code
+  std::optional<int64_t> said_bye;                      // exit code
   std::vector<std::pair<int64_t, Settings>> under_way;  // grants sent and not settled
   int64_t grant_sent_ns = 0;
   bool deferred = false;       // the newest grant waits for the job's next boundary
@@ -131,7 +132,8 @@ struct State {
   std::vector<PendingOrder> orders;
   std::deque<wire::Event> events;
 
-  /// The live job of that name, else the one of that name that ended last; nullptr when there is none.
+  /// The live job of that name, else the one of that name that ended last; nullptr when there is
+  /// none.
   Job* FindJob(absl::string_view name);
   const Job* FindJob(absl::string_view name) const;
   Job* FindJob(JobId id);
@@ -140,7 +142,8 @@ struct State {
   size_t live_jobs() const;
 };
 
-/// `wish` cleaned (printable, no spaces, at most 48 bytes, not empty) and, where a live job has it, numbered.
+/// `wish` cleaned (printable, no spaces, at most 48 bytes, not empty) and, where a live job has it,
+/// numbered.
 std::string UniqueName(const State& state, absl::string_view wish);
 
 }  // namespace tide::coordinator

@@ -1,3 +1,4 @@
+// Durations, sizes and signals as people say them.
 #include "coordinator/text.h"
 
 #include <signal.h>
@@ -10,7 +11,9 @@ namespace tide::coordinator {
 std::string Span(absl::Duration duration) {
   const int64_t ms = absl::ToInt64Milliseconds(duration);
   if (ms < 1) return absl::StrCat(absl::ToInt64Microseconds(duration), " us");
-  if (ms < 10'000) return ms < 1000 ? absl::StrCat(ms, " ms") : absl::StrCat(ms / 1000, ".", ms % 1000 / 100, " s");
+  if (ms < 10'000)
+    return ms < 1000 ? absl::StrCat(ms, " ms")
+                     : absl::StrCat(ms / 1000, ".", ms % 1000 / 100, " s");
   const int64_t seconds = ms / 1000;
   if (seconds < 60) return absl::StrCat(seconds, " s");
   if (seconds < 3600) return absl::StrCat(seconds / 60, " min ", seconds % 60, " s");
@@ -23,15 +26,24 @@ std::string Size(int64_t bytes) { return FormatBytes(Bytes(bytes)); }
 
 absl::string_view SignalName(int64_t signal) {
   switch (signal) {
-    case SIGKILL: return "SIGKILL";
-    case SIGTERM: return "SIGTERM";
-    case SIGINT: return "SIGINT";
-    case SIGSEGV: return "SIGSEGV";
-    case SIGABRT: return "SIGABRT";
-    case SIGBUS: return "SIGBUS";
-    case SIGHUP: return "SIGHUP";
-    case SIGFPE: return "SIGFPE";
-    default: return "";
+    case SIGKILL:
+      return "SIGKILL";
+    case SIGTERM:
+      return "SIGTERM";
+    case SIGINT:
+      return "SIGINT";
+    case SIGSEGV:
+      return "SIGSEGV";
+    case SIGABRT:
+      return "SIGABRT";
+    case SIGBUS:
+      return "SIGBUS";
+    case SIGHUP:
+      return "SIGHUP";
+    case SIGFPE:
+      return "SIGFPE";
+    default:
+      return "";
   }
 }
 

@@ -72,7 +72,8 @@ absl::Status PageTable::BirthInFileTier(const std::vector<int64_t>& fresh) {
   if (status.ok()) return status;
   while (done-- > 0) {  // give the pages before the failing one back
     Page& page = pages_[fresh[done]];
-    backend_.MapPrivate(Address(fresh[done]), kPage).IgnoreError();
+    // A page that cannot be unmapped keeps its slot, as in Vacate: another page on that slot would share its bytes.
+    if (!backend_.MapPrivate(Address(fresh[done]), kPage).ok()) continue;
     LeaveFileTier(page);
     page.state = PageState::kFree;
   }
@@ -178,6 +179,8 @@ absl::Status PageTable::Demote(PageIndex index) {
 absl::Status PageTable::Promote(PageIndex index) {
   Page& page = pages_[index.value()];
   if (page.state != PageState::kFile) return absl::FailedPreconditionError("the page is not demoted");
+  // Another thread may write its block at any time: Note [Quiet].
+  if (page.pinned > 0) return absl::FailedPreconditionError("a block of another thread lives on the page");
   TIDE_RETURN_IF_ERROR(account_.Reserve(kPage));
   auto scratch = backend_.MapScratch(kPage);
   absl::Status status = scratch.status();
@@ -193,6 +196,7 @@ absl::Status PageTable::Promote(PageIndex index) {
   LeaveFileTier(page);
   page.state = PageState::kPrivate;
   counts_.committed = counts_.committed + PageCount(1);
+  if (page.blocks == 0) counts_.cached = counts_.cached + PageCount(1);
   return absl::OkStatus();
 }
 

@@ -1,13 +1,16 @@
 #include "runtime/accounts.h"
 
+#include <algorithm>
+
 #include "absl/strings/str_cat.h"
 
 namespace tide::runtime {
 
 Bytes JobAccount::other_bytes() const {
   const shm::JobSlot& own = slot();
-  return Bytes(own.outside_bytes.load(std::memory_order_relaxed) +
-               own.file_resident_bytes.load(std::memory_order_relaxed) +
+  const int64_t streamed = std::min(own.file_resident_bytes.load(std::memory_order_relaxed),
+                                    window_.load(std::memory_order_relaxed));
+  return Bytes(own.outside_bytes.load(std::memory_order_relaxed) + streamed +
                own.scratch_peak_bytes.load(std::memory_order_relaxed));
 }
 

@@ -24,6 +24,8 @@ class JobAccount final : public pages::Account {
   /// 0: none. Takes effect for the next reservation; moving what is over it is the boundary's work.
   void SetLimit(Bytes limit) { limit_.store(limit.value(), std::memory_order_relaxed); }
   Bytes limit() const { return Bytes(limit_.load(std::memory_order_relaxed)); }
+  /// What the limit sets aside for streaming demoted pages: more of them may be in memory for a moment, and go again.
+  void SetWindow(Bytes window) { window_.store(window.value(), std::memory_order_relaxed); }
   /// Everything the limit counts besides private pages, re-measured by the sampler: bytes outside our pages,
   /// the resident window of the file tier and this job's use of the lane.
   Bytes other_bytes() const;
@@ -35,6 +37,7 @@ class JobAccount final : public pages::Account {
   shm::DeviceFile& device_;  // borrowed; outlives the account
   const SlotId slot_;
   std::atomic<int64_t> limit_{0};  // relaxed: a lone number
+  std::atomic<int64_t> window_{0};
 };
 
 /// Pages of the lane's scratch: one physical memory for all members, paid once, as large as the largest use.

@@ -59,7 +59,8 @@ absl::Status Runtime::EndIteration() {
     TIDE_RETURN_IF_ERROR(Suspend());
     TIDE_RETURN_IF_ERROR(Resume());
   }
-  ApplyBudget();
+  // A suspended job's pages stay out until it is resumed, whatever room there is.
+  if (!suspended_.load(std::memory_order_relaxed)) ApplyBudget();
   absl::MutexLock lock(&report_mu_);
   report_.gate_seconds_last = static_cast<double>(clock_.MonotonicNanos() - now) * 1e-9;
   return left;

@@ -17,6 +17,7 @@ namespace {
 // Enough to keep a disk busy while operators work on what was read; more only takes memory from the job.
 constexpr Bytes kWindowMax = MiB(96);
 constexpr Bytes kWindowMin = MiB(16);
+constexpr int64_t kAskedRecentlyNanos = 3'000'000'000;
 
 double Seconds(int64_t nanos) { return static_cast<double>(nanos) * 1e-9; }
 
@@ -52,19 +53,25 @@ BudgetState Runtime::MeasureBudget() {
   state.demoted = stats.demoted_bytes;
   state.pinned = stats.pinned_bytes;
   for (Bytes scratch : scratch_history_) state.private_scratch = std::max(state.private_scratch, scratch);
-  const Bytes quarter((state.alive + state.demoted).value() / 8);
-  state.window = std::clamp(quarter, kWindowMin, kWindowMax);
+  const Bytes eighth((state.alive + state.demoted).value() / 8);
   const Bytes capacity = device_->Capacity();
   state.device_free = capacity > Bytes(0) ? capacity - device_->Used() : GiB(1 << 20);
+  state.window = state.device_free < kWindowMax ? kWindowMin : std::clamp(eighth, kWindowMin, kWindowMax);
   state.asked = Bytes(own.reclaim_bytes.load(std::memory_order_acquire));
+  const Bytes request = state.asked;
+  if (state.device_free < Bytes(0)) state.asked += -state.device_free;
   state.guaranteed = Bytes(own.budget_bytes_guaranteed.load(std::memory_order_relaxed));
   const int64_t learnt = IntOption("memory.learn_from") + IntOption("memory.learn_iterations");
   state.measured = iterations_.load(std::memory_order_relaxed) > learnt;
   state.trim_scratch = trim_scratch_;
+  const int64_t now = clock_.MonotonicNanos();
+  if (request > Bytes(0)) asked_at_ns_ = now;
+  state.recently_asked = asked_at_ns_ > 0 && now - asked_at_ns_ < kAskedRecentlyNanos;
   return state;
 }
 
 void Runtime::ApplyBudget() {
+  const Bytes request(slot().reclaim_bytes.load(std::memory_order_acquire));
   const BudgetState state = MeasureBudget();
   BudgetPlan plan = PlanBudget(state);
   const int64_t begin = clock_.MonotonicNanos();
@@ -87,10 +94,8 @@ void Runtime::ApplyBudget() {
     const arena::MoveReport moved = arena_->Promote(plan.promote);
     promote_bytes_per_s_ = Blend(promote_bytes_per_s_, moved.moved.bytes(), clock_.MonotonicNanos() - begin);
   }
-  if (state.asked > Bytes(0)) {
-    // Answered once, by what could be given: whoever still needs asks again.
-    slot().reclaim_bytes.fetch_sub(state.asked.value(), std::memory_order_release);
-  }
+  // Answered once, by what could be given: whoever still needs asks again.
+  if (request > Bytes(0)) slot().reclaim_bytes.fetch_sub(request.value(), std::memory_order_release);
   absl::MutexLock lock(&report_mu_);
   report_.budget = state;
   report_.smallest = SmallestPossibleLimit(state);
@@ -147,12 +152,7 @@ GrantResult Runtime::ApplyGrant(const GrantRequest& grant) {
   return result;
 }
 
-bool Runtime::NeedMemory(Bytes bytes, bool last_resort) {
-  // Those who had nothing a moment ago are not asked again for every block.
-  constexpr int64_t kBackoffNanos = 500'000'000;
-  const int64_t now = clock_.MonotonicNanos();
-  if (!last_resort && now - asked_in_vain_ns_.load(std::memory_order_relaxed) < kBackoffNanos) return false;
-  EnsureSpill().IgnoreError();  // the file tier is the next thing to try
+bool Runtime::AskOthers(Bytes bytes, bool busy_too) {
   std::vector<sched::VictimMember> members;
   for (int i = 0; i < shm::kSlotCount; ++i) {
     shm::JobSlot& other = device_->table().slots[i];
@@ -160,28 +160,37 @@ bool Runtime::NeedMemory(Bytes bytes, bool last_resort) {
     sched::VictimMember member;
     member.id = SlotId(i);
     member.resident = Bytes(other.private_bytes.load(std::memory_order_relaxed));
-    const Bytes others_part(other.outside_bytes.load(std::memory_order_relaxed));
-    member.guaranteed = std::max(Bytes(other.budget_bytes_guaranteed.load(std::memory_order_relaxed)) - others_part, Bytes(0));
+    const Bytes outside(other.outside_bytes.load(std::memory_order_relaxed));
+    const Bytes guaranteed(other.budget_bytes_guaranteed.load(std::memory_order_relaxed));
+    member.guaranteed = std::max(guaranteed - outside, Bytes(0));
     member.reclaimable = member.resident - Bytes(other.reclaim_bytes.load(std::memory_order_relaxed));
     member.priority = static_cast<sched::Priority>(other.priority.load(std::memory_order_relaxed));
     member.last_run = absl::Nanoseconds(other.heartbeat_ns.load(std::memory_order_relaxed));
-    // Who is in the middle of an iteration answers at its end: patience only as a last resort.
+    // Who is in the middle of an iteration answers at its end only.
     const auto phase = static_cast<shm::Phase>(other.phase.load(std::memory_order_relaxed));
     const bool quiet = phase == shm::Phase::kWaiting || phase == shm::Phase::kPaused;
-    if (!last_resort && !quiet) member.reclaimable = Bytes(0);
+    if (!busy_too && !quiet) member.reclaimable = Bytes(0);
     members.push_back(member);
   }
   const sched::VictimChoice choice = sched::ChooseVictims(members, bytes, slot_id_);
-  if (choice.victims.empty()) {
-    asked_in_vain_ns_.store(now, std::memory_order_relaxed);
-    if (last_resort) Tell("need_memory", choice.reason);
-    return false;
-  }
-  Tell("need_memory", choice.reason);
-  uint32_t seen = device_->FreedWord();
+  if (!choice.victims.empty() || busy_too) Tell("need_memory", choice.reason);
   for (const sched::Victim& victim : choice.victims) {
     device_->slot(victim.id).reclaim_bytes.fetch_add(victim.bytes.value(), std::memory_order_release);
     device_->Wake(victim.id);
+  }
+  return !choice.victims.empty();
+}
+
+bool Runtime::NeedMemory(Bytes bytes, bool last_resort) {
+  // Those who had nothing a moment ago are not asked again for every block.
+  constexpr int64_t kBackoffNanos = 500'000'000;
+  const int64_t now = clock_.MonotonicNanos();
+  if (!last_resort && now - asked_in_vain_ns_.load(std::memory_order_relaxed) < kBackoffNanos) return false;
+  EnsureSpill().IgnoreError();  // the file tier is the next thing to try
+  uint32_t seen = device_->FreedWord();
+  if (!AskOthers(bytes, last_resort)) {
+    asked_in_vain_ns_.store(now, std::memory_order_relaxed);
+    return false;
   }
   const int64_t patience_ms = last_resort ? IntOption("need.wait_ms") : 200;
   const int64_t deadline = now + patience_ms * 1'000'000;
@@ -195,6 +204,21 @@ bool Runtime::NeedMemory(Bytes bytes, bool last_resort) {
   }
   asked_in_vain_ns_.store(clock_.MonotonicNanos(), std::memory_order_relaxed);
   return true;  // something may have been freed; trying once more decides
+}
+
+void Runtime::RelieveDevice() {
+  // Interpreters and libraries grow without asking. Whoever runs notices, streams through a smaller window at
+  // once, and asks those who wait; those in the middle of an iteration see it at their own boundary.
+  const Bytes capacity = device_->Capacity();
+  if (capacity == Bytes(0)) return;
+  const Bytes over = device_->Used() - capacity;
+  if (over <= Bytes(0)) return;
+  {
+    absl::MutexLock lock(&spill_mu_);
+    if (spill_) pager_->SetWindow(kWindowMin, spill_->fd());
+  }
+  const auto phase = static_cast<shm::Phase>(slot().phase.load(std::memory_order_relaxed));
+  if (phase == shm::Phase::kRunning) AskOthers(over, /*busy_too=*/false);
 }
 
 absl::Status Runtime::Suspend() {
@@ -255,7 +279,11 @@ void Runtime::CarryOutOrders() {
     moved = true;
   }
   const bool asked = slot().reclaim_bytes.load(std::memory_order_acquire) > 0;
-  if (asked && !moved) ApplyBudget();
+  if (suspended_.load(std::memory_order_relaxed)) {
+    slot().reclaim_bytes.store(0, std::memory_order_relaxed);  // there is nothing left to give
+  } else if (asked && !moved) {
+    ApplyBudget();
+  }
 }
 
 void Runtime::StartStreaming() {
@@ -266,7 +294,9 @@ void Runtime::StartStreaming() {
     if (spill_) fd = spill_->fd();
   }
   if (fd < 0) return;
-  pager_->SetWindow(MeasureBudget().window, fd);
+  const Bytes window = MeasureBudget().window;
+  account_.SetWindow(window);
+  pager_->SetWindow(window, fd);
   pager_->BeginIteration(arena_->FilePages());
 }
 

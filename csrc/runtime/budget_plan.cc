@@ -7,6 +7,9 @@
 namespace tide::runtime {
 namespace {
 
+// Left free on the device when pages come back unasked, so that the next small allocation of somebody does not send
+// them out again.
+constexpr Bytes kPromoteMargin = MiB(32);
 constexpr Bytes kUnlimited = Bytes(int64_t{1} << 60);
 
 Bytes FloorPages(Bytes bytes) { return Bytes(std::max<int64_t>(0, bytes.value()) >> kPageShift << kPageShift); }
@@ -34,7 +37,9 @@ BudgetPlan PlanBudget(const BudgetState& state) {
       plan.trim = true;
       plan.trim_keep = PagesFor(state.private_scratch);
     }
-    plan.promote = std::min(PagesIn(state.demoted), PagesIn(state.device_free - state.private_scratch));
+    if (!state.recently_asked) {
+      plan.promote = std::min(PagesIn(state.demoted), PagesIn(state.device_free - state.private_scratch - kPromoteMargin));
+    }
     if (plan.promote > PageCount(0)) plan.reason = "room on the device";
     return plan;
   }
@@ -48,8 +53,8 @@ BudgetPlan PlanBudget(const BudgetState& state) {
   if (state.alive > keep) {
     plan.demote = PagesFor(state.alive - std::max(keep, Bytes(0)));
     plan.reason = absl::StrCat("alive ", FormatBytes(state.alive), ", room for ", FormatBytes(keep));
-  } else if (state.demoted > Bytes(0) && state.asked == Bytes(0)) {
-    const Bytes free = std::min(keep - state.alive, state.device_free - state.private_scratch);
+  } else if (state.demoted > Bytes(0) && state.asked == Bytes(0) && !state.recently_asked) {
+    const Bytes free = std::min(keep - state.alive, state.device_free - state.private_scratch - kPromoteMargin);
     plan.promote = std::min(PagesIn(state.demoted), PagesIn(free));
     if (plan.promote > PageCount(0)) plan.reason = absl::StrCat("room for ", FormatBytes(free));
   }

@@ -109,15 +109,26 @@ void Runtime::Sample() {
     file_resident += resident;
     if (resident > Bytes(0)) arena_->NoteFound(page);
   }
-  const Bytes outside = std::max(memory.anonymous - stats.committed_bytes, Bytes(0)) + memory.page_tables;
+  const Bytes outside_now = std::max(memory.anonymous - stats.committed_bytes, Bytes(0)) + memory.page_tables;
+  const Bytes outside = RecentOutside(outside_now);
   pager_->AtSafePoint();  // what was touched without an operator leaves too
   own.outside_bytes.store(outside.value(), std::memory_order_relaxed);
   own.file_resident_bytes.store(file_resident.value(), std::memory_order_relaxed);
   own.demoted_bytes.store(stats.demoted_bytes.value(), std::memory_order_relaxed);
-  const Bytes now = outside + file_resident + stats.committed_bytes;
+  const Bytes now = outside_now + file_resident + stats.committed_bytes;
   if (now.value() > own.peak_bytes.load(std::memory_order_relaxed)) {
     own.peak_bytes.store(now.value(), std::memory_order_relaxed);
   }
+}
+
+Bytes Runtime::RecentOutside(Bytes now) {
+  // Libraries take scratch of their own within an operator and give it back: what counts is the most of the last
+  // five seconds, since it will be taken again before anybody could react.
+  constexpr size_t kSamples = 20;
+  absl::MutexLock lock(&outside_mu_);
+  outside_history_.push_back(now);
+  if (outside_history_.size() > kSamples) outside_history_.pop_front();
+  return *std::max_element(outside_history_.begin(), outside_history_.end());
 }
 
 void Runtime::SamplerLoop() {
@@ -127,6 +138,7 @@ void Runtime::SamplerLoop() {
   for (;;) {
     shm::FutexWait(never, 0, kPeriod);
     Sample();
+    RelieveDevice();
     absl::MutexLock lock(&link_mu_);
     if (link_) link_->Report();
   }

@@ -117,6 +117,10 @@ class Runtime {
   GrantResult ApplyGrant(const GrantRequest& grant);
   absl::Status EnsureSpill();
   bool NeedMemory(Bytes bytes, bool last_resort);
+  /// Asks others for memory and does not wait; false when nobody has any. `busy_too`: also those in an iteration.
+  bool AskOthers(Bytes bytes, bool busy_too);
+  void RelieveDevice();
+  Bytes RecentOutside(Bytes now);
   absl::Status Suspend();
   absl::Status Resume();
   void StartStreaming();
@@ -151,6 +155,7 @@ class Runtime {
   bool iteration_open_ = false;
   int64_t iteration_begin_ns_ = 0;
   std::deque<Bytes> scratch_history_;  // private scratch of the last iterations
+  int64_t asked_at_ns_ = 0;            // when others last asked this job for memory
   int record_iterations_ = 0;          // left to record
   double demote_bytes_per_s_ = 1e9;    // measured at every move; the first guess is a disk's
   double promote_bytes_per_s_ = 1e9;
@@ -164,6 +169,9 @@ class Runtime {
   std::atomic<int64_t> asked_in_vain_ns_{0};  // when others last had nothing to give
 
   void Tell(absl::string_view kind, absl::string_view text);
+
+  absl::Mutex outside_mu_;
+  std::deque<Bytes> outside_history_ ABSL_GUARDED_BY(outside_mu_);
 
   absl::Mutex spill_mu_;
   std::unique_ptr<pages::SpillFile> spill_ ABSL_GUARDED_BY(spill_mu_);

@@ -1,3 +1,4 @@
+// Requests and answers with deadlines.
 #include "wire/client.h"
 
 #include <unistd.h>
@@ -31,7 +32,8 @@ absl::StatusOr<std::unique_ptr<Client>> Client::Connect(const std::string& socke
   TIDE_ASSIGN_OR_RETURN(Message message, DecodeMessage(reply));
   if (const auto* answer = std::get_if<Answer>(&message)) return Refused(*answer);
   auto* welcome = std::get_if<Welcome>(&message);
-  if (welcome == nullptr) return absl::InvalidArgumentError("the daemon did not answer Hello with Welcome");
+  if (welcome == nullptr)
+    return absl::InvalidArgumentError("the daemon did not answer Hello with Welcome");
   client->welcome_ = std::move(*welcome);
   return client;
 }
@@ -57,8 +59,9 @@ absl::StatusOr<Frame> Client::Request(Frame request, absl::Duration timeout) {
   while (true) {
     TIDE_ASSIGN_OR_RETURN(auto frame, ReceiveUntil(deadline));
     if (!frame) {
-      return absl::DeadlineExceededError(absl::StrCat("the daemon did not answer ", FrameKindName(request.kind),
-                                                      " within ", absl::FormatDuration(timeout)));
+      return absl::DeadlineExceededError(absl::StrCat("the daemon did not answer ",
+                                                      FrameKindName(request.kind), " within ",
+                                                      absl::FormatDuration(timeout)));
     }
     if (frame->kind == FrameKind::kEvent) {
       if (events_.size() >= kEventsKept) events_.pop_front();

@@ -1,4 +1,5 @@
-// The synchronous client of the command line: one connection, one request at a time, every wait with a deadline.
+// The synchronous client of the command line: one connection, one request at a time, every wait
+// with a deadline.
 #pragma once
 
 #include <deque>
@@ -18,13 +19,13 @@ using Interrupt = absl::Status (*)();
 
 class Client {
  public:
-  /// Connects and says Hello. Errors: Unavailable when no daemon answers, DeadlineExceeded, FailedPrecondition
-  /// when the daemon refuses (another version, another user).
+  /// Connects and says Hello. Errors: Unavailable when no daemon answers, DeadlineExceeded,
+  /// FailedPrecondition when the daemon refuses (another version, another user).
   static absl::StatusOr<std::unique_ptr<Client>> Connect(const std::string& socket_path,
                                                          absl::Duration timeout);
 
-  /// Sends a frame and returns the frame that answers it; event frames that come meanwhile are kept for Next.
-  /// Errors: Unavailable (the connection ended), DeadlineExceeded, a FrameError.
+  /// Sends a frame and returns the frame that answers it; event frames that come meanwhile are kept
+  /// for Next. Errors: Unavailable (the connection ended), DeadlineExceeded, a FrameError.
   absl::StatusOr<Frame> Request(Frame request, absl::Duration timeout);
   /// The same with messages. Errors: also InvalidArgument for an answer that cannot be read.
   absl::StatusOr<Answer> Ask(Message message, absl::Duration timeout);

@@ -1,3 +1,4 @@
+// Encoding and strict decoding of frames.
 #include "wire/frame.h"
 
 #include <cstring>
@@ -15,8 +16,8 @@ namespace {
 constexpr absl::string_view kErrorUrl = "torchtide/frame_error";
 
 constexpr absl::string_view kKindNames[] = {
-    "unknown", "Hello", "Welcome", "Register", "Report", "Event", "GrantAck", "OrderAck",
-    "NeedMemory", "Bye", "Grant", "Order", "Query", "Command", "Answer"};
+    "unknown",    "Hello", "Welcome", "Register", "Report", "Event",   "GrantAck", "OrderAck",
+    "NeedMemory", "Bye",   "Grant",   "Order",    "Query",  "Command", "Answer"};
 constexpr size_t kKindCount = sizeof(kKindNames) / sizeof(kKindNames[0]);
 
 absl::Status Fail(FrameError error, absl::string_view text) {
@@ -26,12 +27,13 @@ absl::Status Fail(FrameError error, absl::string_view text) {
 }
 
 size_t BodyBound(FrameKind kind, Snapshots snapshots) {
-  return kind == FrameKind::kAnswer && snapshots == Snapshots::kAccept ? kSnapshotBytesMax : kBodyBytesMax;
+  return kind == FrameKind::kAnswer && snapshots == Snapshots::kAccept ? kSnapshotBytesMax
+                                                                       : kBodyBytesMax;
 }
 
 absl::Status TooLarge(FrameKind kind, size_t size, size_t bound) {
-  return Fail(FrameError::kTooLarge, absl::StrCat("too_large: a ", FrameKindName(kind), " body of ", size,
-                                                  " bytes is over the bound of ", bound));
+  return Fail(FrameError::kTooLarge, absl::StrCat("too_large: a ", FrameKindName(kind), " body of ",
+                                                  size, " bytes is over the bound of ", bound));
 }
 
 uint64_t HeaderChecksum(const FrameHeader& header) {
@@ -93,9 +95,10 @@ absl::Status FrameDecoder::CheckHeader(const FrameHeader& header) const {
     return Fail(FrameError::kBadMagic, "bad_magic: the peer does not speak the torchtide protocol");
   }
   if (header.version != kProtocolVersion) {
-    return Fail(FrameError::kWrongVersion,
-                absl::StrCat("wrong_version: the peer speaks protocol version ", header.version,
-                             ", this side ", kProtocolVersion, "; use the same torchtide on both sides"));
+    return Fail(
+        FrameError::kWrongVersion,
+        absl::StrCat("wrong_version: the peer speaks protocol version ", header.version,
+                     ", this side ", kProtocolVersion, "; use the same torchtide on both sides"));
   }
   if (header.header_checksum != HeaderChecksum(header)) {
     return Fail(FrameError::kHeaderCorrupt, "header_corrupt: the header's checksum differs");
@@ -117,9 +120,10 @@ absl::StatusOr<std::optional<Frame>> FrameDecoder::Next() {
   const absl::string_view bytes = absl::string_view(buffer_).substr(start_);
   FrameHeader header{};
   std::memcpy(&header, bytes.data(), std::min(bytes.size(), sizeof header));
-  // Magic and version keep their place in every version: refuse a foreign peer at its first 8 bytes.
-  const bool foreign = bytes.size() >= 8 &&
-                       (header.magic != kFrameMagic || header.version != kProtocolVersion);
+  // Magic and version keep their place in every version: refuse a foreign peer at its first 8
+  // bytes.
+  const bool foreign =
+      bytes.size() >= 8 && (header.magic != kFrameMagic || header.version != kProtocolVersion);
   if (bytes.size() < sizeof header && !foreign) return std::optional<Frame>();
   failed_ = CheckHeader(header);
   if (!failed_.ok()) return failed_;

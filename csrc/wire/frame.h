@@ -20,8 +20,20 @@ inline constexpr size_t kSnapshotBytesMax = 4 << 20;  // of an Answer
 
 /// Numbers are never reused.
 enum class FrameKind : uint16_t {
-  kHello = 1, kWelcome = 2, kRegister = 3, kReport = 4, kEvent = 5, kGrantAck = 6, kOrderAck = 7,
-  kNeedMemory = 8, kBye = 9, kGrant = 10, kOrder = 11, kQuery = 12, kCommand = 13, kAnswer = 14,
+  kHello = 1,
+  kWelcome = 2,
+  kRegister = 3,
+  kReport = 4,
+  kEvent = 5,
+  kGrantAck = 6,
+  kOrderAck = 7,
+  kNeedMemory = 8,
+  kBye = 9,
+  kGrant = 10,
+  kOrder = 11,
+  kQuery = 12,
+  kCommand = 13,
+  kAnswer = 14,
 };
 
 /// "Hello"; "unknown" for a number that is not a kind.
@@ -51,7 +63,14 @@ struct Frame {
 };
 
 enum class FrameError {
-  kNone, kBadMagic, kWrongVersion, kHeaderCorrupt, kUnknownFlags, kUnknownKind, kTooLarge, kBodyCorrupt,
+  kNone,
+  kBadMagic,
+  kWrongVersion,
+  kHeaderCorrupt,
+  kUnknownFlags,
+  kUnknownKind,
+  kTooLarge,
+  kBodyCorrupt,
   kTruncated,
 };
 /// Which frame error a status of this file carries; kNone for any other status.

@@ -1,3 +1,4 @@
+// Two queues of bytes with arrival times, and the dice of the faults.
 #include "wire/loopback_channel.h"
 
 #include <algorithm>
@@ -55,7 +56,8 @@ class LoopbackChannel final : public Channel {
         absl::ToInt64Nanoseconds(link_->faults.delay_min + link_->random.Unit() * spread);
     const int64_t earliest = out.parcels.empty() ? 0 : out.parcels.back().arrives_ns;
     out.bytes += bytes.size();
-    out.parcels.push_back({std::max(earliest, link_->clock.MonotonicNanos() + delay_ns), std::move(bytes)});
+    out.parcels.push_back(
+        {std::max(earliest, link_->clock.MonotonicNanos() + delay_ns), std::move(bytes)});
     return absl::OkStatus();
   }
 
@@ -77,7 +79,8 @@ class LoopbackChannel final : public Channel {
     const Link::Direction& in = link_->directions[1 - side_];
     absl::Duration step = timeout;
     if (!in.parcels.empty()) {
-      step = std::min(step, absl::Nanoseconds(in.parcels.front().arrives_ns - link_->clock.MonotonicNanos()));
+      step = std::min(
+          step, absl::Nanoseconds(in.parcels.front().arrives_ns - link_->clock.MonotonicNanos()));
     }
     if (!link_->cut && step > absl::ZeroDuration()) link_->clock.Advance(step);
   }
@@ -94,7 +97,7 @@ class LoopbackChannel final : public Channel {
 }  // namespace
 
 std::pair<std::unique_ptr<Channel>, std::unique_ptr<Channel>> LoopbackPair(SimulatedClock& clock,
-                                                                         LoopbackFaults faults) {
+                                                                           LoopbackFaults faults) {
   auto link = std::make_shared<Link>(clock, faults);
   return {std::make_unique<LoopbackChannel>(link, 0), std::make_unique<LoopbackChannel>(link, 1)};
 }

@@ -1,3 +1,4 @@
+// The fields of each message, written once for both directions.
 #include "wire/messages.h"
 
 #include <array>
@@ -12,14 +13,18 @@ namespace {
 template <typename E>
 struct Words;
 template <>
-struct Words<Role> { static constexpr std::array<absl::string_view, 2> kAll = {"job", "cli"}; };
+struct Words<Role> {
+  static constexpr std::array<absl::string_view, 2> kAll = {"job", "cli"};
+};
 template <>
 struct Words<Priority> {
-  static constexpr std::array<absl::string_view, 3> kAll = {"opportunistic", "normal", "guaranteed"};
+  static constexpr std::array<absl::string_view, 3> kAll = {"opportunistic", "normal",
+                                                            "guaranteed"};
 };
 template <>
 struct Words<GrantStatus> {
-  static constexpr std::array<absl::string_view, 4> kAll = {"applied", "deferred", "stale", "conflict"};
+  static constexpr std::array<absl::string_view, 4> kAll = {"applied", "deferred", "stale",
+                                                            "conflict"};
 };
 template <>
 struct Words<OrderKind> {
@@ -37,7 +42,8 @@ std::string ParseWord(absl::string_view word, E& out) {
     out = static_cast<E>(i);
     return "";
   }
-  return absl::StrCat("\"", Utf8Prefix(word, 40), "\" is none of ", absl::StrJoin(Words<E>::kAll, ", "));
+  return absl::StrCat("\"", Utf8Prefix(word, 40), "\" is none of ",
+                      absl::StrJoin(Words<E>::kAll, ", "));
 }
 
 enum class Need { kOptional, kRequired };
@@ -61,7 +67,8 @@ class Reader {
   }
   /// For an integer that may not be below `least`.
   void AtLeast(const char* name, int64_t value, int64_t least) {
-    if (status_.ok() && value < least) Fail(name, absl::StrCat("is ", value, ", the least is ", least));
+    if (status_.ok() && value < least)
+      Fail(name, absl::StrCat("is ", value, ", the least is ", least));
   }
   absl::Status status() const { return status_; }
 
@@ -76,10 +83,18 @@ class Reader {
     field = *held;
     return "";
   }
-  static std::string Convert(const Value& value, int64_t& field) { return Exact(value, field, "integer"); }
-  static std::string Convert(const Value& value, bool& field) { return Exact(value, field, "bool"); }
-  static std::string Convert(const Value& value, std::string& field) { return Exact(value, field, "text"); }
-  static std::string Convert(const Value& value, Value::Map& field) { return Exact(value, field, "map"); }
+  static std::string Convert(const Value& value, int64_t& field) {
+    return Exact(value, field, "integer");
+  }
+  static std::string Convert(const Value& value, bool& field) {
+    return Exact(value, field, "bool");
+  }
+  static std::string Convert(const Value& value, std::string& field) {
+    return Exact(value, field, "text");
+  }
+  static std::string Convert(const Value& value, Value::Map& field) {
+    return Exact(value, field, "map");
+  }
   static std::string Convert(const Value& value, Value& field) {
     field = value;
     return "";
@@ -100,10 +115,11 @@ class Reader {
   }
   static std::string Convert(const Value& value, AnswerError& field) {
     field = {value.Text("code"), value.Text("message"), value.Text("advice")};
-    return value.As<Value::Map>() ? "" : absl::StrCat("is of type ", value.type_name(), ", not map");
+    return value.As<Value::Map>() ? ""
+                                  : absl::StrCat("is of type ", value.type_name(), ", not map");
   }
   template <typename E>
-    requires std::is_enum_v<E>
+  requires std::is_enum_v<E>
   static std::string Convert(const Value& value, E& field) {
     std::string word;
     const std::string error = Exact(value, word, "text");
@@ -153,7 +169,8 @@ void Fields(V& v, Welcome& m) {
 }
 template <typename V>
 void Fields(V& v, Register& m) {
-  v("name", m.name, kRequired), v("pid", m.pid, kRequired), v("start_time", m.start_time, kRequired);
+  v("name", m.name, kRequired), v("pid", m.pid, kRequired),
+      v("start_time", m.start_time, kRequired);
   v("priority", m.priority), v("min_bytes", m.min_bytes), v("max_bytes", m.max_bytes);
   v("script", m.script), v("slot", m.slot), v("job_id", m.job_id), v("token", m.token);
   v("revision", m.revision), v("paused", m.paused), v("started", m.started);
@@ -166,6 +183,7 @@ void Fields(V& v, Report& m) {
   v("resident", m.resident, kRequired), v("demoted", m.demoted, kRequired);
   v("persistent", m.persistent, kRequired), v("scratch_peak", m.scratch_peak, kRequired);
   v("outside", m.outside, kRequired), v("phase", m.phase, kRequired);
+  v("paused", m.paused);
 }
 template <typename V>
 void Fields(V& v, Event& m) {
@@ -176,7 +194,8 @@ template <typename V>
 void Fields(V& v, GrantAck& m) {
   v("revision", m.revision, kRequired), v("status", m.status, kRequired);
   v("overage_bytes", m.overage_bytes), v("moved_bytes", m.moved_bytes), v("took_ms", m.took_ms);
-  v("parts", m.parts), v("text", m.text);
+  v("parts", m.parts), v("text", m.text), v("max_bytes", m.max_bytes);
+  v("guaranteed_bytes", m.guaranteed_bytes);
 }
 template <typename V>
 void Fields(V& v, OrderAck& m) {
@@ -189,7 +208,9 @@ void Fields(V& v, NeedMemory& m) {
   v.AtLeast("bytes", m.bytes, 0);
 }
 template <typename V>
-void Fields(V& v, Bye& m) { v("exit_code", m.exit_code); }
+void Fields(V& v, Bye& m) {
+  v("exit_code", m.exit_code);
+}
 template <typename V>
 void Fields(V& v, Grant& m) {
   v("revision", m.revision, kRequired), v("max_bytes", m.max_bytes, kRequired);
@@ -213,7 +234,9 @@ void Fields(V& v, Command& m) {
   v("timeout_ms", m.timeout_ms), v("by", m.by);
 }
 template <typename V>
-void Fields(V& v, Answer& m) { v("ok", m.ok, kRequired), v("error", m.error), v("data", m.data); }
+void Fields(V& v, Answer& m) {
+  v("ok", m.ok, kRequired), v("error", m.error), v("data", m.data);
+}
 
 template <typename M>
 absl::StatusOr<Message> Read(absl::string_view kind, const Value& body) {
@@ -241,9 +264,15 @@ absl::StatusOr<Message> ReadKind(FrameKind kind, const Value& body) {
 
 absl::string_view Word(Role value) { return Words<Role>::kAll[static_cast<size_t>(value)]; }
 absl::string_view Word(Priority value) { return Words<Priority>::kAll[static_cast<size_t>(value)]; }
-absl::string_view Word(GrantStatus value) { return Words<GrantStatus>::kAll[static_cast<size_t>(value)]; }
-absl::string_view Word(OrderKind value) { return Words<OrderKind>::kAll[static_cast<size_t>(value)]; }
-absl::string_view Word(OrderStatus value) { return Words<OrderStatus>::kAll[static_cast<size_t>(value)]; }
+absl::string_view Word(GrantStatus value) {
+  return Words<GrantStatus>::kAll[static_cast<size_t>(value)];
+}
+absl::string_view Word(OrderKind value) {
+  return Words<OrderKind>::kAll[static_cast<size_t>(value)];
+}
+absl::string_view Word(OrderStatus value) {
+  return Words<OrderStatus>::kAll[static_cast<size_t>(value)];
+}
 
 absl::StatusOr<Priority> ParsePriority(absl::string_view word) {
   Priority priority{};
@@ -261,7 +290,8 @@ absl::StatusOr<Message> DecodeMessage(const Frame& frame) {
     return absl::InvalidArgumentError(absl::StrCat(kind, ": ", body.status().message()));
   }
   if (body->As<Value::Map>() == nullptr) {
-    return absl::InvalidArgumentError(absl::StrCat(kind, ": body is of type ", body->type_name(), ", not map"));
+    return absl::InvalidArgumentError(
+        absl::StrCat(kind, ": body is of type ", body->type_name(), ", not map"));
   }
   return ReadKind(frame.kind, *body);
 }
@@ -273,8 +303,9 @@ absl::StatusOr<Frame> EncodeMessage(Message message, uint64_t request_id, uint64
   frame.body = Pack(Value(writer.take()));
   const size_t bound = frame.kind == FrameKind::kAnswer ? kSnapshotBytesMax : kBodyBytesMax;
   if (frame.body.size() > bound) {
-    return absl::ResourceExhaustedError(absl::StrCat("too_large: a ", FrameKindName(frame.kind), " body of ",
-                                                     frame.body.size(), " bytes is over the bound of ", bound));
+    return absl::ResourceExhaustedError(absl::StrCat("too_large: a ", FrameKindName(frame.kind),
+                                                     " body of ", frame.body.size(),
+                                                     " bytes is over the bound of ", bound));
   }
   return frame;
 }

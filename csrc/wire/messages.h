@@ -27,7 +27,11 @@ absl::string_view Word(OrderStatus value);
 /// Inverse of Word; InvalidArgument names the words that exist.
 absl::StatusOr<Priority> ParsePriority(absl::string_view word);
 
-struct Hello { int64_t version = kProtocolVersion; Role role = Role::kJob; int64_t pid = 0; };
+struct Hello {
+  int64_t version = kProtocolVersion;
+  Role role = Role::kJob;
+  int64_t pid = 0;
+};
 struct Welcome {
   int64_t version = kProtocolVersion;
   int64_t job_id = 0;
@@ -56,6 +60,7 @@ struct Report {
   double step_ms = 0;
   int64_t resident = 0, demoted = 0, persistent = 0, scratch_peak = 0, outside = 0;
   std::string phase;
+  std::optional<bool> paused;  // the session fills it in
 };
 struct Event {
   int64_t seq = 0;
@@ -72,6 +77,8 @@ struct GrantAck {
   double took_ms = 0;
   Value::Map parts;
   std::string text;
+  // What the job holds to after this acknowledgement; the session fills them in.
+  int64_t max_bytes = 0, guaranteed_bytes = 0;
 };
 struct OrderAck {
   int64_t order_id = 0;
@@ -79,8 +86,13 @@ struct OrderAck {
   double took_ms = 0;
   std::string text;
 };
-struct NeedMemory { int64_t bytes = 0; int64_t deadline_ms = 0; };
-struct Bye { int64_t exit_code = 0; };
+struct NeedMemory {
+  int64_t bytes = 0;
+  int64_t deadline_ms = 0;
+};
+struct Bye {
+  int64_t exit_code = 0;
+};
 
 inline constexpr int64_t kKeepLane = -2;
 struct Grant {
@@ -92,7 +104,11 @@ struct Grant {
   std::string policy;  // empty: keep
   Priority priority = Priority::kNormal;
 };
-struct Order { int64_t order_id = 0; OrderKind kind = OrderKind::kSuspend; int64_t deadline_ms = 0; };
+struct Order {
+  int64_t order_id = 0;
+  OrderKind kind = OrderKind::kSuspend;
+  int64_t deadline_ms = 0;
+};
 struct Query {
   std::string what;
   std::string job;
@@ -111,23 +127,28 @@ struct Command {
   int64_t timeout_ms = 10'000;
   std::string by;
 };
-struct AnswerError { std::string code; std::string message; std::string advice; };
+struct AnswerError {
+  std::string code;
+  std::string message;
+  std::string advice;
+};
 struct Answer {
   bool ok = true;
   std::optional<AnswerError> error;
   Value data = Value(Value::Map());
 };
 
-using Message = std::variant<Hello, Welcome, Register, Report, Event, GrantAck, OrderAck, NeedMemory, Bye,
-                             Grant, Order, Query, Command, Answer>;
+using Message = std::variant<Hello, Welcome, Register, Report, Event, GrantAck, OrderAck,
+                             NeedMemory, Bye, Grant, Order, Query, Command, Answer>;
 
 /// The frame kind of a message.
 FrameKind KindOf(const Message& message);
-/// Body checked field by field. Errors: InvalidArgument "KIND.FIELD: ..." for a body that is no map, a missing
-/// required field, a wrong type, an unknown word, a number out of range.
+/// Body checked field by field. Errors: InvalidArgument "KIND.FIELD: ..." for a body that is no
+/// map, a missing required field, a wrong type, an unknown word, a number out of range.
 absl::StatusOr<Message> DecodeMessage(const Frame& frame);
 /// The frame of a message. Errors: a body over the bound of its kind.
-absl::StatusOr<Frame> EncodeMessage(Message message, uint64_t request_id = 0, uint64_t generation = 0);
+absl::StatusOr<Frame> EncodeMessage(Message message, uint64_t request_id = 0,
+                                    uint64_t generation = 0);
 /// The map of an event, as it also stands in the answers to queries.
 Value::Map EventRecord(const Event& event);
 

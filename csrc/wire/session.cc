@@ -1,3 +1,4 @@
+// The I/O thread around SessionMachine.
 #include "wire/session.h"
 
 #include <pthread.h>
@@ -35,8 +36,11 @@ SessionOptions WithToken(SessionOptions options) {
 
 struct JobSession::Impl {
   Impl(std::string path, SessionOptions options, SessionCallbacks given, Clock& time)
-      : socket_path(std::move(path)), callbacks(std::move(given)), clock(time),
-        wake_fd(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)), machine(WithToken(std::move(options))) {}
+      : socket_path(std::move(path)),
+        callbacks(std::move(given)),
+        clock(time),
+        wake_fd(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)),
+        machine(WithToken(std::move(options))) {}
 
   void Run();
   void ConnectIfDue();
@@ -86,7 +90,8 @@ void JobSession::Impl::Run() {
     if (channel) {
       channel->WaitOr(wake_fd.get(), wait);
     } else {
-      // Note [Waiting without a socket]: a channel on no descriptor polls the wake descriptor alone.
+      // Note [Waiting without a socket]: a channel on no descriptor polls the wake descriptor
+      // alone.
       UnixChannel(UniqueFd()).WaitOr(wake_fd.get(), wait);
     }
     while (read(wake_fd.get(), &drained, sizeof drained) > 0) {
@@ -163,8 +168,8 @@ void JobSession::Impl::Deliver(const SessionMachine::Incoming& incoming) {
   if (incoming.grant && callbacks.on_grant) callbacks.on_grant(*incoming.grant);
   if (incoming.order && callbacks.on_order) callbacks.on_order(*incoming.order);
   if (incoming.refusal) {
-    Log(LogLevel::kWarning, absl::StrCat("event=daemon_refused code=", incoming.refusal->code, " message=\"",
-                                         incoming.refusal->message, "\""));
+    Log(LogLevel::kWarning, absl::StrCat("event=daemon_refused code=", incoming.refusal->code,
+                                         " message=\"", incoming.refusal->message, "\""));
     if (callbacks.on_refusal) callbacks.on_refusal(*incoming.refusal);
   }
 }
@@ -187,7 +192,8 @@ absl::Duration JobSession::Impl::NextWait() {
 
 JobSession::JobSession(std::string socket_path, SessionOptions options, SessionCallbacks callbacks,
                        Clock& clock)
-    : impl_(std::make_unique<Impl>(std::move(socket_path), std::move(options), std::move(callbacks), clock)) {
+    : impl_(std::make_unique<Impl>(std::move(socket_path), std::move(options), std::move(callbacks),
+                                   clock)) {
   impl_->thread = std::thread([impl = impl_.get()] { impl->Run(); });
 }
 
@@ -201,14 +207,14 @@ JobSession::~JobSession() {
   impl_->thread.join();
 }
 
-#define TIDE_POST(Type)                                \
-  void JobSession::Post(Type message) {                \
-    if (!impl_) return;                                \
-    {                                                  \
-      absl::MutexLock lock(&impl_->mu);                \
-      impl_->machine.Post(std::move(message));         \
-    }                                                  \
-    impl_->Wake();                                     \
+#define TIDE_POST(Type)                        \
+  void JobSession::Post(Type message) {        \
+    if (!impl_) return;                        \
+    {                                          \
+      absl::MutexLock lock(&impl_->mu);        \
+      impl_->machine.Post(std::move(message)); \
+    }                                          \
+    impl_->Wake();                             \
   }
 TIDE_POST(Report)
 TIDE_POST(Event)
@@ -216,6 +222,12 @@ TIDE_POST(GrantAck)
 TIDE_POST(OrderAck)
 TIDE_POST(NeedMemory)
 #undef TIDE_POST
+
+void JobSession::SetPaused(bool paused) {
+  if (!impl_) return;
+  absl::MutexLock lock(&impl_->mu);
+  impl_->machine.set_paused(paused);
+}
 
 void JobSession::Bye(int64_t exit_code, absl::Duration timeout) {
   if (!impl_ || !impl_->thread.joinable()) return;
@@ -240,7 +252,8 @@ absl::Status JobSession::WaitAttached(absl::Duration timeout) {
   if (!impl_) return absl::FailedPreconditionError("the session belongs to the parent process");
   absl::MutexLock lock(&impl_->mu);
   const auto welcomed = [](SessionMachine* machine) { return machine->welcomed(); };
-  if (impl_->mu.AwaitWithTimeout(absl::Condition(+welcomed, &impl_->machine), timeout)) return absl::OkStatus();
+  if (impl_->mu.AwaitWithTimeout(absl::Condition(+welcomed, &impl_->machine), timeout))
+    return absl::OkStatus();
   return absl::DeadlineExceededError(
       absl::StrCat("no daemon at ", impl_->socket_path, " within ", absl::FormatDuration(timeout)));
 }

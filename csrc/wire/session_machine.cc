@@ -1,3 +1,4 @@
+// What the session says when, and what it makes of what it hears.
 #include "wire/session_machine.h"
 
 #include <algorithm>
@@ -9,6 +10,7 @@ namespace tide::wire {
 namespace {
 
 constexpr size_t kOrdersKnown = 16;
+constexpr size_t kGrantsKnown = 16;
 
 }  // namespace
 
@@ -66,7 +68,9 @@ std::optional<Message> SessionMachine::NextMessage(int64_t now_ns) {
   }
   if (report_ && (now_ns >= report_at_ns_ || bye_)) {
     report_at_ns_ = now_ns + absl::ToInt64Nanoseconds(options_.report_interval);
-    return Message(*std::exchange(report_, std::nullopt));
+    Report report = *std::exchange(report_, std::nullopt);
+    report.paused = options_.job.paused;
+    return Message(std::move(report));
   }
   if (bye_) {
     said_bye_ = true;
@@ -75,7 +79,8 @@ std::optional<Message> SessionMachine::NextMessage(int64_t now_ns) {
   return std::nullopt;
 }
 
-absl::StatusOr<SessionMachine::Incoming> SessionMachine::OnFrame(const Frame& frame, int64_t now_ns) {
+absl::StatusOr<SessionMachine::Incoming> SessionMachine::OnFrame(const Frame& frame,
+                                                                 int64_t now_ns) {
   Incoming incoming;
   const int64_t generation = static_cast<int64_t>(frame.generation);
   if (generation < generation_) return incoming;  // a daemon that has been replaced
@@ -102,12 +107,13 @@ absl::StatusOr<SessionMachine::Incoming> SessionMachine::OnFrame(const Frame& fr
 bool SessionMachine::AcceptGrant(const Grant& grant) {
   if (grant.revision > seen_revision_) {
     seen_revision_ = grant.revision;
-    last_grant_ = grant;
+    grants_.push_back(grant);
+    if (grants_.size() > kGrantsKnown) grants_.pop_front();
     return true;
   }
   if (last_ack_ && last_ack_->revision == grant.revision) {
     QueueAck(*last_ack_);  // the first one was lost on the way
-  } else if (grant.revision < seen_revision_ || !last_grant_) {
+  } else if (grant.revision < seen_revision_ || grants_.empty()) {
     QueueAck(GrantAck{.revision = grant.revision, .status = GrantStatus::kStale});
   }
   return false;
@@ -120,7 +126,8 @@ bool SessionMachine::AcceptOrder(const Order& order) {
     return false;
   }
   if (order.order_id < seen_order_) {
-    QueueAck(OrderAck{.order_id = order.order_id, .status = OrderStatus::kFailed,
+    QueueAck(OrderAck{.order_id = order.order_id,
+                      .status = OrderStatus::kFailed,
                       .text = "a newer order came before this one"});
     return false;
   }
@@ -144,15 +151,23 @@ void SessionMachine::Post(Event event) {
 }
 
 void SessionMachine::Post(GrantAck ack) {
-  if (!last_ack_ || ack.revision >= last_ack_->revision) {
-    last_ack_ = ack;
-    const bool settled = ack.status == GrantStatus::kApplied || ack.status == GrantStatus::kConflict;
-    if (settled) options_.job.revision = ack.revision;
-    if (ack.status == GrantStatus::kApplied && last_grant_ && last_grant_->revision == ack.revision) {
-      options_.job.max_bytes = last_grant_->max_bytes;
-      options_.job.min_bytes = last_grant_->guaranteed_bytes;
-      options_.job.priority = last_grant_->priority;
+  Register& job = options_.job;
+  const bool newest = !last_ack_ || ack.revision >= last_ack_->revision;
+  if (newest && ack.status == GrantStatus::kApplied) {
+    for (const Grant& grant : grants_) {
+      if (grant.revision != ack.revision) continue;
+      job.max_bytes = grant.max_bytes;
+      job.min_bytes = grant.guaranteed_bytes;
+      job.priority = grant.priority;
     }
+  }
+  ack.max_bytes = job.max_bytes;
+  ack.guaranteed_bytes = job.min_bytes;
+  if (newest) {
+    last_ack_ = ack;
+    const bool settled =
+        ack.status == GrantStatus::kApplied || ack.status == GrantStatus::kConflict;
+    if (settled) job.revision = ack.revision;
   }
   QueueAck(std::move(ack));
 }

@@ -1,4 +1,5 @@
-// The job's side of the protocol as a state machine without threads, sockets or clocks: frames in, frames out.
+// The job's side of the protocol as a state machine without threads, sockets or clocks: frames in,
+// frames out.
 #pragma once
 
 #include <deque>
@@ -13,7 +14,8 @@ namespace tide::wire {
 
 struct SessionOptions {
   Register job;  // who registers; token 0 is replaced by the session
-  absl::Duration report_interval = absl::Milliseconds(100);  // reports in between merge to the newest
+  absl::Duration report_interval =
+      absl::Milliseconds(100);  // reports in between merge to the newest
   absl::Duration backoff_min = absl::Milliseconds(100);
   absl::Duration backoff_max = absl::Seconds(5);
   absl::Duration welcome_timeout = absl::Seconds(2);
@@ -38,7 +40,8 @@ class SessionMachine {
   void Connected(int64_t now_ns);
   /// The connection failed or ended: the next attempt waits longer.
   void Lost(int64_t now_ns);
-  /// True when the daemon has been silent after Register for too long; the owner then cuts and calls Lost.
+  /// True when the daemon has been silent after Register for too long; the owner then cuts and
+  /// calls Lost.
   bool Overdue(int64_t now_ns) const;
 
   /// The next frame to send now; nothing when none is due.
@@ -55,6 +58,8 @@ class SessionMachine {
   void Post(OrderAck ack);
   void Post(NeedMemory need) { need_ = need; }
   void Post(Bye bye) { bye_ = bye; }
+  /// The job paused or resumed itself; the daemon learns it with the next Report.
+  void set_paused(bool paused) { options_.job.paused = paused; }
 
   bool welcomed() const { return welcomed_; }
   bool said_bye() const { return said_bye_; }
@@ -74,15 +79,17 @@ class SessionMachine {
   void QueueAck(Message ack);
   std::optional<Message> NextMessage(int64_t now_ns);
 
-  SessionOptions options_;  // job keeps id, name, limit and revision up to date for the next Register
-  bool connected_ = false, said_hello_ = false, registered_ = false, welcomed_ = false, said_bye_ = false;
+  SessionOptions
+      options_;  // job keeps id, name, limit and revision up to date for the next Register
+  bool connected_ = false, said_hello_ = false, registered_ = false, welcomed_ = false,
+       said_bye_ = false;
   int64_t connect_at_ns_ = 0;
   int64_t connected_at_ns_ = 0;
   absl::Duration backoff_;
   int64_t generation_ = 0;
 
   int64_t seen_revision_ = 0;
-  std::optional<Grant> last_grant_;
+  std::deque<Grant> grants_;  // handed to the job, newest last
   std::optional<GrantAck> last_ack_;
   std::deque<KnownOrder> orders_;
   int64_t seen_order_ = 0;

@@ -1,3 +1,4 @@
+// Non-blocking reads and writes of a Unix socket, connecting and listening.
 #include "wire/unix_channel.h"
 
 #include <fcntl.h>
@@ -17,7 +18,8 @@ namespace {
 constexpr size_t kReadBytes = 64 << 10;
 constexpr int kBacklog = 512;
 
-/// A socket address for `path`; a long path goes through a descriptor of its folder, kept open in `folder`.
+/// A socket address for `path`; a long path goes through a descriptor of its folder, kept open in
+/// `folder`.
 absl::StatusOr<sockaddr_un> AddressOf(const std::string& path, UniqueFd& folder) {
   sockaddr_un address{};
   address.sun_family = AF_UNIX;
@@ -112,10 +114,11 @@ void UnixChannel::Wait(absl::Duration timeout) { WaitOr(-1, timeout); }
 void UnixChannel::WaitOr(int wake_fd, absl::Duration timeout) {
   const short events = static_cast<short>(POLLIN | (queued_bytes() > 0 ? POLLOUT : 0));
   pollfd entries[2] = {{socket_.get(), events, 0}, {wake_fd, POLLIN, 0}};
-  const int64_t wait_ms =
-      std::clamp<int64_t>(absl::ToInt64Milliseconds(absl::Ceil(timeout, absl::Milliseconds(1))), 0, 3'600'000);
+  const int64_t wait_ms = std::clamp<int64_t>(
+      absl::ToInt64Milliseconds(absl::Ceil(timeout, absl::Milliseconds(1))), 0, 3'600'000);
   poll(entries, 2, static_cast<int>(wait_ms));
-  if ((entries[0].revents & POLLOUT) != 0) Flush().IgnoreError();  // the next Receive or Send reports a cut
+  if ((entries[0].revents & POLLOUT) != 0)
+    Flush().IgnoreError();  // the next Receive or Send reports a cut
 }
 
 absl::StatusOr<UniqueFd> ConnectUnix(const std::string& path) {
@@ -126,8 +129,10 @@ absl::StatusOr<UniqueFd> ConnectUnix(const std::string& path) {
   if (connect(socket_fd.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address) == 0) {
     return socket_fd;
   }
-  if (errno == EACCES || errno == EPERM) return ErrnoStatus(absl::StrCat("not allowed to talk to ", path));
-  return absl::UnavailableError(absl::StrCat("no tided answers at ", path, " (", strerror(errno), ")"));
+  if (errno == EACCES || errno == EPERM)
+    return ErrnoStatus(absl::StrCat("not allowed to talk to ", path));
+  return absl::UnavailableError(
+      absl::StrCat("no tided answers at ", path, " (", strerror(errno), ")"));
 }
 
 absl::StatusOr<UniqueFd> ListenUnix(const std::string& path) {
@@ -138,12 +143,14 @@ absl::StatusOr<UniqueFd> ListenUnix(const std::string& path) {
   if (unlink(path.c_str()) != 0 && errno != ENOENT) {
     return ErrnoStatus(absl::StrCat("cannot replace the stale socket ", path));
   }
-  // Before bind the mode of the descriptor becomes the mode of the file: never open to others, not for an instant.
+  // Before bind the mode of the descriptor becomes the mode of the file: never open to others, not
+  // for an instant.
   fchmod(socket_fd.get(), 0600);
   if (bind(socket_fd.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address) != 0) {
     return ErrnoStatus(absl::StrCat("cannot bind ", path));
   }
-  if (listen(socket_fd.get(), kBacklog) != 0) return ErrnoStatus(absl::StrCat("cannot listen at ", path));
+  if (listen(socket_fd.get(), kBacklog) != 0)
+    return ErrnoStatus(absl::StrCat("cannot listen at ", path));
   return socket_fd;
 }
 

@@ -42,12 +42,12 @@ class UnixChannel final : public Channel {
   absl::Status ended_;    // why nothing more will arrive
 };
 
-/// Connects to the socket at `path`; paths longer than a socket address are reached through their folder.
-/// Errors: Unavailable when nobody listens there, PermissionDenied.
+/// Connects to the socket at `path`; paths longer than a socket address are reached through their
+/// folder. Errors: Unavailable when nobody listens there, PermissionDenied.
 absl::StatusOr<UniqueFd> ConnectUnix(const std::string& path);
 
-/// Binds and listens at `path` with mode 0600, replacing a stale socket. The caller holds the lock that makes
-/// it the only daemon. Errors: as of bind.
+/// Binds and listens at `path` with mode 0600, replacing a stale socket. The caller holds the lock
+/// that makes it the only daemon. Errors: as of bind.
 absl::StatusOr<UniqueFd> ListenUnix(const std::string& path);
 
 }  // namespace tide::wire

@@ -1,3 +1,5 @@
+// Values to MessagePack and back, through the parser's visitor: no length is believed before its
+// bytes came.
 #include "wire/value.h"
 
 #include <cmath>
@@ -12,7 +14,8 @@
 namespace tide::wire {
 namespace {
 
-/// Builds a Value from the parser's calls; returns false, with a reason, at the first thing that is refused.
+/// Builds a Value from the parser's calls; returns false, with a reason, at the first thing that is
+/// refused.
 class Builder : public msgpack::null_visitor {
  public:
   bool visit_nil() { return Put(Value()); }
@@ -48,7 +51,9 @@ class Builder : public msgpack::null_visitor {
   }
   bool end_map() { return CloseTop(); }
   void parse_error(size_t offset, size_t) { Refuse(absl::StrCat("a malformed byte at ", offset)); }
-  void insufficient_bytes(size_t offset, size_t) { Refuse(absl::StrCat("an end at byte ", offset)); }
+  void insufficient_bytes(size_t offset, size_t) {
+    Refuse(absl::StrCat("an end at byte ", offset));
+  }
 
   Value& root() { return root_; }
   const std::string& reason() const { return reason_; }
@@ -71,7 +76,8 @@ class Builder : public msgpack::null_visitor {
   }
   bool Open(Value container) {
     if (expect_key_) return Refuse("a key that is not text");
-    if (open_.size() >= kNestingMax) return Refuse(absl::StrCat("more than ", kNestingMax, " levels"));
+    if (open_.size() >= kNestingMax)
+      return Refuse(absl::StrCat("more than ", kNestingMax, " levels"));
     open_.push_back(std::move(container));
     keys_.emplace_back();
     return true;
@@ -146,7 +152,8 @@ Value::Value(Array value) : held_(std::move(value)) {}
 Value::Value(Map value) : held_(std::move(value)) {}
 
 absl::string_view Value::type_name() const {
-  constexpr absl::string_view kNames[] = {"null", "bool", "integer", "float", "text", "array", "map"};
+  constexpr absl::string_view kNames[] = {"null", "bool",  "integer", "float",
+                                          "text", "array", "map"};
   return kNames[held_.index()];
 }
 
@@ -202,9 +209,8 @@ absl::StatusOr<Value> Unpack(absl::string_view bytes) {
     return absl::InvalidArgumentError(absl::StrCat("body is not MessagePack: ", error.what()));
   }
   if (!parsed || !builder.reason().empty()) {
-    return absl::InvalidArgumentError(absl::StrCat("body has ", builder.reason().empty()
-                                                                    ? "no whole value"
-                                                                    : builder.reason()));
+    return absl::InvalidArgumentError(
+        absl::StrCat("body has ", builder.reason().empty() ? "no whole value" : builder.reason()));
   }
   if (offset != bytes.size()) {
     return absl::InvalidArgumentError(

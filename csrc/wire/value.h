@@ -1,4 +1,5 @@
-// Bodies as values: null, bool, integer, float, text, array, map; packed as MessagePack with hard bounds.
+// Bodies as values: null, bool, integer, float, text, array, map; packed as MessagePack with hard
+// bounds.
 #pragma once
 
 #include <concepts>
@@ -30,8 +31,7 @@ class Value {
   ~Value();
   Value(bool value) : held_(value) {}
   template <std::integral Int>
-    requires(!std::same_as<Int, bool>)
-  Value(Int value) : held_(static_cast<int64_t>(value)) {}
+  requires(!std::same_as<Int, bool>) Value(Int value) : held_(static_cast<int64_t>(value)) {}
   Value(double value) : held_(value) {}
   Value(std::string value) : held_(std::move(value)) {}
   Value(absl::string_view value) : held_(std::string(value)) {}
@@ -41,14 +41,19 @@ class Value {
 
   /// The held alternative, or nullptr when it is another one.
   template <typename T>
-  const T* As() const { return std::get_if<T>(&held_); }
+  const T* As() const {
+    return std::get_if<T>(&held_);
+  }
   template <typename T>
-  T* As() { return std::get_if<T>(&held_); }
+  T* As() {
+    return std::get_if<T>(&held_);
+  }
   bool is_null() const { return std::holds_alternative<std::monostate>(held_); }
   /// "integer", "text", ...: for messages.
   absl::string_view type_name() const;
 
-  /// The value of a key; nullptr when this is no map or has no such key. Of equal keys the first counts.
+  /// The value of a key; nullptr when this is no map or has no such key. Of equal keys the first
+  /// counts.
   const Value* Find(absl::string_view key) const;
   /// Typed reads with a default for what is absent or of another type; integers read as floats too.
   int64_t Int(absl::string_view key, int64_t otherwise = 0) const;
@@ -65,8 +70,9 @@ class Value {
 /// MessagePack bytes of `value`.
 std::string Pack(const Value& value);
 
-/// Reads exactly one value from all of `bytes`. Errors: InvalidArgument for anything else than well-formed
-/// MessagePack of at most kNestingMax levels, string keys, UTF-8, finite floats, integers of 63 bits.
+/// Reads exactly one value from all of `bytes`. Errors: InvalidArgument for anything else than
+/// well-formed MessagePack of at most kNestingMax levels, string keys, UTF-8, finite floats,
+/// integers of 63 bits.
 absl::StatusOr<Value> Unpack(absl::string_view bytes);
 
 /// Whether `text` is well-formed UTF-8.

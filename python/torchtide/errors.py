@@ -1,7 +1,7 @@
 """Exceptions of torchtide: each says what was asked, what is available and what to do.
 
-Importing this module never imports torch. `OutOfMemory`, which is a `torch.OutOfMemoryError`, is
-made the first time somebody asks for it.
+Importing this module never imports torch. `OutOfMemory` is `torch.OutOfMemoryError`, looked up when
+somebody asks for it.
 """
 # ruff: noqa: N818  (the names are those of the docs: what happened, without "Error")
 
@@ -100,12 +100,9 @@ class ProtocolError(TideError):
 
 
 if TYPE_CHECKING:
-
-    class OutOfMemory(TideError, RuntimeError):
-        """An allocation found no memory after everything that could give some had been asked.
-
-        At run time it is a `torch.OutOfMemoryError`, so code that catches that one works unchanged.
-        """
+    #: `torch.OutOfMemoryError` itself: what an operator raises when an allocation found no memory after everything
+    #: that could give some was asked. Its message carries a table of who holds what.
+    OutOfMemory = RuntimeError
 
 
 #: Error codes of docs/reference/protocol.md and their exceptions; others are `TideError`.
@@ -149,19 +146,9 @@ def _rebuild(
     return kind(available, asked=asked, advice=advice, parts=parts)
 
 
-def _make_out_of_memory() -> type[TideError]:
-    import torch
-
-    documentation = "An allocation found no memory after everything that could give some was asked."
-    return type(
-        "OutOfMemory",
-        (TideError, torch.OutOfMemoryError),
-        {"__module__": __name__, "__doc__": documentation},
-    )
-
-
 def __getattr__(name: str) -> Any:
     if name != "OutOfMemory":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    made = globals()["OutOfMemory"] = _make_out_of_memory()
-    return made
+    import torch
+
+    return torch.OutOfMemoryError

@@ -17,7 +17,8 @@ template <typename Maker>
 class ChannelContract : public testing::Test {
  protected:
   static Frame Numbered(uint64_t number, size_t size = 3) {
-    return {FrameKind::kReport, number, number, std::string(size, static_cast<char>('a' + number % 26))};
+    return {FrameKind::kReport, number, number,
+            std::string(size, static_cast<char>('a' + number % 26))};
   }
   /// The next frame, waiting for it.
   static absl::StatusOr<Frame> Take(Channel& channel) {

@@ -1,4 +1,5 @@
-// Mutates streams of valid frames and feeds them to the decoder: no crash, a typed end, bounded memory.
+// Mutates streams of valid frames and feeds them to the decoder: no crash, a typed end, bounded
+// memory.
 #pragma once
 
 #include <algorithm>
@@ -15,16 +16,25 @@ namespace tide::wire {
 inline Message RandomMessage(Random& random) {
   const int64_t number = static_cast<int64_t>(random.Next());
   const std::string text(random.Below(40), 'a' + static_cast<char>(random.Below(26)));
-  const Value::Map map = {{text, number}, {"deep", Value::Array{Value::Map{{"x", 1.5}}, true, Value()}}};
+  const Value::Map map = {{text, number},
+                          {"deep", Value::Array{Value::Map{{"x", 1.5}}, true, Value()}}};
   switch (random.Below(8)) {
-    case 0: return Hello{.role = Role::kCli, .pid = number};
-    case 1: return Register{.name = text, .pid = 1, .start_time = number, .script = text};
-    case 2: return Report{.iterations = number, .phase = text};
-    case 3: return Event{.kind = text, .text = text, .data = map};
-    case 4: return GrantAck{.revision = number, .status = GrantStatus::kDeferred, .parts = map};
-    case 5: return Command{.what = text, .bytes = number};
-    case 6: return Query{.what = text, .follow = true};
-    default: return Answer{.ok = false, .error = AnswerError{text, text, text}, .data = Value(map)};
+    case 0:
+      return Hello{.role = Role::kCli, .pid = number};
+    case 1:
+      return Register{.name = text, .pid = 1, .start_time = number, .script = text};
+    case 2:
+      return Report{.iterations = number, .phase = text};
+    case 3:
+      return Event{.kind = text, .text = text, .data = map};
+    case 4:
+      return GrantAck{.revision = number, .status = GrantStatus::kDeferred, .parts = map};
+    case 5:
+      return Command{.what = text, .bytes = number};
+    case 6:
+      return Query{.what = text, .follow = true};
+    default:
+      return Answer{.ok = false, .error = AnswerError{text, text, text}, .data = Value(map)};
   }
 }
 
@@ -33,12 +43,24 @@ inline void Mutate(std::string& bytes, Random& random) {
   if (bytes.empty()) return;
   const size_t at = random.Below(bytes.size());
   switch (random.Below(6)) {
-    case 0: bytes[at] = static_cast<char>(bytes[at] ^ (1 << random.Below(8))); break;
-    case 1: bytes[at] = static_cast<char>(random.Next()); break;
-    case 2: bytes.erase(at, 1 + random.Below(16)); break;
-    case 3: bytes.insert(at, std::string(1 + random.Below(16), static_cast<char>(random.Next()))); break;
-    case 4: bytes.resize(at); break;
-    default: bytes.insert(at, bytes.substr(0, std::min<size_t>(bytes.size(), 60))); break;
+    case 0:
+      bytes[at] = static_cast<char>(bytes[at] ^ (1 << random.Below(8)));
+      break;
+    case 1:
+      bytes[at] = static_cast<char>(random.Next());
+      break;
+    case 2:
+      bytes.erase(at, 1 + random.Below(16));
+      break;
+    case 3:
+      bytes.insert(at, std::string(1 + random.Below(16), static_cast<char>(random.Next())));
+      break;
+    case 4:
+      bytes.resize(at);
+      break;
+    default:
+      bytes.insert(at, bytes.substr(0, std::min<size_t>(bytes.size(), 60)));
+      break;
   }
 }
 
@@ -63,7 +85,8 @@ inline int DecodeAll(absl::string_view bytes, Random& random) {
   return messages;
 }
 
-/// One round: a stream of one to three frames, mutated on the wire or in a body under valid checksums.
+/// One round: a stream of one to three frames, mutated on the wire or in a body under valid
+/// checksums.
 inline void FuzzOnce(uint64_t seed) {
   Random random(seed);
   std::string stream;

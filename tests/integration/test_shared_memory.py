@@ -6,6 +6,7 @@ must be bitwise those of the jobs alone, and the kernel's peak must be what the 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pathlib
@@ -25,6 +26,8 @@ from torchtide.demo.live import LiveStatus
 
 SCRIPTS = pathlib.Path(__file__).parent / "scripts"
 MIB = 1 << 20
+# Slab, page tables and sockets of six processes, and what the kernel has dirty before it is written.
+KERNEL_BYTES = 128 * MIB
 
 
 @pytest.fixture()
@@ -75,7 +78,8 @@ class Trouble:
         if self.stopped is not None:
             if time.monotonic() - self.stopped_at > 4.0 or snapshot.holder not in ("", self.stop_name):
                 self.turns_after_stop += snapshot.holder not in ("", self.stop_name)
-                os.kill(self.stopped, signal.SIGCONT)
+                with contextlib.suppress(ProcessLookupError):  # its outcome says how it died
+                    os.kill(self.stopped, signal.SIGCONT)
                 self.stopped, self.stop_done = None, True
             return
         holder = snapshot.holder
@@ -96,24 +100,27 @@ def test_two_jobs_in_less_than_their_sum_end_bitwise_as_alone(
     tmp_path: pathlib.Path, runtime_dir: pathlib.Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     confine.warm_page_cache(sys.executable, ["torch"])
-    big = ("--width", "4096", "--steps", "8", "--batch", "32")
-    small = ("--width", "1024", "--steps", "24", "--batch", "256")
+    big = ("--width", "4608", "--steps", "6", "--batch", "32")
+    small = ("--width", "1024", "--steps", "20", "--batch", "256")
     peaks = {}
-    for name, options in (("big", big), ("big-again", big), ("small", small)):
+    third = ("--width", "256", "--steps", "2000")
+    alone = {"big": big, "big-again": big, "small": small, "victim": (*third[:3], "20")}
+    for name, options in alone.items():
         report = confine.run(name, [command(name, tmp_path, *options)], None)
         peaks[name] = report.peak_bytes
     assert result(tmp_path, "big") == result(tmp_path, "big-again")  # the control: solo against solo
 
-    capacity = int(0.8 * (peaks["big"] + peaks["small"]))
+    # The third job, which is killed, has room of its own: the two that must end share less than their sum.
+    capacity = int(0.8 * (peaks["big"] + peaks["small"])) + peaks["victim"]
     limit = int(0.6 * peaks["big"])
     trouble = Trouble("victim")
-    environment = {"TIDE_CAPACITY": str(capacity - 64 * MIB), "TIDE_LANE_GRACE_MS": "1000"}
+    environment = {"TIDE_CAPACITY": str(capacity - KERNEL_BYTES), "TIDE_LANE_GRACE_MS": "1000"}
     shared = tmp_path / "shared"
     shared.mkdir()
     commands = [
         command("big", shared, *big, tide=("--limit", str(limit)), **environment),
         command("small", shared, *small, tide=(), **environment),
-        command("victim", shared, "--width", "256", "--steps", "2000", tide=(), **environment),
+        command("victim", shared, *third, tide=(), **environment),
     ]
     report = confine.run("shared", commands, capacity, on_tick=trouble.tick)
     ledger = trouble.status.peak_used_bytes
@@ -123,6 +130,7 @@ def test_two_jobs_in_less_than_their_sum_end_bitwise_as_alone(
             f"{capacity / MIB:.0f}, limit {limit / MIB:.0f}; peak by kernel {report.peak_bytes / MIB:.0f}, by ledger "
             f"{ledger / MIB:.0f} MiB (ratio {ledger / report.peak_bytes:.3f}); {trouble.status.handovers} hand-overs"
         )
+    print({name: outcome.sentence() for name, outcome in report.outcomes.items()})
     assert report.outcomes["big"].finished, (shared / "big.log").read_text()
     assert report.outcomes["small"].finished, (shared / "small.log").read_text()
     assert trouble.killed and trouble.stop_done

@@ -69,10 +69,10 @@ class FakeDaemon:
         self.opened += 1
         return self
 
-    def request(self, kind: str, body_msgpack: bytes) -> tuple[str, bytes]:
-        body = msgpack.unpackb(body_msgpack)
+    def request(self, kind: str, body: bytes, timeout_s: float) -> tuple[str, bytes]:
+        asked = msgpack.unpackb(body)
         answer: Callable[[dict[str, Any]], dict[str, Any]] = getattr(self, f"_{kind.lower()}")
-        return "Answer", msgpack.packb(answer(body))
+        return "Answer", msgpack.packb(answer(asked))
 
     def next(self, timeout_s: float) -> tuple[str, bytes] | None:
         if not self.followed:

@@ -195,15 +195,27 @@ def test_sizes_that_make_no_sense_are_usage_errors(capsys: Said, size: str) -> N
 
 def test_a_limit_below_the_minimum_names_its_parts_and_a_command_that_works(capsys: Said) -> None:
     daemon = two_jobs()
-    parts = {"outside": 310 * MIB, "pinned": 0, "scratch_peak": 612 * MIB, "largest_op": 300 * MIB}
-    data = {"job": "train", "status": "conflict", "overage_bytes": 1022 * MIB, "parts": parts}
-    daemon.answers["limit"] = {"ok": True, "data": {**data, "previous": 2 * GIB}}
-    assert main(["limit", "train", "200MiB"], edges_of(daemon)) == 6
-    said = capsys.readouterr().err
-    assert "tide limit train 200MiB: train cannot run in less than 1.19 GiB" in said
-    assert "its limit stays 2 GiB" in said
-    assert "outside 310 MiB + scratch peak 612 MiB + largest op 300 MiB" in said
-    assert "tide limit train 1222MiB" in said
+    parts = {"outside": 389 * MIB, "pinned": 0, "scratch": 18 * MIB, "smallest": 423 * MIB + 1}
+    daemon.answers["limit"] = {
+        **fake.error("conflict", "refused by the job", "give more"),
+        "data": {"job": "train", "status": "conflict", "parts": parts},
+    }
+    assert main(["limit", "train", "50MiB"], edges_of(daemon)) == 6
+    assert capsys.readouterr().err.splitlines() == [
+        "tide: tide limit train 50MiB: train cannot run in less than 423 MiB; the old limit stays",
+        "  made up of: outside 389 MiB + pinned 0 B + scratch 18 MiB",
+        "  do: `tide limit train 432MiB`, or `tide pause train` for all of it",
+    ]
+    assert main(["limit", "train", "50MiB", "--json"], edges_of(daemon)) == 6
+    told = json.loads(capsys.readouterr().out)
+    assert told["error"]["parts"] == {key: parts[key] for key in ("outside", "pinned", "scratch")}
+
+
+def test_a_conflict_without_sizes_is_told_in_the_daemons_words(capsys: Said) -> None:
+    daemon = two_jobs()
+    daemon.answers["limit"] = fake.error("conflict", "below what is guaranteed", "lower that first")
+    assert main(["limit", "train", "50MiB"], edges_of(daemon)) == 6
+    assert "below what is guaranteed\n  do: lower that first" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -324,17 +336,23 @@ def test_policy_lists_lanes_and_sets_one(capsys: Said) -> None:
     assert main(["policy"], edges_of(daemon)) == 0
     said = capsys.readouterr().out
     assert "fair" in said and "train, bert" in said
-    daemon.answers["policy"] = {
-        "ok": True,
-        "data": {"lane": 0, "policy": "srtf", "previous": "fair"},
-    }
-    assert main(["policy", "0", "srtf"], edges_of(daemon)) == 0
-    assert capsys.readouterr().out == "lane 0 goes by srtf, before by fair\n"
-    assert main(["policy", "0"], edges_of(daemon)) == 2
-    daemon.answers["policy"] = fake.error(
-        "invalid", "no policy lottery; there are fair, fifo", "fair"
-    )
+    assert main(["policy", "3", "srtf"], edges_of(daemon)) == 0
+    assert main(["policy", "rr"], edges_of(daemon)) == 0
+    assert capsys.readouterr().out == "lane 3 goes by srtf\nlane 0 goes by rr\n"
+    assert [(c["lane"], c["policy"]) for c in daemon.commands] == [(3, "srtf"), (0, "rr")]
+    for words in (["0"], ["x", "fair"], ["0", "fair", "rr"]):
+        assert main(["policy", *words], edges_of(daemon)) == 2
+    daemon.answers["policy"] = fake.error("invalid", "there are fair, fifo", "tide policy fair")
     assert main(["policy", "0", "lottery"], edges_of(daemon)) == 2
+    assert "tide policy 0 lottery: there are fair, fifo" in capsys.readouterr().err
+
+
+def test_priority_is_the_daemons_to_judge(capsys: Said) -> None:
+    daemon = two_jobs()
+    assert main(["priority", "train", "guaranteed"], edges_of(daemon)) == 0
+    assert capsys.readouterr().out == "priority of train is guaranteed\n"
+    daemon.answers["priority"] = fake.error("invalid", "urgent is no priority", "normal")
+    assert main(["priority", "train", "urgent"], edges_of(daemon)) == 2
 
 
 def test_shutdown_says_that_jobs_train_on(capsys: Said) -> None:
@@ -348,7 +366,7 @@ def test_shutdown_says_that_jobs_train_on(capsys: Said) -> None:
 
 def failing(error: Exception) -> Callable[[str, float], FakeDaemon]:
     class Failing(FakeDaemon):
-        def request(self, kind: str, body_msgpack: bytes) -> tuple[str, bytes]:
+        def request(self, kind: str, body: bytes, timeout_s: float) -> tuple[str, bytes]:
             raise error
 
     return lambda path, timeout_s: Failing()
@@ -376,7 +394,7 @@ def test_a_daemon_that_fails_in_the_middle_is_told_plainly(
 
 def test_an_answer_that_is_no_message_is_a_protocol_error(capsys: Said) -> None:
     class Garbled(FakeDaemon):
-        def request(self, kind: str, body_msgpack: bytes) -> tuple[str, bytes]:
+        def request(self, kind: str, body: bytes, timeout_s: float) -> tuple[str, bytes]:
             return "Answer", b"\xc1"
 
     assert main(["explain", "train"], Edges(connect=lambda path, timeout_s: Garbled())) == 1

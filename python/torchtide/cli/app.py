@@ -215,19 +215,34 @@ def events(
 
 
 @app.command()
+def priority(
+    context: typer.Context,
+    job: Job,
+    level: Annotated[str, typer.Argument(help="guaranteed, normal or opportunistic.")],
+    timeout: Timeout = 10.0,
+    json_output: Json = False,
+) -> None:
+    """Say whom a job goes before and whom it gives way to."""
+    from torchtide.cli import jobs
+
+    with exits.reported(json_output, f"tide priority {job} {level}"):
+        raise exits.Exit(jobs.priority(_edges(context), job, level, timeout, json_output))
+
+
+@app.command()
 def policy(
     context: typer.Context,
-    lane: Annotated[int | None, typer.Argument(help="Number of a lane.")] = None,
-    name: Annotated[
-        str | None, typer.Argument(metavar="POLICY", help="fair, fifo, rr, srtf, ...")
+    words: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[LANE] POLICY", help="fair, fifo, rr, srtf, pack or priority."),
     ] = None,
     json_output: Json = False,
 ) -> None:
-    """List the lanes, or give one another turn policy."""
+    """List the lanes, or give one (lane 0 by default) another turn policy."""
     from torchtide.cli import jobs
 
-    with exits.reported(json_output):
-        raise exits.Exit(jobs.policy(_edges(context), lane, name, json_output))
+    with exits.reported(json_output, f"tide policy {' '.join(words or [])}".strip()):
+        raise exits.Exit(jobs.policy(_edges(context), words or [], json_output))
 
 
 @app.command()

@@ -20,7 +20,7 @@ START_ONE: Final = "`tide run -- python train.py` starts one"
 class Client(Protocol):
     """One connection, as `torchtide._core.Client` gives it."""
 
-    def request(self, kind: str, body_msgpack: bytes) -> tuple[str, bytes]:
+    def request(self, kind: str, body: bytes, timeout_s: float) -> tuple[str, bytes]:
         """Sends one frame and waits for its answer."""
 
     def next(self, timeout_s: float) -> tuple[str, bytes] | None:
@@ -30,7 +30,7 @@ class Client(Protocol):
         """Ends the connection; safe to call twice."""
 
 
-#: Opens a connection to (socket path, seconds that one request may take).
+#: Opens a connection to (socket path, seconds that it may take).
 Connect: TypeAlias = Callable[[str, float], Client]
 
 
@@ -50,8 +50,9 @@ def connect_core(path: str, timeout_s: float) -> Client:
 class Daemon:
     """A connection with the words of the protocol."""
 
-    def __init__(self, client: Client) -> None:
+    def __init__(self, client: Client, timeout_s: float = ANSWER_TIMEOUT_S) -> None:
         self._client = client
+        self._timeout_s = timeout_s
 
     def query(self, what: str, **fields: Any) -> dict[str, Any]:
         """Data of the answer to a Query. Raises the `TideError` that the answer stands for."""
@@ -71,21 +72,26 @@ class Daemon:
         import msgpack
 
         with _told():
-            answered, packed = self._client.request(kind, msgpack.packb(body))
+            answered, packed = self._client.request(kind, msgpack.packb(body), self._timeout_s)
         if answered != "Answer":
             raise errors.ProtocolError(
                 f"the daemon answered with {answered}", advice="upgrade tide and restart the daemon"
             )
         answer = _unpack(packed)
-        if not answer.get("ok"):
-            raise errors.from_answer(answer.get("error") or {})
         data = answer.get("data")
-        return data if isinstance(data, dict) else {}
+        data = data if isinstance(data, dict) else {}
+        if not answer.get("ok"):
+            raise errors.from_answer({"parts": data.get("parts"), **(answer.get("error") or {})})
+        return data
 
 
 @contextmanager
 def open_daemon(connect: Connect, timeout_s: float = ANSWER_TIMEOUT_S) -> Iterator[Daemon]:
     """A connection to the daemon of this user's runtime directory, closed at the end.
+
+    Args:
+        connect: Opens it.
+        timeout_s: Seconds that one answer may take.
 
     Raises:
         DaemonUnavailable: None is running, or it went away meanwhile.
@@ -93,9 +99,9 @@ def open_daemon(connect: Connect, timeout_s: float = ANSWER_TIMEOUT_S) -> Iterat
     """
     path = _launch.socket_path(core.runtime_dir())
     with _told():
-        client = connect(str(path), timeout_s)
+        client = connect(str(path), ANSWER_TIMEOUT_S)
     try:
-        yield Daemon(client)
+        yield Daemon(client, timeout_s)
     finally:
         client.close()
 

@@ -14,6 +14,8 @@ from torchtide.cli.edges import Edges
 
 #: What the daemon may take to write its answer, on top of what it waits for the job.
 _ANSWER_MARGIN_S: Final = 5.0
+#: A limit that is advised is a multiple of this: what does not move grows a little all the time.
+_LIMIT_STEP_BYTES: Final = 16 << 20
 
 
 def ps(edges: Edges, json_output: bool) -> int:
@@ -46,12 +48,13 @@ def limit(edges: Edges, job: str, size: str, timeout_s: float, json_output: bool
     fixed = None if size.strip().endswith("%") else _fixed_bytes(size, asked)
     with open_daemon(edges.connect, timeout_s + _ANSWER_MARGIN_S) as daemon:
         wanted = _share_of_capacity(daemon, size, asked) if fixed is None else fixed
-        with suggesting(daemon, job):
-            data = daemon.command("limit", job=job, bytes=wanted, timeout_ms=timeout_ms)
+        try:
+            with suggesting(daemon, job):
+                data = daemon.command("limit", job=job, bytes=wanted, timeout_ms=timeout_ms)
+        except errors.LimitConflict as error:
+            raise _conflict(error, job) from error
     status = str(data.get("status", "applied"))
     name = str(data.get("job") or job)
-    if status == "conflict":
-        raise _conflict(data, name, wanted, asked)
     if status == "stale":
         raise errors.Stale(
             "a newer limit overtook this one",
@@ -126,27 +129,43 @@ def explain(edges: Edges, job: str, json_output: bool) -> int:
     return exits.OK
 
 
-def policy(edges: Edges, lane: int | None, name: str | None, json_output: bool) -> int:
-    """Lists the lanes, or gives one of them another turn policy."""
-    if lane is not None and name is None:
-        raise errors.OptionError(
-            "no policy is named",
-            asked=f"tide policy {lane}",
-            advice=f"tide policy {lane} fair (or fifo, rr, srtf, pack, priority)",
-        )
-    with open_daemon(edges.connect) as daemon:
-        if lane is None:
+def priority(edges: Edges, job: str, level: str, timeout_s: float, json_output: bool) -> int:
+    """Sets whom a job goes before and whom it gives way to."""
+    with (
+        open_daemon(edges.connect, timeout_s + _ANSWER_MARGIN_S) as daemon,
+        suggesting(daemon, job),
+    ):
+        timeout_ms = _timeout_ms(timeout_s)
+        data = daemon.command("priority", job=job, priority=level, timeout_ms=timeout_ms)
+    sentence = str(data.get("text") or f"priority of {data.get('job', job)} is {level}")
+    _show(json_output, {"ok": True, **data}, lambda: print(text.clean(sentence)))
+    return exits.OK
+
+
+def policy(edges: Edges, words: list[str], json_output: bool) -> int:
+    """Lists the lanes, or gives one of them another turn policy.
+
+    Args:
+        edges: The world outside.
+        words: Nothing, a policy (of lane 0), or a lane and a policy.
+        json_output: Print one object.
+    """
+    if not words:
+        with open_daemon(edges.connect) as daemon:
             lanes = daemon.query("status").get("lanes", [])
-        else:
-            data = daemon.command("policy", lane=lane, policy=name)
-    if lane is None:
         _show(json_output, {"lanes": lanes}, lambda: _print_lanes(lanes))
         return exits.OK
-    before = data.get("previous")
-    sentence = str(
-        data.get("text")
-        or f"lane {lane} goes by {name}" + (f", before by {before}" if before else "")
-    )
+    *before, name = words
+    lane = before[0] if before else "0"
+    if len(words) > 2 or name.isdigit() or not lane.isdigit():
+        raise errors.OptionError(
+            "neither a policy nor a lane and a policy",
+            asked=f"tide policy {' '.join(words)}",
+            advice="`tide policy 0 fair` (or fifo, rr, srtf, pack, priority)",
+        )
+    with open_daemon(edges.connect) as daemon:
+        data = daemon.command("policy", lane=int(lane), policy=name)
+    sentence = str(data.get("text") or f"lane {lane} goes by {name}")
     _show(json_output, {"ok": True, **data}, lambda: print(text.clean(sentence)))
     return exits.OK
 
@@ -228,18 +247,16 @@ def _share_of_capacity(daemon: Daemon, size: str, asked: str) -> int:
     return int(capacity * percent / 100)
 
 
-def _conflict(data: dict[str, Any], name: str, wanted: int, asked: str) -> errors.LimitConflict:
-    parts = {str(key): int(value) for key, value in (data.get("parts") or {}).items() if int(value)}
-    overage = int(data.get("overage_bytes") or 0)
-    least = wanted + overage if overage else sum(parts.values())
-    kept = int(data.get("limit") or data.get("previous") or 0)
-    still = f"its limit stays {core.format_bytes(kept)}" if kept else "it stays without a limit"
-    # A whole MiB above, so that the command can be typed and does not fail by a rounding.
-    enough = f"{-(-least // (1 << 20))}MiB"
+def _conflict(error: errors.LimitConflict, name: str) -> errors.LimitConflict:
+    """The daemon's refusal of a limit with the sizes it is made of and a limit that would do."""
+    parts = dict(error.parts)
+    least = parts.pop("smallest", sum(parts.values()))
+    if not least:
+        return error
+    enough = -(-least // _LIMIT_STEP_BYTES) * _LIMIT_STEP_BYTES
     return errors.LimitConflict(
-        f"{name} cannot run in less than {core.format_bytes(least)}; {still}",
-        asked=asked,
-        advice=f"`tide limit {name} {enough}`, or `tide pause {name}` to take all of it away",
+        f"{name} cannot run in less than {core.format_bytes(least)}; the old limit stays",
+        advice=f"`tide limit {name} {_typed(enough)}`, or `tide pause {name}` for all of it",
         parts=parts,
     )
 

@@ -90,6 +90,11 @@ class Report:
     seconds: float = 0.0
 
     @property
+    def peak_without_cache_bytes(self) -> int:
+        """The most that was seen beside the page cache, which the kernel can drop when it must."""
+        return max((s.used_bytes - s.cache_bytes for s in self.samples), default=0)
+
+    @property
     def failed(self) -> list[str]:
         """The commands that ended badly by themselves; those that we stopped do not count."""
         ended = (o for o in self.outcomes.values() if o.exit_code is not None and not o.stopped)

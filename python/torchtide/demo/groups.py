@@ -224,8 +224,8 @@ class WatchedGroup:
         self._peak = max(self._peak, used)
         if self._capacity is not None and used > self._capacity:
             largest = max(held, key=lambda pid: sum(held[pid]))
+            self._kills += 1  # first: who waits for the process asks for the number at its end
             _kill_and_wait(largest, LEAVE_TIMEOUT_S)
-            self._kills += 1
         return Usage(used, sum(shared for _, shared in held.values()), 0)
 
     def peak_bytes(self) -> int:

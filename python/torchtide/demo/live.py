@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
 
 #: The answer of the daemon to the question "status" (docs/reference/protocol.md).
@@ -58,6 +58,8 @@ class LiveStatus:
     peak_demoted_bytes: int = 0
     handovers: int = 0
     turns: list[tuple[float, str]] = field(default_factory=list)
+    used: list[tuple[float, int]] = field(default_factory=list)
+    iterations: dict[str, int] = field(default_factory=dict)
     last: Snapshot | None = None
     last_error: str = ""
 
@@ -65,20 +67,24 @@ class LiveStatus:
         """The device now, or None while no daemon answers.
 
         Args:
-            seconds: The time to note the turn with.
+            seconds: The time to note turn and use with.
         """
         try:
             snapshot = parse(self.ask())
         except Exception as error:  # the demonstration goes on without its table
             self.last_error = f"{type(error).__name__}: {error}"
             return None
-        self.last = snapshot
         self.peak_used_bytes = max(self.peak_used_bytes, snapshot.used_bytes)
         self.peak_demoted_bytes = max(self.peak_demoted_bytes, snapshot.demoted_bytes)
         self.handovers = max(self.handovers, snapshot.handovers)
         if not self.turns or self.turns[-1][1] != snapshot.holder:
             self.turns.append((seconds, snapshot.holder))
-        return snapshot
+        self.used.append((seconds, snapshot.used_bytes))
+        for job in snapshot.jobs:  # a job that has ended is told with 0 iterations
+            self.iterations[job.name] = max(job.iterations, self.iterations.get(job.name, 0))
+        kept = [replace(job, iterations=self.iterations[job.name]) for job in snapshot.jobs]
+        self.last = replace(snapshot, jobs=kept)
+        return self.last
 
 
 def parse(status: Status) -> Snapshot:

@@ -47,6 +47,7 @@ def draw(
     plain: Report,
     tide: Report | None,
     records: Mapping[str, Mapping[str, Record]],
+    ledger: Sequence[tuple[float, int]] = (),
 ) -> None:
     """Writes the picture as PNG.
 
@@ -55,6 +56,7 @@ def draw(
         plain: The attempt as plain processes.
         tide: The run under tide, or None when there was none.
         records: What the jobs of "plain" and of "tide" wrote about their iterations, by name.
+        ledger: (seconds, bytes) that tide itself counted during its run.
     """
     import matplotlib as mpl
 
@@ -75,14 +77,19 @@ def draw(
         memory, strip = axes[0][column], axes[1][column]
         _draw_memory(memory, report)
         _draw_turns(strip, report, records[kind], takes_turns=kind == "tide")
+        if kind == "tide" and ledger:
+            seconds, used = zip(*ledger, strict=True)
+            style = {"color": "black", "linewidth": 0.8, "linestyle": ":"}
+            memory.plot(seconds, [size / GIB for size in used], label="tide's ledger", **style)
         finished = sum(outcome.finished for outcome in report.outcomes.values())
         title = {"plain": "plain processes", "tide": "under tide"}[kind]
         memory.set_title(f"{title}: {finished} of {len(report.outcomes)} finish")
         strip.set_xlabel("seconds")
         memory.sharex(strip)
     axes[0][0].set_ylabel("physical memory, GiB")
-    handles, labels = axes[0][0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False)
+    handles, labels = axes[0][-1].get_legend_handles_labels()
+    columns = len(labels) if len(reports) > 1 else 4
+    figure.legend(handles, labels, loc="outside lower center", ncols=columns, frameon=False)
     figure.savefig(path, dpi=110)
     plt.close(figure)
 
@@ -137,5 +144,5 @@ def _draw_turns(
         bars = [(start, end - start) for start, end in spans]
         axis.broken_barh(bars, place, facecolors=colour, edgecolors="white", linewidth=0.3)
     axis.set_yticks(range(len(names)), names)
-    axis.invert_yaxis()
+    axis.set_ylim(len(names) - 0.4, -0.6)  # the first on top, as in the stack's legend
     axis.margins(x=0)

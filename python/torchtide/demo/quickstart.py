@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Final
 
 from rich.console import Console
+
 from torchtide.demo import confine, picture
 from torchtide.demo.confine import Command, Report
 from torchtide.demo.jobs import (
@@ -265,10 +266,13 @@ def _finish(plan: Plan, found: Comparison, out: Path, seconds: float) -> None:
     if found.plain is not None:
         path = out / "quickstart.png"
         records = {"plain": found.plain_records, "tide": found.tide_records}
-        picture.draw(path, found.plain, found.tide, records)
+        picture.draw(path, found.plain, found.tide, records, found.ledger.used)
         plan.console.print(f"picture: {path}", soft_wrap=True)
     plan.console.print(f"{seconds:.0f} s in all")
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit("quickstart: stopped; nothing that it started is left")

@@ -10,6 +10,7 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
+
 from torchtide.demo.confine import Report
 from torchtide.demo.live import Snapshot
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from rich.table import Table
 from rich.text import Text
+
 from torchtide.demo.confine import Outcome, Report
 from torchtide.demo.jobs import Record, Solo, differences
 from torchtide.demo.live import LiveStatus
@@ -76,6 +77,9 @@ class Comparison:
             "sum_solo_peaks": sum_peaks,
             "bound_bytes": self.bound_bytes,
             "peak_kernel": peak,
+            "peak_kernel_without_cache": (
+                None if self.tide is None else self.tide.peak_without_cache_bytes
+            ),
             "peak_kernel_plain": None if self.plain is None else self.plain.peak_bytes,
             "peak_ledger": ledger,
             "peak_over_sum": _ratio(peak, sum_peaks),

@@ -79,7 +79,8 @@ class FakeEdges final : public Edges {
   bool stopped = false;
 };
 
-/// A core with fakes, and the words to talk with it. Jobs are processes of pid N with start time 10 N.
+/// A core with fakes, and the words to talk with it. Jobs are processes of pid N with start time 10
+/// N.
 class CoreTest : public testing::Test {
  protected:
   CoreTest() { Restart(); }

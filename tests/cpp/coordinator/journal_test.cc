@@ -1,3 +1,4 @@
+// What survives.
 #include "coordinator/journal.h"
 
 #include <fstream>
@@ -13,7 +14,10 @@ Job Sample(int64_t id) {
   job.id = JobId(id);
   job.name = "train";
   job.pid = 7;
-  job.wanted = {.limit_bytes = 5, .guaranteed_bytes = 3, .priority = wire::Priority::kGuaranteed, .weight = 2.5};
+  job.wanted = {.limit_bytes = 5,
+                .guaranteed_bytes = 3,
+                .priority = wire::Priority::kGuaranteed,
+                .weight = 2.5};
   job.revision = 4;
   job.paused = true;
   job.exit = Exit{.signal = 9, .time = 1.5};
@@ -26,10 +30,13 @@ TEST(JournalTest, WhatWasCommittedIsThereAfterAReopen) {
   {
     auto journal = OpenSqliteJournal(path);
     ASSERT_TRUE(journal.ok()) << journal.status();
-    JournalBatch batch{.jobs = {Sample(3), Sample(4)}, .generation = 8, .next_job_id = 5, .next_order_id = 6};
-    batch.events.push_back({.seq = 1, .time = 2.5, .kind = "k", .job = "train", .text = "t", .data = {{"n", 1}}});
+    JournalBatch batch{
+        .jobs = {Sample(3), Sample(4)}, .generation = 8, .next_job_id = 5, .next_order_id = 6};
+    batch.events.push_back(
+        {.seq = 1, .time = 2.5, .kind = "k", .job = "train", .text = "t", .data = {{"n", 1}}});
     ASSERT_TRUE((*journal)->Commit(batch).ok());
-    JournalBatch second{.forgotten = {JobId(4)}, .generation = 8, .next_job_id = 5, .next_order_id = 6};
+    JournalBatch second{
+        .forgotten = {JobId(4)}, .generation = 8, .next_job_id = 5, .next_order_id = 6};
     ASSERT_TRUE((*journal)->Commit(second).ok());
   }
   auto content = (*OpenSqliteJournal(path))->Load();
@@ -62,14 +69,16 @@ TEST(JournalTest, TheFileIsPrivate) {
   testing::TempDir folder;
   auto journal = OpenSqliteJournal(folder.path() + "/tided.db");
   const auto mode = std::filesystem::status(folder.path() + "/tided.db").permissions();
-  EXPECT_EQ(mode & std::filesystem::perms::all, std::filesystem::perms::owner_read | std::filesystem::perms::owner_write);
+  EXPECT_EQ(mode & std::filesystem::perms::all,
+            std::filesystem::perms::owner_read | std::filesystem::perms::owner_write);
 }
 
 TEST(JournalTest, OldEventsGo) {
   testing::TempDir folder;
   auto journal = OpenSqliteJournal(folder.path() + "/tided.db");
   JournalBatch batch;
-  for (int64_t seq = 1; seq <= 12'000; ++seq) batch.events.push_back({.seq = seq, .kind = "k", .text = "t"});
+  for (int64_t seq = 1; seq <= 12'000; ++seq)
+    batch.events.push_back({.seq = seq, .kind = "k", .text = "t"});
   ASSERT_TRUE((*journal)->Commit(batch).ok());
   const auto content = (*journal)->Load();
   EXPECT_EQ(content->events.size(), kEventsInMemory);

@@ -1,3 +1,4 @@
+// Pause, resume and stop, from command to answer.
 #include "cpp/coordinator/fakes.h"
 
 namespace tide::coordinator {
@@ -12,7 +13,8 @@ class OrdersTest : public CoreTest {
   void Acknowledge(wire::OrderStatus status, std::string text = "") {
     const auto order = Take<wire::Order>(job_);
     ASSERT_TRUE(order.has_value());
-    Say(job_, wire::OrderAck{.order_id = order->order_id, .status = status, .took_ms = 120, .text = text});
+    Say(job_, wire::OrderAck{
+                  .order_id = order->order_id, .status = status, .took_ms = 120, .text = text});
   }
   const Job& job() { return *core_->state().FindJob("train"); }
   PeerId job_, cli_;
@@ -27,10 +29,12 @@ TEST_F(OrdersTest, PauseAndResumeGoRound) {
   EXPECT_TRUE(job().paused);
   clock_.Advance(absl::Seconds(12));
   const auto why = Ask(wire::Query{.what = "explain", .job = "train"});
-  EXPECT_EQ(why.data.Text("text"), "train: paused by `tide pause` 12 s ago; `tide resume train` continues it");
+  EXPECT_EQ(why.data.Text("text"),
+            "train: paused by `tide pause` 12 s ago; `tide resume train` continues it");
   Command("resume");
   Acknowledge(wire::OrderStatus::kDone);
-  EXPECT_EQ(Take<wire::Answer>(cli_)->data.Text("text"), "train resumed by `tide resume` in 120 ms after 12 s");
+  EXPECT_EQ(Take<wire::Answer>(cli_)->data.Text("text"),
+            "train resumed by `tide resume` in 120 ms after 12 s");
   EXPECT_FALSE(job().paused);
 }
 
@@ -58,7 +62,8 @@ TEST_F(OrdersTest, AJobThatIsNotAtABoundaryInTimeRollsBackAndTheAnswerSaysHowLon
   const auto answer = Take<wire::Answer>(cli_);
   EXPECT_EQ(answer->error->code, "timeout");
   EXPECT_EQ(answer->error->message,
-            "pause of train was rolled back: not at a boundary within 2.0 s (iteration 41, usually 310 ms)");
+            "pause of train was rolled back: not at a boundary within 2.0 s (iteration 41, usually "
+            "310 ms)");
   EXPECT_FALSE(job().paused);
 }
 
@@ -108,6 +113,38 @@ TEST_F(OrdersTest, APauseSurvivesAKillOfTheDaemon) {
   EXPECT_TRUE(job().paused);
   StartJob("train", 10, {.job_id = 1, .paused = true});
   EXPECT_TRUE(job().paused);
+}
+
+TEST_F(OrdersTest, AResumeReplacesAPauseThatIsUnderWay) {
+  Command("pause");
+  const auto pause = Take<wire::Order>(job_);
+  Command("resume");
+  EXPECT_EQ(Take<wire::Answer>(cli_)->error->message,
+            "pause of train: `tide resume train` came meanwhile");
+  Say(job_, wire::OrderAck{.order_id = pause->order_id});
+  EXPECT_FALSE(job().paused) << "what is said late about the pause changes nothing";
+  Acknowledge(wire::OrderStatus::kDone);
+  EXPECT_TRUE(Take<wire::Answer>(cli_)->ok);
+  EXPECT_FALSE(job().paused);
+}
+
+TEST_F(OrdersTest, AJobThatPausedItselfSaysSoInItsReport) {
+  Say(job_, wire::Report{.phase = "paused", .paused = true});
+  EXPECT_TRUE(job().paused);
+  EXPECT_EQ(LastEvent(), "train says that it is paused");
+  Say(job_, wire::Report{.phase = "running"});
+  EXPECT_TRUE(job().paused) << "a report without the field says nothing about it";
+  Say(job_, wire::Report{.phase = "running", .paused = false});
+  EXPECT_FALSE(job().paused);
+}
+
+TEST_F(OrdersTest, AJobThatPausedItselfCanBeResumedFromTheCommandLine) {
+  device_.Add(0, 10, "train").phase = shm::Phase::kPaused;
+  Command("pause");
+  EXPECT_EQ(Take<wire::Answer>(cli_)->data.Text("text"), "train is paused already");
+  Command("resume");
+  Acknowledge(wire::OrderStatus::kDone);
+  EXPECT_EQ(Take<wire::Answer>(cli_)->data.Text("status"), "done");
 }
 
 TEST_F(OrdersTest, NumbersOfOrdersAreNotUsedTwiceAfterAKill) {

@@ -1,3 +1,4 @@
+// What people read: ps, status, explain, events, config.
 #include "coordinator/explain.h"
 #include "cpp/coordinator/fakes.h"
 
@@ -13,8 +14,10 @@ class QueriesTest : public CoreTest {
 
 TEST_F(QueriesTest, PsTakesItsNumbersFromTheDeviceTable) {
   SlotView& slot = device_.Add(3, 10, "train");
-  slot.private_bytes = 100, slot.file_resident_bytes = 20, slot.demoted_bytes = 5, slot.outside_bytes = 7;
-  slot.iterations = 41, slot.last_iteration_ns = 2'000'000, slot.phase = shm::Phase::kRunning, slot.lane = 0;
+  slot.private_bytes = 100, slot.file_resident_bytes = 20, slot.demoted_bytes = 5,
+  slot.outside_bytes = 7;
+  slot.iterations = 41, slot.last_iteration_ns = 2'000'000, slot.phase = shm::Phase::kRunning,
+  slot.lane = 0;
   device_.view.lanes[0].holder = 3;
   const PeerId job = StartJob("train", 10, {.max_bytes = 900, .script = "train.py"});
   Say(job, wire::Report{.resident = 1, .phase = "waiting"});
@@ -65,9 +68,11 @@ TEST_F(QueriesTest, StatusSumsUpAndListsLanes) {
 }
 
 TEST_F(QueriesTest, ExplainSaysWhoHoldsTheTurnAndWhoIsAhead) {
-  for (auto [slot, pid, name, virtual_ns] : {std::tuple{0, 10, "train", 900}, {1, 11, "bert", 0}, {2, 12, "vit", 5}}) {
+  for (auto [slot, pid, name, virtual_ns] :
+       {std::tuple{0, 10, "train", 900}, {1, 11, "bert", 0}, {2, 12, "vit", 5}}) {
     SlotView& view = device_.Add(slot, pid, name);
-    view.lane = 0, view.ready = true, view.phase = shm::Phase::kWaiting, view.virtual_ns = virtual_ns;
+    view.lane = 0, view.ready = true, view.phase = shm::Phase::kWaiting,
+    view.virtual_ns = virtual_ns;
     StartJob(name, pid);
   }
   device_.view.slots[1].phase = shm::Phase::kRunning;
@@ -76,10 +81,13 @@ TEST_F(QueriesTest, ExplainSaysWhoHoldsTheTurnAndWhoIsAhead) {
   device_.view.lanes[0].holder = 1;
   device_.view.lanes[0].granted_ns = clock_.MonotonicNanos();
   EXPECT_EQ(Why("train"),
-            "train: waiting for its turn: bert holds lane 0 (iteration 41, usually 310 ms); then vit before it");
-  EXPECT_EQ(Why("vit"), "vit: waiting for its turn: bert holds lane 0 (iteration 41, usually 310 ms)");
+            "train: waiting for its turn: bert holds lane 0 (iteration 41, usually 310 ms); then "
+            "vit before it");
+  EXPECT_EQ(Why("vit"),
+            "vit: waiting for its turn: bert holds lane 0 (iteration 41, usually 310 ms)");
   clock_.Advance(absl::Seconds(40));
-  EXPECT_NE(Why("vit").find("it has held the turn for 40 s, far longer than usual"), std::string::npos);
+  EXPECT_NE(Why("vit").find("it has held the turn for 40 s, far longer than usual"),
+            std::string::npos);
 }
 
 TEST_F(QueriesTest, ExplainSaysWhatIsDemotedAndWhy) {
@@ -87,7 +95,9 @@ TEST_F(QueriesTest, ExplainSaysWhatIsDemotedAndWhy) {
   slot.phase = shm::Phase::kRunning;
   slot.private_bytes = 700 << 20, slot.demoted_bytes = 412 << 20, slot.budget_bytes_max = 700 << 20;
   StartJob("train", 10);
-  EXPECT_EQ(Why("train"), "train: running; 412 MiB of 1.09 GiB are demoted because limit 700 MiB is below its 1.09 GiB");
+  EXPECT_EQ(Why("train"),
+            "train: running; 412 MiB of 1.09 GiB are demoted because limit 700 MiB is below its "
+            "1.09 GiB");
 }
 
 TEST_F(QueriesTest, ExplainCoversEveryPhaseOfAJob) {
@@ -141,7 +151,8 @@ TEST_F(QueriesTest, ConfigListsTheOptionsWithTheirOrigin) {
 }
 
 TEST_F(QueriesTest, AnAnswerThatIsTooLargeSaysSo) {
-  for (int64_t pid = 1000; pid < 1200; ++pid) StartJob("train", pid, {.script = std::string(4000, 's')});
+  for (int64_t pid = 1000; pid < 1200; ++pid)
+    StartJob("train", pid, {.script = std::string(4000, 's')});
   EXPECT_TRUE(Ask(wire::Query{.what = "ps"}).ok);
   const PeerId job = StartJob("talker", 5);
   for (int i = 0; i < 1000; ++i) {

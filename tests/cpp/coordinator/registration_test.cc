@@ -1,3 +1,4 @@
+// Names, identity, re-attachment and the end of jobs.
 #include "coordinator/registration.h"
 
 #include "cpp/coordinator/fakes.h"
@@ -81,8 +82,10 @@ TEST_F(RegistrationTest, ADeathIsAnEventWithItsSignalAndItsSlotIsFreed) {
   clock_.Advance(absl::Seconds(200));
   const int reaps = edges_->reaps;
   End("train", {.signal = 9});
-  EXPECT_EQ(LastEvent(), "train (pid 10) died (signal 9, SIGKILL) after 3 min 20 s and 41 iterations; its 3 MiB and "
-                         "its turn are free");
+  EXPECT_EQ(
+      LastEvent(),
+      "train (pid 10) died (signal 9, SIGKILL) after 3 min 20 s and 41 iterations; its 3 MiB and "
+      "its turn are free");
   EXPECT_EQ(edges_->reaps, reaps + 1);
 }
 
@@ -135,7 +138,8 @@ TEST_F(RegistrationTest, WhatIsNotJournalledIsNotSent) {
   const PeerId peer(500);
   core_->Connected(peer, 10);
   core_->Received(peer, *wire::EncodeMessage(wire::Hello{.role = wire::Role::kJob, .pid = 10}));
-  core_->Received(peer, *wire::EncodeMessage(wire::Register{.name = "a", .pid = 10, .start_time = 1}));
+  core_->Received(peer,
+                  *wire::EncodeMessage(wire::Register{.name = "a", .pid = 10, .start_time = 1}));
   EXPECT_FALSE(core_->Flush().ok());
   EXPECT_TRUE(edges_->sent[peer].empty());
 }

@@ -1,3 +1,4 @@
+// Limits and their like, from command to answer.
 #include "cpp/coordinator/fakes.h"
 
 namespace tide::coordinator {
@@ -25,7 +26,8 @@ TEST_F(SettingsTest, ALimitIsGrantedAcknowledgedAndAnsweredWithWhatMoved) {
   EXPECT_EQ(answer->data.Text("status"), "applied");
   EXPECT_EQ(answer->data.Int("moved_bytes"), 412 << 20);
   EXPECT_EQ(answer->data.Int("previous"), 0);
-  EXPECT_EQ(answer->data.Text("text"), "limit of train none -> 700 MiB: applied, 412 MiB moved in 31 ms");
+  EXPECT_EQ(answer->data.Text("text"),
+            "limit of train none -> 700 MiB: applied, 412 MiB moved in 31 ms");
 }
 
 TEST_F(SettingsTest, AConflictKeepsTheOldLimitAndNamesTheParts) {
@@ -33,12 +35,16 @@ TEST_F(SettingsTest, AConflictKeepsTheOldLimitAndNamesTheParts) {
   Say(job_, wire::GrantAck{.revision = 1});
   Take<wire::Answer>(cli_);
   Limit(1 << 20);
-  Say(job_, wire::GrantAck{.revision = 2, .status = wire::GrantStatus::kConflict, .overage_bytes = 319 << 20,
-                           .parts = {{"pinned", 300 << 20}, {"in use", 20 << 20}}});
+  Say(job_, wire::GrantAck{.revision = 2,
+                           .status = wire::GrantStatus::kConflict,
+                           .overage_bytes = 319 << 20,
+                           .parts = {{"pinned", 300 << 20}, {"in use", 20 << 20}},
+                           .max_bytes = 700 << 20});
   const auto answer = Take<wire::Answer>(cli_);
   EXPECT_EQ(answer->error->code, "conflict");
-  EXPECT_EQ(answer->error->message, "limit of train 700 MiB -> 1 MiB: refused by the job, 319 MiB above it cannot move "
-                                    "(pinned 300 MiB, in use 20 MiB)");
+  EXPECT_EQ(answer->error->message,
+            "limit of train 700 MiB -> 1 MiB: refused by the job, 319 MiB above it cannot move "
+            "(pinned 300 MiB, in use 20 MiB)");
   EXPECT_NE(answer->error->advice.find("its limit stays 700 MiB"), std::string::npos);
   EXPECT_EQ(job().wanted.limit_bytes, 700 << 20);
   Pass(absl::Seconds(30));
@@ -91,7 +97,8 @@ TEST_F(SettingsTest, ValuesOutOfRangeAreRefusedWithTheirRange) {
   };
   EXPECT_NE(error({.what = "limit", .bytes = -1}).message.find("0 (none) to"), std::string::npos);
   EXPECT_EQ(error({.what = "limit"}).message, "limit needs bytes");
-  EXPECT_NE(error({.what = "priority", .priority = "huge"}).message.find("opportunistic, normal, guaranteed"),
+  EXPECT_NE(error({.what = "priority", .priority = "huge"})
+                .message.find("opportunistic, normal, guaranteed"),
             std::string::npos);
   EXPECT_EQ(error({.what = "weight", .weight = 0}).code, "invalid");
   EXPECT_EQ(error({.what = "fly"}).code, "invalid");
@@ -149,13 +156,15 @@ TEST_F(SettingsTest, ADeadJobFailsWhatWaitsForIt) {
 }
 
 TEST_F(SettingsTest, TheTurnPolicyOfALaneIsWrittenIntoTheTable) {
-  EXPECT_EQ(Ask(wire::Command{.what = "policy", .policy = "srtf"}).error->message, "no device table exists yet");
+  EXPECT_EQ(Ask(wire::Command{.what = "policy", .policy = "srtf"}).error->message,
+            "no device table exists yet");
   device_.Add(0, 10, "train");
   const auto answer = Ask(wire::Command{.what = "policy", .lane = 1, .policy = "srtf"});
   EXPECT_EQ(answer.data.Text("text"), "turn policy of lane 1 fair -> srtf");
   EXPECT_EQ(edges_->policies[1], sched::TurnPolicyId::kSrtf);
   EXPECT_EQ(Ask(wire::Command{.what = "policy", .policy = "best"}).error->code, "invalid");
-  EXPECT_EQ(Ask(wire::Command{.what = "policy", .lane = 99, .policy = "fifo"}).error->code, "invalid");
+  EXPECT_EQ(Ask(wire::Command{.what = "policy", .lane = 99, .policy = "fifo"}).error->code,
+            "invalid");
 }
 
 }  // namespace

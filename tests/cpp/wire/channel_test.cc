@@ -1,3 +1,4 @@
+// The channel contract on each channel, and what each adds.
 #include "wire/channel.h"
 
 #include <sys/socket.h>
@@ -13,7 +14,8 @@ struct UnixMaker {
   ChannelPair Make() {
     int ends[2];
     EXPECT_EQ(socketpair(AF_UNIX, SOCK_STREAM, 0, ends), 0);
-    return {std::make_unique<UnixChannel>(UniqueFd(ends[0])), std::make_unique<UnixChannel>(UniqueFd(ends[1]))};
+    return {std::make_unique<UnixChannel>(UniqueFd(ends[0])),
+            std::make_unique<UnixChannel>(UniqueFd(ends[1]))};
   }
 };
 
@@ -24,7 +26,9 @@ struct LoopbackMaker {
 
 struct SlowLoopbackMaker {
   ChannelPair Make() {
-    return LoopbackPair(clock, {.seed = 7, .delay_min = absl::Milliseconds(1), .delay_max = absl::Milliseconds(90)});
+    return LoopbackPair(
+        clock,
+        {.seed = 7, .delay_min = absl::Milliseconds(1), .delay_max = absl::Milliseconds(90)});
   }
   SimulatedClock clock;
 };

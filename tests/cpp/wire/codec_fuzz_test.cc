@@ -1,3 +1,4 @@
+// The codec fuzzer with fixed seeds.
 #include "fuzz/codec_fuzz.h"
 
 namespace tide::wire {

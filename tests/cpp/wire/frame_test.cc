@@ -1,3 +1,4 @@
+// The header of the protocol page, and every way in which a frame is wrong.
 #include "wire/frame.h"
 
 #include <cstring>
@@ -86,13 +87,17 @@ TEST(FrameTest, AnotherVersionIsNamedAsSuchFromItsFirstEightBytes) {
 }
 
 TEST(FrameTest, ABodyOverItsBoundIsRefusedBySenderAndReader) {
-  EXPECT_EQ(FrameErrorOf(EncodeFrame({FrameKind::kReport, 0, 0, std::string(kBodyBytesMax + 1, 'x')}).status()),
-            FrameError::kTooLarge);
+  EXPECT_EQ(
+      FrameErrorOf(
+          EncodeFrame({FrameKind::kReport, 0, 0, std::string(kBodyBytesMax + 1, 'x')}).status()),
+      FrameError::kTooLarge);
   const std::string snapshot = Bytes(FrameKind::kAnswer, std::string(kBodyBytesMax + 1, 'x'));
   EXPECT_EQ(ErrorOf(snapshot, Snapshots::kRefuse), FrameError::kTooLarge);
   EXPECT_EQ(ErrorOf(snapshot, Snapshots::kAccept), FrameError::kNone);
-  EXPECT_EQ(FrameErrorOf(EncodeFrame({FrameKind::kAnswer, 0, 0, std::string(kSnapshotBytesMax + 1, 'x')}).status()),
-            FrameError::kTooLarge);
+  EXPECT_EQ(
+      FrameErrorOf(EncodeFrame({FrameKind::kAnswer, 0, 0, std::string(kSnapshotBytesMax + 1, 'x')})
+                       .status()),
+      FrameError::kTooLarge);
 }
 
 TEST(FrameTest, TheFirstErrorIsFinal) {

@@ -1,3 +1,4 @@
+// Messages round trip; refusals name the field.
 #include "wire/messages.h"
 
 #include "gtest/gtest.h"
@@ -21,10 +22,19 @@ std::string Refusal(FrameKind kind, Value::Map body) {
 }
 
 TEST(MessagesTest, RegisterReadsBack) {
-  const Register back = RoundTrip(Register{.name = "train", .pid = 42, .start_time = 77,
-                                           .priority = Priority::kGuaranteed, .min_bytes = 1, .max_bytes = 2,
-                                           .script = "train.py", .slot = 3, .job_id = 9, .token = 11,
-                                           .revision = 4, .paused = true, .started = 1.5});
+  const Register back = RoundTrip(Register{.name = "train",
+                                           .pid = 42,
+                                           .start_time = 77,
+                                           .priority = Priority::kGuaranteed,
+                                           .min_bytes = 1,
+                                           .max_bytes = 2,
+                                           .script = "train.py",
+                                           .slot = 3,
+                                           .job_id = 9,
+                                           .token = 11,
+                                           .revision = 4,
+                                           .paused = true,
+                                           .started = 1.5});
   EXPECT_EQ(back.name, "train");
   EXPECT_EQ(back.priority, Priority::kGuaranteed);
   EXPECT_EQ(back.token, 11);
@@ -33,8 +43,11 @@ TEST(MessagesTest, RegisterReadsBack) {
 }
 
 TEST(MessagesTest, AcknowledgementsReadBackWithTheirParts) {
-  const GrantAck ack = RoundTrip(GrantAck{.revision = 3, .status = GrantStatus::kConflict, .overage_bytes = 10,
-                                          .parts = {{"pinned", 4}, {"persistent", 6}}, .text = "no"});
+  const GrantAck ack = RoundTrip(GrantAck{.revision = 3,
+                                          .status = GrantStatus::kConflict,
+                                          .overage_bytes = 10,
+                                          .parts = {{"pinned", 4}, {"persistent", 6}},
+                                          .text = "no"});
   EXPECT_EQ(ack.status, GrantStatus::kConflict);
   EXPECT_EQ(ack.parts.size(), 2u);
   EXPECT_EQ(RoundTrip(OrderAck{.order_id = 1, .status = OrderStatus::kRolledBack}).status,
@@ -42,7 +55,8 @@ TEST(MessagesTest, AcknowledgementsReadBackWithTheirParts) {
 }
 
 TEST(MessagesTest, AnAnswerCarriesItsErrorAndAnyData) {
-  const Answer back = RoundTrip(Answer{.ok = false, .error = AnswerError{"not_found", "no job", "jobs: a"},
+  const Answer back = RoundTrip(Answer{.ok = false,
+                                       .error = AnswerError{"not_found", "no job", "jobs: a"},
                                        .data = Value(Value::Map{{"n", Value::Array{1, 2}}})});
   EXPECT_FALSE(back.ok);
   EXPECT_EQ(back.error->code, "not_found");
@@ -67,9 +81,11 @@ TEST(MessagesTest, RefusalsNameTheField) {
             "Hello.version: is of type text, not integer");
   EXPECT_EQ(Refusal(FrameKind::kHello, {{"version", 1}, {"role", "king"}, {"pid", 2}}),
             "Hello.role: \"king\" is none of job, cli");
-  EXPECT_EQ(Refusal(FrameKind::kRegister, {{"name", "a"}, {"pid", 1}, {"start_time", 1}, {"max_bytes", -5}}),
+  EXPECT_EQ(Refusal(FrameKind::kRegister,
+                    {{"name", "a"}, {"pid", 1}, {"start_time", 1}, {"max_bytes", -5}}),
             "Register.max_bytes: is -5, the least is 0");
-  EXPECT_EQ(Refusal(FrameKind::kBye, {{"exit_code", 1.5}}), "Bye.exit_code: is of type float, not integer");
+  EXPECT_EQ(Refusal(FrameKind::kBye, {{"exit_code", 1.5}}),
+            "Bye.exit_code: is of type float, not integer");
   EXPECT_EQ(DecodeMessage({FrameKind::kBye, 0, 0, Pack(Value(3))}).status().message(),
             "Bye: body is of type integer, not map");
 }

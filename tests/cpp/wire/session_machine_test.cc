@@ -1,3 +1,4 @@
+// The session's rules without threads or sockets.
 #include "wire/session_machine.h"
 
 #include "gtest/gtest.h"
@@ -9,7 +10,8 @@ constexpr int64_t kMs = 1'000'000;
 
 class SessionMachineTest : public testing::Test {
  protected:
-  SessionMachineTest() : machine_(SessionOptions{.job = {.name = "train", .pid = 1, .start_time = 2, .token = 3}}) {}
+  SessionMachineTest()
+      : machine_(SessionOptions{.job = {.name = "train", .pid = 1, .start_time = 2, .token = 3}}) {}
 
   template <typename M>
   std::optional<M> Next(int64_t now_ns = 0) {

@@ -1,3 +1,4 @@
+// Values round trip; what the protocol does not allow is refused.
 #include "wire/value.h"
 
 #include "gtest/gtest.h"
@@ -5,7 +6,9 @@
 namespace tide::wire {
 namespace {
 
-std::string Refusal(absl::string_view bytes) { return std::string(Unpack(bytes).status().message()); }
+std::string Refusal(absl::string_view bytes) {
+  return std::string(Unpack(bytes).status().message());
+}
 
 TEST(ValueTest, EverySortOfValueReadsBack) {
   const Value value(Value::Map{{"null", Value()},
@@ -34,7 +37,8 @@ TEST(ValueTest, WhatTheProtocolDoesNotAllowIsRefusedByName) {
   EXPECT_NE(Refusal("\x81\x01\x01").find("key"), std::string::npos);
   EXPECT_NE(Refusal("\x81\x90\x01").find("key"), std::string::npos);
   EXPECT_NE(Refusal("\xcf\xff\xff\xff\xff\xff\xff\xff\xff").find("2^63"), std::string::npos);
-  EXPECT_NE(Refusal(absl::string_view("\xcb\x7f\xf8\0\0\0\0\0\0", 9)).find("finite"), std::string::npos);
+  EXPECT_NE(Refusal(absl::string_view("\xcb\x7f\xf8\0\0\0\0\0\0", 9)).find("finite"),
+            std::string::npos);
   EXPECT_NE(Refusal("\x01\x02").find("after its value"), std::string::npos);
   EXPECT_NE(Refusal(std::string(100, '\x91')).find("levels"), std::string::npos);
 }
@@ -51,8 +55,10 @@ TEST(ValueTest, OfEqualKeysTheFirstCounts) {
 }
 
 TEST(ValueTest, Utf8IsJudgedByTheStandard) {
-  for (const char* good : {"", "a", "\xc3\xa9", "\xe2\x82\xac", "\xf0\x9f\x8c\x8a"}) EXPECT_TRUE(IsUtf8(good));
-  for (const char* bad : {"\x80", "\xc0\x80", "\xc3", "\xed\xa0\x80", "\xf4\x90\x80\x80", "\xe0\x80\x80", "\xff"}) {
+  for (const char* good : {"", "a", "\xc3\xa9", "\xe2\x82\xac", "\xf0\x9f\x8c\x8a"})
+    EXPECT_TRUE(IsUtf8(good));
+  for (const char* bad :
+       {"\x80", "\xc0\x80", "\xc3", "\xed\xa0\x80", "\xf4\x90\x80\x80", "\xe0\x80\x80", "\xff"}) {
     EXPECT_FALSE(IsUtf8(bad));
   }
   EXPECT_EQ(Utf8Prefix("a\xe2\x82\xac", 3), "a");

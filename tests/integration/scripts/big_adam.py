@@ -18,17 +18,19 @@ arguments = parser.parse_args()
 torch.set_num_threads(1)
 torch.manual_seed(0)
 width = arguments.width
-layers = [layer for _ in range(3) for layer in (nn.Linear(width, width), nn.ReLU())]
-model = nn.Sequential(*layers, nn.Linear(width, 10))
-optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
 count = arguments.batch * arguments.steps
 generator = torch.Generator().manual_seed(1)
 data = torch.utils.data.TensorDataset(
     torch.randn(count, width, generator=generator), torch.randint(10, (count,), generator=generator)
 )
 loader = torch.utils.data.DataLoader(data, batch_size=arguments.batch, num_workers=arguments.workers)
+# The workers start while the model is built, and so do not keep copies of its first weights.
+batches = iter(loader)
+layers = [layer for _ in range(3) for layer in (nn.Linear(width, width), nn.ReLU())]
+model = nn.Sequential(*layers, nn.Linear(width, 10))
+optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
 losses = []
-for step, (inputs, targets) in enumerate(loader):
+for step, (inputs, targets) in enumerate(batches):
     optimizer.zero_grad()
     loss = nn.functional.cross_entropy(model(inputs), targets)
     loss.backward()

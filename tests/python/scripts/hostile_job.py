@@ -94,13 +94,13 @@ def train(kind, steps, iterate):
     generator = torch.Generator().manual_seed(11)
     losses, kept, kept_digests, changed = [], None, None, 0
     for step, inputs in enumerate(iterate([kind.batch(generator) for _ in range(steps)])):
+        optimizer.zero_grad()
+        outputs = model(inputs)  # the boundary: others have had their turn when it begins
         if kept is not None:  # an activation kept over the boundary, as a replay buffer would
             changed += digest(kept) != kept_digests
-        optimizer.zero_grad()
         first = model.embedding if hasattr(model, "embedding") else model.body
         kept = first(inputs).detach()
         kept_digests = digest(kept)
-        outputs = model(inputs)
         targets = inputs.reshape(len(inputs), -1)[:, 0].long().abs() % 64
         loss = nn.functional.cross_entropy(outputs, targets)
         loss.backward()

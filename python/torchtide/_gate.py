@@ -44,7 +44,9 @@ class Gate:
         self.open = False  # an iteration is under way
         self.stepped = False  # an optimizer has stepped since it began
         self.steps_seen = 0
-        self.gated = False  # a root's forward came before the last step: the gate is in the right place
+        self.gated = (
+            False  # a root's forward came before the last step: the gate is in the right place
+        )
         self._forward_since_step = False
         self._forward_since_batch = False
         self.phase = _FIRST_TRAINING_PHASE

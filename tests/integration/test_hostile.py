@@ -1,4 +1,4 @@
-"""Hostile configurations: whatever moves at whatever boundary, the numbers are those of plain torch."""
+"""Hostile configurations: whatever moves at a boundary, the numbers are those of plain torch."""
 
 from __future__ import annotations
 
@@ -47,7 +47,8 @@ def finish(folder: pathlib.Path, jobs: dict[str, subprocess.Popen[str]]) -> list
         assert process.stdout is not None
         process.stdout.readline()
     for out, process in jobs.items():
-        assert process.stdin is not None and process.poll() is None, (folder / out).with_suffix(".log").read_text()
+        assert process.stdin is not None
+        assert process.poll() is None, (folder / f"{out}.log").read_text()
         process.stdin.write("go\n")
         process.stdin.flush()
     for out, process in jobs.items():

@@ -1,7 +1,7 @@
 """Checks that run in a process of their own, many behind one import of torch.
 
-A script decorates functions with `@check` and ends with `checks.main()`; a test file runs the script
-once with `run` and asks how each of its checks ended.
+A script decorates functions with `@check` and ends with `checks.main()`; a test file runs the
+script once with `run` and asks how each of its checks ended.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ DEADLINE_S = 400
 _REGISTERED: dict[str, Callable[[], None]] = {}
 
 
-class Skip(Exception):
+class Skip(Exception):  # noqa: N818
     """Raised by a check that this machine or torch cannot carry out."""
 
 
@@ -35,7 +35,7 @@ def check(function: Callable[[], None]) -> Callable[[], None]:
 
 
 def main() -> None:
-    """Runs the registered checks, or those named on the command line, and writes a line for each."""
+    """Runs the registered checks, or those named as arguments; writes a line for each."""
     out = pathlib.Path(os.environ["CHECKS_OUT"])
     for name, function in _REGISTERED.items():
         if sys.argv[1:] and name not in sys.argv[1:]:
@@ -110,7 +110,7 @@ def run(script: str, folder: pathlib.Path, *only: str, **variables: str) -> dict
 
 
 def verify(ended: dict[str, str], name: str) -> None:
-    """Passes, skips or fails the test that stands for a check; "exit" stands for the process itself."""
+    """Passes, skips or fails the test that stands for a check; "exit" is the process itself."""
     import pytest
 
     told = ended.get(name, "ok" if name == "exit" else "it never ran")

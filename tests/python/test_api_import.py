@@ -1,4 +1,4 @@
-"""Importing torchtide changes nothing, the off switch neither, and a torch we do not know is named."""
+"""Importing changes nothing, the off switch neither, and a torch we do not know is named."""
 
 import pathlib
 

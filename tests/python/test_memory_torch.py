@@ -1,4 +1,4 @@
-"""What torch promises about CPU tensors, with private pages and with every page demoted each time."""
+"""What torch promises about CPU tensors, with private pages and with all demoted each time."""
 
 import pathlib
 

@@ -1,9 +1,8 @@
 """Checks: a limit where the folder for spilling cannot be used."""
 
 import torch
-from checks import check, main
-
 import torchtide as tide
+from checks import check, main
 from torchtide import errors
 
 torch.set_num_threads(1)

@@ -3,9 +3,8 @@
 import threading
 
 import torch
-from checks import check, main
-
 import torchtide as tide
+from checks import check, main
 from torchtide import _core, errors
 
 COUNT = 1 << 19  # 2 MiB
@@ -175,10 +174,36 @@ def pausing_inside_an_iteration_takes_effect_at_its_end():
 @check
 def the_report_and_the_table_name_this_job():
     report = tide.memory.report()
-    for name in ("committed", "live", "cached", "demoted", "pinned", "outside", "peak", "iterations"):
+    for name in ("committed", "live", "cached", "demoted", "pinned", "outside", "peak"):
         assert report[name] >= 0, name
     assert report["live"] >= 32 * MIB
     assert "limits" in tide.memory.table() and "(this job)" in tide.memory.table()
+
+
+@check
+def a_job_is_decorated_with_and_without_parentheses():
+    @tide.job
+    def bare(size: int, *, scale: int = 2) -> int:
+        """Doc."""
+        return size * scale
+
+    @tide.job(name="named", priority="normal")
+    def with_options(size: int) -> int:
+        return size
+
+    assert bare(3) == 6 and bare(3, scale=5) == 15 and with_options(4) == 4
+    assert bare.__name__ == "bare" and bare.__doc__ == "Doc."
+
+    @tide.job()
+    def failing() -> None:
+        GATE.boundary(2)
+        raise RuntimeError("of the user")
+
+    try:
+        failing()
+    except RuntimeError as error:
+        assert str(error) == "of the user"
+    assert not GATE.open
 
 
 if __name__ == "__main__":

@@ -1,9 +1,8 @@
 """Checks: what is left to do when neither memory nor the spill file has room."""
 
 import torch
-from checks import check, main
-
 import torchtide as tide
+from checks import check, main
 from torchtide import _core, errors
 
 COUNT = 1 << 22  # 16 MiB

@@ -6,10 +6,9 @@ import pickle
 import threading
 
 import torch
+import torchtide as tide
 from checks import check, main
 from torch import nn
-
-import torchtide as tide
 from torchtide import _gate
 
 torch.set_num_threads(1)
@@ -55,7 +54,7 @@ class Counting:
 
 
 def warmed_up(model, optimizer):
-    """Two steps first, so that the outermost module is known: before it one boundary may be missing."""
+    """Steps first, so that the outermost module is known: before, a boundary may be missing."""
     for inputs, targets in batches(3):
         train(model, optimizer, inputs, targets)
 
@@ -205,9 +204,7 @@ def a_checkpointed_forward_inside_backward_is_no_boundary():
     from torch.utils.checkpoint import checkpoint
 
     model = nn.Sequential(*[nn.Linear(8, 8) for _ in range(3)])
-    optimizers = {
-        weight: torch.optim.SGD([weight], lr=0.1) for weight in model.parameters()
-    }
+    optimizers = {weight: torch.optim.SGD([weight], lr=0.1) for weight in model.parameters()}
     for weight, optimizer in optimizers.items():
         weight.register_post_accumulate_grad_hook(lambda w, o=optimizer: o.step())
 
@@ -462,32 +459,6 @@ def training_may_move_to_another_thread_between_loops():
         thread.join()
     with Counting(5):
         fit()
-
-
-@check
-def a_job_is_decorated_with_and_without_parentheses():
-    @tide.job
-    def bare(size: int, *, scale: int = 2) -> int:
-        """Doc."""
-        return size * scale
-
-    @tide.job(name="named", priority="normal")
-    def with_options(size: int) -> int:
-        return size
-
-    assert bare(3) == 6 and bare(3, scale=5) == 15 and with_options(4) == 4
-    assert bare.__name__ == "bare" and bare.__doc__ == "Doc."
-
-    @tide.job()
-    def failing() -> None:
-        GATE.boundary(2)
-        raise RuntimeError("of the user")
-
-    try:
-        failing()
-    except RuntimeError as error:
-        assert str(error) == "of the user"
-    assert not GATE.open
 
 
 @check

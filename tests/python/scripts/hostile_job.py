@@ -1,7 +1,8 @@
-"""A small training job; writes every loss and digests of weights, buffers, optimizer and random state.
+"""A small training job; writes its losses and digests of all of its state.
 
-Usage: hostile_job.py MODELS STEPS OUT [plain]. MODELS are trained one after the other. With `plain` torchtide
-is never imported. Says "ready" and begins when it is sent a line, so that jobs of a lane begin together.
+Usage: hostile_job.py MODELS STEPS OUT [plain]. MODELS are trained one after the other. With `plain`
+torchtide is never imported. Says "ready" and begins when it is sent a line, so that the jobs of a
+lane begin together.
 """
 
 import hashlib
@@ -11,6 +12,9 @@ import sys
 
 import torch
 from torch import nn
+
+#: From this step on an activation outlives its iteration, against what was learnt.
+KEPT_FROM = 6
 
 torch.set_num_threads(1)
 torch.use_deterministic_algorithms(True)
@@ -68,11 +72,12 @@ class Gpt(nn.Module):
 
     @staticmethod
     def batch(generator):
-        return torch.randint(2048, (16, 48), generator=generator)
+        return torch.randint(2048, (32, 48), generator=generator)
 
 
 def digest(tensor):
-    return hashlib.sha256(tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy()).hexdigest()
+    flat = tensor.detach().contiguous().reshape(-1)
+    return hashlib.sha256(flat.view(torch.uint8).numpy()).hexdigest()
 
 
 def digests(model, optimizer):
@@ -88,17 +93,21 @@ def train(kind, steps, iterate):
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
     generator = torch.Generator().manual_seed(11)
     losses, kept, kept_digests, changed = [], None, None, 0
-    for inputs in iterate(kind.batch(generator) for _ in range(steps)):
+    for step, inputs in enumerate(iterate([kind.batch(generator) for _ in range(steps)])):
+        optimizer.zero_grad()
+        outputs = model(inputs)  # the boundary: others have had their turn when it begins
         if kept is not None:  # an activation kept over the boundary, as a replay buffer would
             changed += digest(kept) != kept_digests
-        optimizer.zero_grad()
-        kept = model.embedding(inputs).detach() if hasattr(model, "embedding") else model.body(inputs).detach()
+        first = model.embedding if hasattr(model, "embedding") else model.body
+        kept = first(inputs).detach()
         kept_digests = digest(kept)
-        outputs = model(inputs)
-        loss = nn.functional.cross_entropy(outputs, inputs.reshape(len(inputs), -1)[:, 0].long().abs() % 64)
+        targets = inputs.reshape(len(inputs), -1)[:, 0].long().abs() % 64
+        loss = nn.functional.cross_entropy(outputs, targets)
         loss.backward()
         optimizer.step()
         losses.append(loss.item().hex())
+        if step < KEPT_FROM:
+            kept = None  # dies in its iteration, and is learnt as such: later it is in the lane
     return {"losses": losses, "changed": changed, "digests": digests(model, optimizer)}
 
 

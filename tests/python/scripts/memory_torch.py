@@ -11,12 +11,11 @@ import warnings
 import checks
 import numpy as np
 import torch
+import torchtide as tide
 from checks import check
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 from torch.utils.mkldnn import to_mkldnn
-
-import torchtide as tide
 from torchtide import _core
 
 COUNT = 1 << 20  # floats: 4 MiB, far above the smallest block of the arena
@@ -166,7 +165,9 @@ def forked_loader_workers_leave_the_parents_tensor_alone():
     rows = torch.arange(4.0).repeat_interleave(COUNT).reshape(4, COUNT).clone()
     boundary()
     batches = []
-    for batch in DataLoader(Rows(rows), batch_size=2, num_workers=2, multiprocessing_context="fork"):
+    for batch in DataLoader(
+        Rows(rows), batch_size=2, num_workers=2, multiprocessing_context="fork"
+    ):
         boundary()
         batches.append(batch)
     assert rows.sum().item() == 6.0 * COUNT
@@ -179,7 +180,9 @@ def spawned_loader_workers_deliver_and_leave_the_parents_tensor_alone():
     only_with_private_pages()
     rows = torch.ones(4, COUNT)
     boundary()
-    loader = DataLoader(Rows(rows.clone()), batch_size=4, num_workers=1, multiprocessing_context="spawn")
+    loader = DataLoader(
+        Rows(rows.clone()), batch_size=4, num_workers=1, multiprocessing_context="spawn"
+    )
     batches = list(loader)
     boundary()
     assert batches[0][0].sum().item() == COUNT

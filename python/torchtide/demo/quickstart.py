@@ -39,7 +39,7 @@ from torchtide.demo.summary import Comparison
 TREE: Final = Path(__file__).resolve().parents[3]
 #: The kernel charges a group for more than the ledger knows: page tables (0.2 %), pipes, sockets,
 #: the cache of the files that a job reads and writes, the daemon itself.
-CACHE_RESERVE_BYTES: Final = 128 << 20
+CACHE_RESERVE_BYTES: Final = 256 << 20
 #: The job that runs alone twice: the quickest one.
 CONTROL: Final = "word_lstm"
 #: What training imports; building an optimizer imports dynamo.

@@ -134,7 +134,13 @@ void DaemonLink::NeedMemory(Bytes bytes, absl::Duration deadline) {
   session_->Post(wire::NeedMemory{bytes.value(), absl::ToInt64Milliseconds(deadline)});
 }
 
-void DaemonLink::Bye(int exit_code) { session_->Bye(exit_code, absl::Milliseconds(500)); }
+void DaemonLink::Bye(int exit_code) {
+  // A job that lived for milliseconds has not been registered yet: it would leave without a trace.
+  constexpr absl::Duration kPatience = absl::Milliseconds(500);
+  const bool daemon_expected = access((shm::RuntimeDir() + "/tided.sock").c_str(), F_OK) == 0;
+  if (daemon_expected && !session_->attached()) session_->WaitAttached(kPatience).IgnoreError();
+  session_->Bye(exit_code, kPatience);
+}
 
 void DaemonLink::AbandonAfterFork() { session_->AbandonAfterFork(); }
 

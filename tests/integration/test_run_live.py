@@ -100,7 +100,7 @@ def test_a_script_without_changes_is_a_job_with_its_figures(machine: Machine) ->
     job = machine.record()
     assert job["pid"] == machine.job.pid
     assert (job["limit"], job["priority"]) == (1 << 30, "normal")
-    assert job["resident"] > 8 * MIB and job["steps_per_s"] > 0
+    machine.until(lambda now: now["resident"] > 8 * MIB and now["steps_per_s"] > 0)
     table = machine.tide("ps")
     assert "train" in table and "1 GiB" in table
     picture = machine.tide("top", "--once")

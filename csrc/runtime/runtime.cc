@@ -121,6 +121,13 @@ void Runtime::Sample() {
   }
 }
 
+void Runtime::ChargeStreamed() {
+  // Upwards at once, downwards when the sampler has asked the kernel: the ledger must not miss a peak.
+  const int64_t streamed = arena_->streamed().bytes().value();
+  std::atomic<int64_t>& charged = slot().file_resident_bytes;
+  if (streamed > charged.load(std::memory_order_relaxed)) charged.store(streamed, std::memory_order_relaxed);
+}
+
 Bytes Runtime::RecentOutside(Bytes now) {
   // Libraries take scratch of their own within an operator and give it back: what counts is the most of the last
   // five seconds, since it will be taken again before anybody could react.
@@ -208,6 +215,7 @@ void Runtime::FillApi(TideCoreApi& api) {
     Runtime* self = g_runtime.load(std::memory_order_acquire);
     self->arena_->NextOperator();
     self->pager_->AtSafePoint();
+    self->ChargeStreamed();
   };
   api.touch = [](const void* pointer, size_t size) {
     Runtime* self = g_runtime.load(std::memory_order_acquire);

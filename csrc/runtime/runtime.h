@@ -121,6 +121,7 @@ class Runtime {
   bool AskOthers(Bytes bytes, bool busy_too);
   void RelieveDevice();
   Bytes RecentOutside(Bytes now);
+  void ChargeStreamed();
   absl::Status Suspend();
   absl::Status Resume();
   void StartStreaming();

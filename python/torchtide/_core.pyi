@@ -4,7 +4,29 @@ torchtide's core without torch: options, the job's runtime, the client of the da
 from __future__ import annotations
 import typing
 import typing_extensions
-__all__: list[str] = ['api', 'begin_iteration', 'end_iteration', 'format_bytes', 'get_option', 'leave', 'memory_table', 'options', 'owns', 'parse_bytes', 'recording', 'report', 'resume', 'runtime_dir', 'sample', 'set_limit', 'set_option', 'shutdown', 'start', 'started', 'suspend', 'validate']
+__all__: list[str] = ['Client', 'DaemonUnavailable', 'ProtocolError', 'api', 'begin_iteration', 'end_iteration', 'format_bytes', 'get_option', 'leave', 'memory_table', 'name', 'options', 'owns', 'parse_bytes', 'recording', 'register', 'report', 'resume', 'runtime_dir', 'sample', 'set_limit', 'set_option', 'shutdown', 'start', 'started', 'suspend', 'validate']
+class DaemonUnavailable(ConnectionError):
+    pass
+class ProtocolError(RuntimeError):
+    pass
+class Client:
+    """
+    A connection with tided: one request at a time, from any thread.
+    """
+    def __init__(self, path: str, timeout_s: typing.SupportsFloat | typing.SupportsIndex = 5.0) -> None:
+        """
+        Connects to the socket at `path`. Raises DaemonUnavailable, TimeoutError, ProtocolError.
+        """
+    def close(self) -> None:
+        ...
+    def next(self, timeout_s: typing.SupportsFloat | typing.SupportsIndex) -> typing.Any:
+        """
+        The next followed event as (kind, body), or None when none comes in time.
+        """
+    def request(self, kind: str, body: bytes, timeout_s: typing.SupportsFloat | typing.SupportsIndex = 30.0) -> tuple:
+        """
+        Sends a MessagePack body as a frame of `kind` and returns (kind, body) of the answer.
+        """
 def api() -> typing_extensions.CapsuleType:
     ...
 def begin_iteration(phase: typing.SupportsInt | typing.SupportsIndex = 0) -> None:
@@ -25,6 +47,10 @@ def leave() -> None:
     ...
 def memory_table() -> str:
     ...
+def name() -> str:
+    """
+    The job's name as the daemon made it unique.
+    """
 def options() -> list[typing.Any]:
     """
     Every option with its value and where it comes from.
@@ -37,6 +63,10 @@ def parse_bytes(text: str) -> int:
     """
 def recording() -> bool:
     ...
+def register(script: str) -> None:
+    """
+    Makes the job known to the daemon; returns at once.
+    """
 def report() -> dict[str, typing.Any]:
     ...
 def resume(now: bool = True) -> None:
@@ -53,7 +83,7 @@ def set_option(name: str, value: str, origin: str = 'call') -> None:
     """
     Overrides an option. Raises KeyError for unknown names.
     """
-def shutdown() -> None:
+def shutdown(exit_code: typing.SupportsInt | typing.SupportsIndex = 0) -> None:
     ...
 def start() -> str:
     """

@@ -71,6 +71,7 @@ def core_stub() -> str:
     # pybind11 knows no element types; mypy --strict wants some
     text = re.sub(r"(?<=[ \[])dict(?=[\],:)| ]| =)", "dict[str, typing.Any]", text)
     text = re.sub(r"(?<=[ \[])list(?=[\],:)| ]| =)", "list[typing.Any]", text)
+    text = re.sub(r"(?<=[ \[])tuple(?=[\],:)| ]| =)", "tuple[typing.Any, ...]", text)
     return text.rstrip("\n") + "\n"
 
 

@@ -10,15 +10,17 @@ namespace tide::arena {
 
 using pages::PageTable;
 
-absl::StatusOr<Arena*> Arena::Create(const ArenaOptions& options, pages::Backend& backend, pages::Account& account,
-                                     pages::Account& lane_account, NeedMemory need) {
+absl::StatusOr<Arena*> Arena::Create(const ArenaOptions& options, pages::Backend& backend,
+                                     pages::Account& account, pages::Account& lane_account,
+                                     NeedMemory need) {
   TIDE_ASSIGN_OR_RETURN(char* private_base, backend.Reserve(options.address_space));
   auto lane_base = backend.Reserve(options.address_space);
   if (!lane_base.ok()) {
     backend.Unreserve(private_base, options.address_space);
     return lane_base.status();
   }
-  return new Arena(options, backend, account, lane_account, std::move(need), private_base, *lane_base);
+  return new Arena(options, backend, account, lane_account, std::move(need), private_base,
+                   *lane_base);
 }
 
 Arena::Arena(const ArenaOptions& options, pages::Backend& backend, pages::Account& account,
@@ -50,9 +52,10 @@ absl::StatusOr<void*> Arena::Allocate(size_t size) {
     if (stepping) signature = lifetimes_.Name(rounded, sequence_++);
     result = TryAllocate(rounded, signature, pinned, /*may_spill=*/false);
   }
-  // The device is full: those who wait for their turn can give memory back at once. Then the file tier (nothing
-  // has to move, the block is born there); then others again, with patience.
-  if (absl::IsResourceExhausted(result.status()) && need_ && need_(PagesFor(rounded).bytes(), false)) {
+  // The device is full: those who wait for their turn can give memory back at once. Then the file
+  // tier (nothing has to move, the block is born there); then others again, with patience.
+  if (absl::IsResourceExhausted(result.status()) && need_ &&
+      need_(PagesFor(rounded).bytes(), false)) {
     absl::MutexLock lock(&mu_);
     result = TryAllocate(rounded, signature, pinned, /*may_spill=*/false);
   }
@@ -60,19 +63,22 @@ absl::StatusOr<void*> Arena::Allocate(size_t size) {
     absl::MutexLock lock(&mu_);
     result = TryAllocate(rounded, signature, pinned, /*may_spill=*/!pinned);
   }
-  if (absl::IsResourceExhausted(result.status()) && need_ && need_(PagesFor(rounded).bytes(), true)) {
+  if (absl::IsResourceExhausted(result.status()) && need_ &&
+      need_(PagesFor(rounded).bytes(), true)) {
     absl::MutexLock lock(&mu_);
     result = TryAllocate(rounded, signature, pinned, /*may_spill=*/!pinned);
   }
   return result;
 }
 
-absl::StatusOr<void*> Arena::TryAllocate(Bytes size, const Signature& signature, bool pinned, bool may_spill) {
+absl::StatusOr<void*> Arena::TryAllocate(Bytes size, const Signature& signature, bool pinned,
+                                         bool may_spill) {
   if (void* lane = TryLane(size, signature); lane != nullptr) return lane;
   const auto offset = private_heap_.Allocate(size);
   if (!offset) {
-    return absl::ResourceExhaustedError(absl::StrCat("no range of ", FormatBytes(size), " is left in the ",
-                                                     FormatBytes(options_.address_space), " of address space"));
+    return absl::ResourceExhaustedError(
+        absl::StrCat("no range of ", FormatBytes(size), " is left in the ",
+                     FormatBytes(options_.address_space), " of address space"));
   }
   absl::Status placed = table_.Occupy(*offset, size, pinned, may_spill);
   if (!placed.ok()) {
@@ -122,14 +128,16 @@ void* Arena::TryLane(Bytes size, const Signature& signature) {
 }
 
 void Arena::Free(void* pointer) {
-  if (passes_through()) return;  // a forked child: the memory is the parent's copy and goes with the process
+  if (passes_through())
+    return;  // a forked child: the memory is the parent's copy and goes with the process
   char* const at = static_cast<char*>(pointer);
   absl::MutexLock lock(&mu_);
   const bool lane = at >= lane_base_ && at < lane_base_ + options_.address_space.size();
   Blocks& blocks = lane ? lane_blocks_ : private_blocks_;
   const int64_t offset = at - (lane ? lane_base_ : private_base_);
   auto found = blocks.find(offset);
-  if (found == blocks.end()) return;  // not ours to free: a pointer into a block, ignored rather than fatal
+  if (found == blocks.end())
+    return;  // not ours to free: a pointer into a block, ignored rather than fatal
   Block& block = found->second;
   lifetimes_.Freed(block.signature, iteration_);
   if (lane) {
@@ -145,9 +153,11 @@ void Arena::Free(void* pointer) {
 
 void Arena::FreeLaneBlock(int64_t offset, Block& block) {
   if (block.privatised) {
-    // Back to shared pages. If that fails the range stays out of use: private memory must not be taken for lane.
-    const absl::Status mapped = lane_fd_ >= 0 ? backend_.MapLane(lane_base_ + offset, block.size, lane_fd_, Bytes(offset))
-                                              : backend_.MapPrivate(lane_base_ + offset, block.size);
+    // Back to shared pages. If that fails the range stays out of use: private memory must not be
+    // taken for lane.
+    const absl::Status mapped =
+        lane_fd_ >= 0 ? backend_.MapLane(lane_base_ + offset, block.size, lane_fd_, Bytes(offset))
+                      : backend_.MapPrivate(lane_base_ + offset, block.size);
     privatised_live_ -= block.size;
     account_.Release(block.size);
     if (!mapped.ok()) return;
@@ -157,7 +167,8 @@ void Arena::FreeLaneBlock(int64_t offset, Block& block) {
 
 void Arena::Touch(const void* pointer, size_t size) {
   const char* at = static_cast<const char*>(pointer);
-  if (size == 0 || at < private_base_ || at >= private_base_ + options_.address_space.size()) return;
+  if (size == 0 || at < private_base_ || at >= private_base_ + options_.address_space.size())
+    return;
   absl::MutexLock lock(&mu_);
   const Bytes offset(at - private_base_);
   if (offset + Bytes(static_cast<int64_t>(size)) > private_heap_.top()) return;
@@ -210,7 +221,8 @@ absl::Status Arena::EndIteration() {
   }
   const PageCount alive = Occupied();
   stats_.persistent_bytes = private_heap_.used() + privatised_live_;
-  if (iteration_ >= 0) stats_.private_scratch_bytes = (std::max(occupied_peak_, alive) - alive).bytes();
+  if (iteration_ >= 0)
+    stats_.private_scratch_bytes = (std::max(occupied_peak_, alive) - alive).bytes();
   return status;
 }
 
@@ -344,7 +356,8 @@ Arena::StreamPage Arena::StreamPageOf(PageIndex index) const {
 bool Arena::NoteReadAhead(const StreamPage& page, int64_t recent) {
   absl::MutexLock lock(&mu_);
   const pages::Page& current = table_.page(page.page);
-  if (current.state != pages::PageState::kFile || current.slot != page.slot || current.in_memory) return false;
+  if (current.state != pages::PageState::kFile || current.slot != page.slot || current.in_memory)
+    return false;
   table_.NoteInMemory(page.page, recent);
   PublishStreamed();
   return true;
@@ -355,7 +368,8 @@ void Arena::NoteFound(const StreamPage& page) { NoteReadAhead(page, 0); }
 std::vector<Arena::StreamPage> Arena::TakeOldest(int count, int64_t protect_from) {
   absl::MutexLock lock(&mu_);
   std::vector<StreamPage> result;
-  for (PageIndex page : table_.TakeOldest(count, protect_from)) result.push_back(StreamPageOf(page));
+  for (PageIndex page : table_.TakeOldest(count, protect_from))
+    result.push_back(StreamPageOf(page));
   PublishStreamed();
   return result;
 }
@@ -378,14 +392,14 @@ absl::Status Arena::Validate() {
   return table_.Validate();
 }
 
-// The lock is held from BeforeFork to the end of fork in the parent and handed over in the child, so that the
-// child never sees a half-changed heap.
+// The lock is held from BeforeFork to the end of fork in the parent and handed over in the child,
+// so that the child never sees a half-changed heap.
 void Arena::BeforeFork() ABSL_NO_THREAD_SAFETY_ANALYSIS {
   mu_.Lock();
   if (passes_through()) return;
-  // Lane pages do not reach the child (and must not: its writes would be the parent's). It gets copies; the parent's
-  // blocks stay where they are, since its other threads may be writing them. A block that cannot be copied reads as
-  // zeroes in the child.
+  // Lane pages do not reach the child (and must not: its writes would be the parent's). It gets
+  // copies; the parent's blocks stay where they are, since its other threads may be writing them. A
+  // block that cannot be copied reads as zeroes in the child.
   for (const auto& [offset, block] : lane_blocks_) {
     if (block.privatised) continue;
     auto copy = backend_.MapScratch(block.size);

@@ -1,4 +1,5 @@
-// Blocks for CPU tensors on pages: a private heap, a lane heap, and the boundary between iterations.
+// Blocks for CPU tensors on pages: a private heap, a lane heap, and the boundary between
+// iterations.
 #pragma once
 
 #include <pthread.h>
@@ -32,7 +33,8 @@ struct ArenaOptions {
   bool skip_privatise = false;  // control experiment: corrupts survivors on purpose
 };
 
-/// What happened since the process started; every field grows or is a current size. docs/reference/stats.md.
+/// What happened since the process started; every field grows or is a current size.
+/// docs/reference/stats.md.
 struct ArenaStats {
   int64_t allocations = 0;
   int64_t lane_allocations = 0;
@@ -41,13 +43,13 @@ struct ArenaStats {
   Bytes privatised_bytes;
   int64_t demoted_pages = 0;
   int64_t promoted_pages = 0;
-  Bytes live_bytes;        // private heap, blocks
-  Bytes committed_bytes;   // private pages paid for, privatised blocks included
-  Bytes cached_bytes;      // of those, with no live block
-  Bytes demoted_bytes;     // pages in the file tier
-  Bytes pinned_bytes;      // blocks that never move
-  Bytes lane_peak_bytes;   // highest use of the lane by this process
-  Bytes persistent_bytes;  // blocks alive at the last boundary
+  Bytes live_bytes;             // private heap, blocks
+  Bytes committed_bytes;        // private pages paid for, privatised blocks included
+  Bytes cached_bytes;           // of those, with no live block
+  Bytes demoted_bytes;          // pages in the file tier
+  Bytes pinned_bytes;           // blocks that never move
+  Bytes lane_peak_bytes;        // highest use of the lane by this process
+  Bytes persistent_bytes;       // blocks alive at the last boundary
   Bytes private_scratch_bytes;  // pages an iteration used beyond what was alive at its end
 };
 
@@ -58,19 +60,20 @@ struct MoveReport {
   std::string reason;   // of the plan
 };
 
-/// Thread-safe. Never frees itself: storages keep pointers to it past shutdown. Contract of Allocate and Free is
-/// c10's: 4 KiB aligned, any thread, no GIL.
+/// Thread-safe. Never frees itself: storages keep pointers to it past shutdown. Contract of
+/// Allocate and Free is c10's: 4 KiB aligned, any thread, no GIL.
 class Arena {
  public:
-  /// Asks others for memory, without any lock held; may wait. `last_resort`: nothing else is left to try. True
-  /// means that trying again is worth it.
+  /// Asks others for memory, without any lock held; may wait. `last_resort`: nothing else is left
+  /// to try. True means that trying again is worth it.
   using NeedMemory = std::function<bool(Bytes bytes, bool last_resort)>;
 
-  /// `backend`, the accounts and what `need` refers to are borrowed for ever. `account` pays for private pages
-  /// (OutOfRange: over the job's own limit; ResourceExhausted: the device is full), `lane_account` for pages of
-  /// the lane's scratch.
-  static absl::StatusOr<Arena*> Create(const ArenaOptions& options, pages::Backend& backend, pages::Account& account,
-                                       pages::Account& lane_account, NeedMemory need);
+  /// `backend`, the accounts and what `need` refers to are borrowed for ever. `account` pays for
+  /// private pages (OutOfRange: over the job's own limit; ResourceExhausted: the device is full),
+  /// `lane_account` for pages of the lane's scratch.
+  static absl::StatusOr<Arena*> Create(const ArenaOptions& options, pages::Backend& backend,
+                                       pages::Account& account, pages::Account& lane_account,
+                                       NeedMemory need);
 
   /// Errors: ResourceExhausted with the reasons of all who were asked.
   absl::StatusOr<void*> Allocate(size_t size);
@@ -98,14 +101,15 @@ class Arena {
   /// Demoted pages that are in memory, as far as operators were seen to touch them.
   PageCount streamed() const { return PageCount(streamed_.load(std::memory_order_relaxed)); }
 
-  /// Ends the iteration on the stepping thread: survivors leave the lane. Errors: no memory for a survivor; the
-  /// rest is still in the lane, so the turn must not pass; may be called again.
+  /// Ends the iteration on the stepping thread: survivors leave the lane. Errors: no memory for a
+  /// survivor; the rest is still in the lane, so the turn must not pass; may be called again.
   absl::Status EndIteration();
-  /// Begins the next on the calling thread, which becomes the stepping thread. `use_lane`: this process holds
-  /// the turn of an attached lane.
+  /// Begins the next on the calling thread, which becomes the stepping thread. `use_lane`: this
+  /// process holds the turn of an attached lane.
   void BeginIteration(int32_t phase, bool use_lane);
 
-  /// Lane pages: `fd` is borrowed until the next call. Only between EndIteration and BeginIteration.
+  /// Lane pages: `fd` is borrowed until the next call. Only between EndIteration and
+  /// BeginIteration.
   absl::Status AttachLane(int fd);
   absl::Status DetachLane();
   bool lane_attached() const;
@@ -113,7 +117,8 @@ class Arena {
   /// The spill file; opened by the owner on first need. Borrowed for ever.
   void SetSpill(pages::SpillFile* spill);
 
-  /// Moves pages at a quiet point on the stepping thread. Each returns what it did; nothing is lost on errors.
+  /// Moves pages at a quiet point on the stepping thread. Each returns what it did; nothing is lost
+  /// on errors.
   PageCount Trim(PageCount keep);
   MoveReport Demote(PageCount count);
   MoveReport Promote(PageCount count);
@@ -127,12 +132,13 @@ class Arena {
     int32_t last_tick;
   };
   std::vector<StreamPage> FilePages();
-  /// Says that the page is read ahead for an operator at `recent`; false when it is not what FilePages said any
-  /// more, or in memory already.
+  /// Says that the page is read ahead for an operator at `recent`; false when it is not what
+  /// FilePages said any more, or in memory already.
   bool NoteReadAhead(const StreamPage& page, int64_t recent);
   /// Says that the page was found in memory though no operator was seen to touch it.
   void NoteFound(const StreamPage& page);
-  /// Pages to drop, least recently used first, none used since `protect_from`; they count as dropped.
+  /// Pages to drop, least recently used first, none used since `protect_from`; they count as
+  /// dropped.
   std::vector<StreamPage> TakeOldest(int count, int64_t protect_from);
 
   ArenaStats Stats();
@@ -161,15 +167,15 @@ class Arena {
   };
   using Blocks = absl::flat_hash_map<int64_t, Block>;
 
-  Arena(const ArenaOptions& options, pages::Backend& backend, pages::Account& account, pages::Account& lane_account,
-        NeedMemory need, char* private_base, char* lane_base);
+  Arena(const ArenaOptions& options, pages::Backend& backend, pages::Account& account,
+        pages::Account& lane_account, NeedMemory need, char* private_base, char* lane_base);
 
   bool InIteration() const {
     return in_iteration_.load(std::memory_order_relaxed) &&
            pthread_equal(pthread_self(), stepping_thread_.load(std::memory_order_relaxed));
   }
-  absl::StatusOr<void*> TryAllocate(Bytes size, const Signature& signature, bool pinned, bool may_spill)
-     ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  absl::StatusOr<void*> TryAllocate(Bytes size, const Signature& signature, bool pinned,
+                                    bool may_spill) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void PublishStreamed() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) {
     streamed_.store(table_.counts().streamed.value(), std::memory_order_relaxed);
   }
@@ -218,7 +224,8 @@ class Arena {
   PageCount lane_paid_ ABSL_GUARDED_BY(mu_);  // lane pages this process has had paid for
   Bytes privatised_live_ ABSL_GUARDED_BY(mu_);
   PageCount occupied_peak_ ABSL_GUARDED_BY(mu_);  // most pages with live blocks in this iteration
-  std::vector<ForkCopy> fork_copies_ ABSL_GUARDED_BY(mu_);  // of lane blocks, from before a fork to after it
+  std::vector<ForkCopy> fork_copies_
+      ABSL_GUARDED_BY(mu_);  // of lane blocks, from before a fork to after it
   ArenaStats stats_ ABSL_GUARDED_BY(mu_);
 };
 

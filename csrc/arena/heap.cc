@@ -59,17 +59,21 @@ void Heap::Free(Bytes offset, Bytes size) {
 }
 
 absl::Status Heap::Validate() const {
-  if (by_offset_.size() != by_size_.size()) return absl::InternalError("the two free lists differ in length");
+  if (by_offset_.size() != by_size_.size())
+    return absl::InternalError("the two free lists differ in length");
   int64_t end = -1;
   int64_t free_bytes = 0;
   for (const auto& [offset, size] : by_offset_) {
-    if (offset <= end) return absl::InternalError(absl::StrCat("free ranges touch or overlap at ", offset));
-    if (!by_size_.contains({size, offset})) return absl::InternalError(absl::StrCat("range ", offset, " has no size entry"));
+    if (offset <= end)
+      return absl::InternalError(absl::StrCat("free ranges touch or overlap at ", offset));
+    if (!by_size_.contains({size, offset}))
+      return absl::InternalError(absl::StrCat("range ", offset, " has no size entry"));
     end = offset + size;
     free_bytes += size;
   }
   if (end > top_.value()) return absl::InternalError("a free range reaches past the top");
-  if (free_bytes + used_.value() != top_.value()) return absl::InternalError("free and used do not add up to the top");
+  if (free_bytes + used_.value() != top_.value())
+    return absl::InternalError("free and used do not add up to the top");
   return absl::OkStatus();
 }
 

@@ -12,14 +12,16 @@
 
 namespace tide::arena {
 
-/// Sizes are rounded to this: a block starts on a system page, so that it can be re-mapped by itself.
+/// Sizes are rounded to this: a block starts on a system page, so that it can be re-mapped by
+/// itself.
 inline constexpr Bytes kGrain = Bytes(4096);
 
 constexpr Bytes RoundToGrain(Bytes size) {
   return Bytes((size.value() + kGrain.value() - 1) & ~(kGrain.value() - 1));
 }
 
-/// Offsets in [0, capacity). Externally synchronised. No links are kept inside the memory it hands out.
+/// Offsets in [0, capacity). Externally synchronised. No links are kept inside the memory it hands
+/// out.
 class Heap {
  public:
   explicit Heap(Bytes capacity) : capacity_(capacity) {}
@@ -39,8 +41,8 @@ class Heap {
   const Bytes capacity_;
   Bytes used_;
   Bytes top_;
-  absl::btree_map<int64_t, int64_t> by_offset_;                 // offset -> size
-  absl::btree_set<std::pair<int64_t, int64_t>> by_size_;        // (size, offset)
+  absl::btree_map<int64_t, int64_t> by_offset_;           // offset -> size
+  absl::btree_set<std::pair<int64_t, int64_t>> by_size_;  // (size, offset)
 };
 
 }  // namespace tide::arena

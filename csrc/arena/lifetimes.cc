@@ -29,11 +29,14 @@ bool Lifetimes::Enough(const Evidence& evidence) const {
 bool Lifetimes::PredictEphemeral(const Signature& signature) const {
   if (signature.ordinal < 0) return false;
   auto exact = table_.find(Key{signature.size_class, signature.ordinal, signature.phase});
-  if (exact != table_.end() && (exact->second.survivals > 0 || Enough(exact->second))) return Enough(exact->second);
+  if (exact != table_.end() && (exact->second.survivals > 0 || Enough(exact->second)))
+    return Enough(exact->second);
   auto any = table_.find(Key{kAnySize, signature.sequence, signature.phase});
   if (any == table_.end() || !Enough(any->second)) return false;
-  // The same operator on another shape: within a factor of four of what was seen, else it is something new.
-  return signature.size_class * 4 >= any->second.grains_min && signature.size_class <= any->second.grains_max * 4;
+  // The same operator on another shape: within a factor of four of what was seen, else it is
+  // something new.
+  return signature.size_class * 4 >= any->second.grains_min &&
+         signature.size_class <= any->second.grains_max * 4;
 }
 
 void Lifetimes::Note(const Signature& signature, bool survived) {

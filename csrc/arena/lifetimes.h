@@ -17,15 +17,15 @@ struct Signature {
   int64_t iteration = -1;  // in which it was born
 };
 
-/// Learns by (phase, size class, ordinal of that size), which is exact for loops of fixed shapes, and by
-/// (phase, sequence number of the allocation) for sizes never seen before, which holds for variable shapes as
-/// long as the operators stay the same. An unknown signature is persistent: safe, but it forfeits the lane.
-/// One wrong "ephemeral" costs a copy at the boundary and doubles the evidence asked for next time.
-/// Externally synchronised.
+/// Learns by (phase, size class, ordinal of that size), which is exact for loops of fixed shapes,
+/// and by (phase, sequence number of the allocation) for sizes never seen before, which holds for
+/// variable shapes as long as the operators stay the same. An unknown signature is persistent:
+/// safe, but it forfeits the lane. One wrong "ephemeral" costs a copy at the boundary and doubles
+/// the evidence asked for next time. Externally synchronised.
 class Lifetimes {
  public:
-  /// Nothing is learnt before `learn_from`: optimizer state is born in the first iterations. `learn_iterations`
-  /// deaths within the iteration make a signature ephemeral.
+  /// Nothing is learnt before `learn_from`: optimizer state is born in the first iterations.
+  /// `learn_iterations` deaths within the iteration make a signature ephemeral.
   Lifetimes(int64_t learn_from, int learn_iterations)
       : learn_from_(learn_from), evidence_(learn_iterations) {}
 
@@ -37,7 +37,6 @@ class Lifetimes {
   void Freed(const Signature& signature, int64_t now_iteration);
   void Survived(const Signature& signature);
   bool learnt() const { return iteration_ >= learn_from_ + evidence_; }
-
 
  private:
   struct Key {

@@ -66,9 +66,9 @@ constexpr PageCount PagesFor(Bytes bytes) {
 /// "1.5 GiB", "320 MiB", "17 KiB", "12 B"; negative sizes keep their sign.
 std::string FormatBytes(Bytes bytes);
 
-/// Reads "1.5GiB", "300MB", "4096", "2g" (powers of 1024 for KiB/MiB/GiB/TiB and single letters, powers of
-/// 1000 for kB/MB/GB/TB). Errors: InvalidArgument naming the text and what is accepted; negative, NaN,
-/// infinite and overflowing sizes are refused.
+/// Reads "1.5GiB", "300MB", "4096", "2g" (powers of 1024 for KiB/MiB/GiB/TiB and single letters,
+/// powers of 1000 for kB/MB/GB/TB). Errors: InvalidArgument naming the text and what is accepted;
+/// negative, NaN, infinite and overflowing sizes are refused.
 absl::StatusOr<Bytes> ParseBytes(absl::string_view text);
 
 }  // namespace tide

@@ -51,7 +51,8 @@ void ArmFault(absl::string_view point, absl::Status error, int skip, int times) 
   Table& table = Faults();
   absl::MutexLock lock(&table.mu);
   table.points[std::string(point)] = Armed{std::move(error), skip, times};
-  fault_internal::armed_count.store(static_cast<int>(table.points.size()), std::memory_order_relaxed);
+  fault_internal::armed_count.store(static_cast<int>(table.points.size()),
+                                    std::memory_order_relaxed);
 }
 
 void DisarmFaults() {

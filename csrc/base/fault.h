@@ -13,8 +13,8 @@ extern std::atomic<int> armed_count;
 absl::Status Check(absl::string_view point);
 }  // namespace fault_internal
 
-/// Returns the armed error of `point` the armed number of times, else OK. Points are named "room.operation",
-/// such as "pages.spill_write". Thread-safe.
+/// Returns the armed error of `point` the armed number of times, else OK. Points are named
+/// "room.operation", such as "pages.spill_write". Thread-safe.
 inline absl::Status FaultPoint(absl::string_view point) {
   // relaxed: a test arms before it starts the threads that should see it
   if (fault_internal::armed_count.load(std::memory_order_relaxed) == 0) return absl::OkStatus();

@@ -24,11 +24,11 @@ class Id {
   Int value_ = -1;
 };
 
-using SlotId = Id<struct SlotTag>;          // index of a process in the device table
-using LaneId = Id<struct LaneTag>;          // index of a lane in the device table
-using PageIndex = Id<struct PageTag, int64_t>;      // index of a page in a page table
-using SpillSlot = Id<struct SpillTag, int64_t>;     // index of a page-sized slot in the spill file
-using JobId = Id<struct JobTag, int64_t>;           // given by the daemon at registration
-using Revision = Id<struct RevisionTag, int64_t>;   // of a grant or limit; larger is newer
+using SlotId = Id<struct SlotTag>;                 // index of a process in the device table
+using LaneId = Id<struct LaneTag>;                 // index of a lane in the device table
+using PageIndex = Id<struct PageTag, int64_t>;     // index of a page in a page table
+using SpillSlot = Id<struct SpillTag, int64_t>;    // index of a page-sized slot in the spill file
+using JobId = Id<struct JobTag, int64_t>;          // given by the daemon at registration
+using Revision = Id<struct RevisionTag, int64_t>;  // of a grant or limit; larger is newer
 
 }  // namespace tide

@@ -10,7 +10,8 @@ namespace {
 
 struct Holder {
   absl::Mutex mu;
-  std::shared_ptr<LogSink> sink ABSL_GUARDED_BY(mu);  // shared: a line in flight outlives a replaced sink
+  std::shared_ptr<LogSink> sink
+      ABSL_GUARDED_BY(mu);  // shared: a line in flight outlives a replaced sink
 };
 
 Holder& Current() {

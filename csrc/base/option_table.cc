@@ -21,7 +21,8 @@ const std::vector<OptionInfo>& OptionTable() {
       {"device.reserve", "TIDE_RESERVE", "256MiB", "bytes",
        "Memory left to the rest of the machine when capacity is derived."},
       {"memory.block_min", "TIDE_BLOCK_MIN", "1MiB", "bytes",
-       "Smaller CPU blocks stay with the previous allocator: 83-99.7 % of bytes are in blocks above."},
+       "Smaller CPU blocks stay with the previous allocator: 83-99.7 % of bytes are in blocks "
+       "above."},
       {"memory.learn_from", "TIDE_LEARN_FROM", "2", "count",
        "First iteration whose lifetimes are learnt; before it optimizer state is born."},
       {"memory.learn_iterations", "TIDE_LEARN_ITERATIONS", "2", "count", "Iterations learnt."},
@@ -29,7 +30,8 @@ const std::vector<OptionInfo>& OptionTable() {
       {"memory.reserve_address_space", "TIDE_ADDRESS_SPACE", "256GiB", "bytes",
        "Virtual range of each heap; costs no memory."},
       {"spill.dir", "TIDE_SPILL_DIR", "", "text",
-       "Folder of the unlinked spill file; empty means $XDG_CACHE_HOME or ~/.cache/torchtide; never tmpfs."},
+       "Folder of the unlinked spill file; empty means $XDG_CACHE_HOME or ~/.cache/torchtide; "
+       "never tmpfs."},
       {"spill.max", "TIDE_SPILL_MAX", "64GiB", "bytes", "Cap of one job's spill file."},
       {"spill.free_min", "TIDE_SPILL_FREE_MIN", "1GiB", "bytes",
        "Free space that spilling leaves on the disk."},

@@ -73,7 +73,8 @@ absl::StatusOr<OptionValue> GetOption(absl::string_view name) {
 
 absl::Status SetOption(absl::string_view name, absl::string_view text, absl::string_view origin) {
   if (Find(name) == nullptr) {
-    return absl::NotFoundError(absl::StrCat("no option named \"", name, "\"; `tide config` lists them"));
+    return absl::NotFoundError(
+        absl::StrCat("no option named \"", name, "\"; `tide config` lists them"));
   }
   absl::MutexLock lock(&Current().mu);
   Current().values[std::string(name)] = OptionValue{std::string(text), std::string(origin)};

@@ -31,8 +31,8 @@ struct OptionValue {
 /// Errors: NotFound for a name that is not in the table.
 absl::StatusOr<OptionValue> GetOption(absl::string_view name);
 
-/// Sets an override, for instance from torchtide.toml (origin "file") or a call argument (origin "call");
-/// "call" beats the environment, "file" does not. Errors: NotFound.
+/// Sets an override, for instance from torchtide.toml (origin "file") or a call argument (origin
+/// "call"); "call" beats the environment, "file" does not. Errors: NotFound.
 absl::Status SetOption(absl::string_view name, absl::string_view text, absl::string_view origin);
 
 /// Typed reads; an unparsable value falls back to the default and is reported through the log sink.

@@ -8,15 +8,16 @@
 #include "absl/status/statusor.h"
 #include "absl/strings/str_cat.h"
 
-#define TIDE_RETURN_IF_ERROR(expr)                 \
-  do {                                             \
-    absl::Status tide_status_ = (expr);            \
-    if (!tide_status_.ok()) return tide_status_;   \
+#define TIDE_RETURN_IF_ERROR(expr)               \
+  do {                                           \
+    absl::Status tide_status_ = (expr);          \
+    if (!tide_status_.ok()) return tide_status_; \
   } while (false)
 
 #define TIDE_CONCAT_(a, b) a##b
 #define TIDE_CONCAT(a, b) TIDE_CONCAT_(a, b)
-#define TIDE_ASSIGN_OR_RETURN(lhs, expr) TIDE_ASSIGN_OR_RETURN_(TIDE_CONCAT(tide_or_, __LINE__), lhs, expr)
+#define TIDE_ASSIGN_OR_RETURN(lhs, expr) \
+  TIDE_ASSIGN_OR_RETURN_(TIDE_CONCAT(tide_or_, __LINE__), lhs, expr)
 #define TIDE_ASSIGN_OR_RETURN_(tmp, lhs, expr) \
   auto tmp = (expr);                           \
   if (!tmp.ok()) return tmp.status();          \

@@ -8,7 +8,8 @@ void BindRuntime(py::module_& module);
 void BindClient(py::module_& module);
 
 PYBIND11_MODULE(_core, module) {
-  module.doc() = "torchtide's core without torch: options, the job's runtime, the client of the daemon.";
+  module.doc() =
+      "torchtide's core without torch: options, the job's runtime, the client of the daemon.";
   BindBase(module);
   BindRuntime(module);
   BindClient(module);

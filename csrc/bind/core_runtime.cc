@@ -17,7 +17,8 @@ namespace {
 
 Runtime& Running() {
   Runtime* runtime = Runtime::Current();
-  if (runtime == nullptr) tide::bind::Throw(absl::FailedPreconditionError("torchtide is not started in this process"));
+  if (runtime == nullptr)
+    tide::bind::Throw(absl::FailedPreconditionError("torchtide is not started in this process"));
   return *runtime;
 }
 
@@ -48,10 +49,14 @@ void EndIteration() {
 
 const char* StatusWord(tide::runtime::GrantStatus status) {
   switch (status) {
-    case tide::runtime::GrantStatus::kApplied: return "applied";
-    case tide::runtime::GrantStatus::kDeferred: return "deferred";
-    case tide::runtime::GrantStatus::kStale: return "stale";
-    case tide::runtime::GrantStatus::kConflict: return "conflict";
+    case tide::runtime::GrantStatus::kApplied:
+      return "applied";
+    case tide::runtime::GrantStatus::kDeferred:
+      return "deferred";
+    case tide::runtime::GrantStatus::kStale:
+      return "stale";
+    case tide::runtime::GrantStatus::kConflict:
+      return "conflict";
   }
   return "unknown";
 }
@@ -70,7 +75,8 @@ py::dict GrantDict(const tide::runtime::GrantResult& result) {
   return dict;
 }
 
-/// Puts the order and, when `now`, carries it out on this thread (which must be quiet: between iterations).
+/// Puts the order and, when `now`, carries it out on this thread (which must be quiet: between
+/// iterations).
 py::dict SetLimit(int64_t limit, int64_t guaranteed, bool now) {
   Runtime& runtime = Running();
   auto result = std::make_shared<tide::runtime::GrantResult>();
@@ -101,7 +107,8 @@ void Move(tide::runtime::MoveKind kind, bool now) {
   auto result = std::make_shared<tide::runtime::MoveResult>();
   tide::runtime::MoveRequest request;
   request.kind = kind;
-  runtime.orders().PutMove(request, [result](const tide::runtime::MoveResult& answer) { *result = answer; });
+  runtime.orders().PutMove(request,
+                           [result](const tide::runtime::MoveResult& answer) { *result = answer; });
   if (now) {
     py::gil_scoped_release release;
     runtime.CarryOutOrders();
@@ -160,25 +167,34 @@ void BindRuntime(py::module_& module) {
       "Starts the runtime of this process from the options; returns the job's name. Idempotent.");
   module.def("started", [] { return Runtime::Current() != nullptr; });
   module.def("api", [] { return py::capsule(Running().api(), TIDE_CORE_API_CAPSULE); });
-  module.def("begin_iteration", &BeginIteration, py::arg("phase") = 0, "Waits for the turn. Raises KeyboardInterrupt.");
+  module.def("begin_iteration", &BeginIteration, py::arg("phase") = 0,
+             "Waits for the turn. Raises KeyboardInterrupt.");
   module.def("end_iteration", &EndIteration);
   module.def("leave", [] {
     py::gil_scoped_release release;
     Running().Leave().IgnoreError();
   });
   module.def("recording", [] { return Running().arena().recording(); });
-  module.def("set_limit", &SetLimit, py::arg("limit"), py::arg("guaranteed") = 0, py::arg("now") = true);
-  module.def("suspend", [](bool now) { Move(tide::runtime::MoveKind::kSuspend, now); }, py::arg("now") = true);
-  module.def("resume", [](bool now) { Move(tide::runtime::MoveKind::kResume, now); }, py::arg("now") = true);
+  module.def("set_limit", &SetLimit, py::arg("limit"), py::arg("guaranteed") = 0,
+             py::arg("now") = true);
+  module.def(
+      "suspend", [](bool now) { Move(tide::runtime::MoveKind::kSuspend, now); },
+      py::arg("now") = true);
+  module.def(
+      "resume", [](bool now) { Move(tide::runtime::MoveKind::kResume, now); },
+      py::arg("now") = true);
   module.def("report", &Report);
   module.def("sample", [] { Running().Sample(); });
   module.def("memory_table", [] { return Running().MemoryTable(); });
   module.def("validate", [] { tide::bind::ThrowIfError(Running().arena().Validate()); });
-  module.def("owns", [](uintptr_t pointer) { return Running().arena().Owns(reinterpret_cast<void*>(pointer)); });
+  module.def("owns", [](uintptr_t pointer) {
+    return Running().arena().Owns(reinterpret_cast<void*>(pointer));
+  });
   module.def(
       "register", [](const std::string& script) { Running().Register(script); }, py::arg("script"),
       "Makes the job known to the daemon; returns at once.");
-  module.def("name", [] { return Running().name(); }, "The job's name as the daemon made it unique.");
+  module.def(
+      "name", [] { return Running().name(); }, "The job's name as the daemon made it unique.");
   module.def(
       "shutdown",
       [](int exit_code) {

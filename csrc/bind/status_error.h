@@ -10,9 +10,9 @@
 
 namespace tide::bind {
 
-/// InvalidArgument: ValueError, NotFound: KeyError, PermissionDenied: PermissionError, ResourceExhausted:
-/// MemoryError, DeadlineExceeded: TimeoutError, Unavailable: ConnectionError, Unimplemented:
-/// NotImplementedError, anything else: RuntimeError. Call with the GIL held.
+/// InvalidArgument: ValueError, NotFound: KeyError, PermissionDenied: PermissionError,
+/// ResourceExhausted: MemoryError, DeadlineExceeded: TimeoutError, Unavailable: ConnectionError,
+/// Unimplemented: NotImplementedError, anything else: RuntimeError. Call with the GIL held.
 [[noreturn]] void Throw(const absl::Status& status);
 
 inline void ThrowIfError(const absl::Status& status) {

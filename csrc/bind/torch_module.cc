@@ -1,4 +1,5 @@
-// The adapter module of one torch version: thin, no state of its own, reaches the core through its C table.
+// The adapter module of one torch version: thin, no state of its own, reaches the core through its
+// C table.
 #include <pybind11/pybind11.h>
 
 #include <string>
@@ -22,11 +23,13 @@ const TideCoreApi* Api(const py::capsule& capsule) {
 
 PYBIND11_MODULE(TIDE_TORCH_MODULE, module) {
   module.doc() = "torchtide's adapter to one version of PyTorch (CPU allocator, operator gate).";
-  module.def("install_cpu_allocator",
-             [](const py::capsule& api) { return tide::torch_hooks::InstallCpuAllocator(Api(api)); },
-             "Sets the CPU allocator; returns an empty string or the reason why not.");
+  module.def(
+      "install_cpu_allocator",
+      [](const py::capsule& api) { return tide::torch_hooks::InstallCpuAllocator(Api(api)); },
+      "Sets the CPU allocator; returns an empty string or the reason why not.");
   module.def("cpu_allocator_installed", &tide::torch_hooks::CpuAllocatorInstalled);
-  module.def("arm_op_gate",
-             [](const py::capsule& api, bool on) { tide::torch_hooks::ArmOpGate(Api(api), on); },
-             "Starts or stops reporting what operators touch.");
+  module.def(
+      "arm_op_gate",
+      [](const py::capsule& api, bool on) { tide::torch_hooks::ArmOpGate(Api(api), on); },
+      "Starts or stops reporting what operators touch.");
 }

@@ -1,4 +1,5 @@
-// Who is asked before memory is committed: the job's budget and the ledger of the device behind one call.
+// Who is asked before memory is committed: the job's budget and the ledger of the device behind one
+// call.
 #pragma once
 
 #include "absl/status/status.h"
@@ -10,10 +11,12 @@ namespace tide::pages {
 class Account {
  public:
   virtual ~Account() = default;
-  /// Errors: ResourceExhausted saying what was asked, what the limit is and who set it; nothing is changed.
+  /// Errors: ResourceExhausted saying what was asked, what the limit is and who set it; nothing is
+  /// changed.
   virtual absl::Status Reserve(Bytes bytes) = 0;
   virtual void Release(Bytes bytes) = 0;
-  /// Counts bytes that have to be there whatever the limit: survivors of an iteration that leave a lane.
+  /// Counts bytes that have to be there whatever the limit: survivors of an iteration that leave a
+  /// lane.
   virtual void Force(Bytes bytes) = 0;
 };
 

@@ -1,4 +1,5 @@
-// The one door to the memory of the operating system: what stands behind an address, and in which tier.
+// The one door to the memory of the operating system: what stands behind an address, and in which
+// tier.
 #pragma once
 
 #include <cstddef>
@@ -13,13 +14,15 @@ namespace tide::pages {
 /// Where the bytes behind a page live.
 enum class Tier : uint8_t { kPrivate, kLane, kFile };
 
-/// Maps, moves and drops ranges at fixed addresses. All ranges are multiples of 4 KiB. Implementations are
-/// stateless towards the caller: the page table knows what is mapped where. Thread-safe for disjoint ranges.
+/// Maps, moves and drops ranges at fixed addresses. All ranges are multiples of 4 KiB.
+/// Implementations are stateless towards the caller: the page table knows what is mapped where.
+/// Thread-safe for disjoint ranges.
 class Backend {
  public:
   virtual ~Backend() = default;
 
-  /// Reserves `size` of address space aligned to kPage, mapped as fresh private memory (nothing resident).
+  /// Reserves `size` of address space aligned to kPage, mapped as fresh private memory (nothing
+  /// resident).
   virtual absl::StatusOr<char*> Reserve(Bytes size) = 0;
   /// Undoes Reserve.
   virtual void Unreserve(char* base, Bytes size) = 0;
@@ -36,9 +39,11 @@ class Backend {
   /// Gives the physical memory of a private range back; contents become zero.
   virtual absl::Status Discard(char* at, Bytes size) = 0;
 
-  /// Private memory elsewhere, filled by the caller and then moved onto its final address by Publish.
+  /// Private memory elsewhere, filled by the caller and then moved onto its final address by
+  /// Publish.
   virtual absl::StatusOr<char*> MapScratch(Bytes size) = 0;
-  /// Atomically replaces the range at `at` by the scratch mapping, which ceases to exist where it was.
+  /// Atomically replaces the range at `at` by the scratch mapping, which ceases to exist where it
+  /// was.
   virtual absl::Status Publish(char* scratch, char* at, Bytes size) = 0;
   virtual void DropScratch(char* scratch, Bytes size) = 0;
 
@@ -46,8 +51,8 @@ class Backend {
   virtual absl::Status WriteFile(int fd, Bytes offset, const char* from, Bytes size) = 0;
   virtual absl::Status ReadFile(int fd, Bytes offset, char* to, Bytes size) = 0;
 
-  /// Hints on a range of the file tier: read ahead (and make writable), or write back and drop from memory.
-  /// Never change contents, may do nothing.
+  /// Hints on a range of the file tier: read ahead (and make writable), or write back and drop from
+  /// memory. Never change contents, may do nothing.
   virtual void ReadAhead(char* at, Bytes size) = 0;
   virtual void StartWriteBack(int fd, Bytes offset, Bytes size) = 0;
   virtual void DropResident(char* at, Bytes size, int fd, Bytes offset) = 0;

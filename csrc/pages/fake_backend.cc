@@ -16,7 +16,8 @@ namespace {
 
 constexpr int64_t kCell = 4096;
 
-// Zeroed and aligned to kPage; `raw` is what has to be freed. calloc, so that large ranges cost what is touched.
+// Zeroed and aligned to kPage; `raw` is what has to be freed. calloc, so that large ranges cost
+// what is touched.
 char* AllocateAligned(Bytes size, char** raw) {
   *raw = static_cast<char*>(std::calloc(1, (size + kPage).size()));
   const uintptr_t mask = kPage.size() - 1;
@@ -46,8 +47,10 @@ absl::Status WriteAll(int fd, int64_t offset, const char* from, int64_t size) {
 }
 
 absl::Status CheckAligned(const char* at, Bytes size, Bytes offset) {
-  const int64_t bits = static_cast<int64_t>(reinterpret_cast<uintptr_t>(at)) | size.value() | offset.value();
-  if (size <= Bytes(0) || bits % kCell != 0) return absl::InvalidArgumentError("a range must be whole 4 KiB pages");
+  const int64_t bits =
+      static_cast<int64_t>(reinterpret_cast<uintptr_t>(at)) | size.value() | offset.value();
+  if (size <= Bytes(0) || bits % kCell != 0)
+    return absl::InvalidArgumentError("a range must be whole 4 KiB pages");
   return absl::OkStatus();
 }
 
@@ -69,7 +72,8 @@ absl::StatusOr<char*> FakeBackend::Reserve(Bytes size) {
   TIDE_RETURN_IF_ERROR(CheckAligned(nullptr, size, Bytes(0)));
   char* raw = nullptr;
   char* const base = AllocateAligned(size, &raw);
-  if (raw == nullptr) return absl::ResourceExhaustedError(absl::StrCat("no plain memory of ", FormatBytes(size)));
+  if (raw == nullptr)
+    return absl::ResourceExhaustedError(absl::StrCat("no plain memory of ", FormatBytes(size)));
   absl::MutexLock lock(&mu_);
   ranges_[base] = {raw, std::vector<Cell>(size.size() / kCell)};
   return base;
@@ -90,7 +94,8 @@ absl::StatusOr<FakeBackend::Cell*> FakeBackend::Find(const char* at, Bytes size)
   if (after != ranges_.begin()) {
     auto& [base, range] = *std::prev(after);
     const int64_t first = (at - base) / kCell;
-    if (first + size.value() / kCell <= static_cast<int64_t>(range.cells.size())) return &range.cells[first];
+    if (first + size.value() / kCell <= static_cast<int64_t>(range.cells.size()))
+      return &range.cells[first];
   }
   return absl::InvalidArgumentError("the range lies outside of what was reserved");
 }
@@ -116,7 +121,7 @@ absl::Status FakeBackend::Forget(char* at, Cell* cells, int64_t count) {
 absl::Status FakeBackend::MapPrivate(char* at, Bytes size) {
   TIDE_RETURN_IF_ERROR(FaultPoint("pages.map"));
   absl::MutexLock lock(&mu_);
-  TIDE_ASSIGN_OR_RETURN(Cell* cells, Find(at, size));
+  TIDE_ASSIGN_OR_RETURN(Cell * cells, Find(at, size));
   TIDE_RETURN_IF_ERROR(Forget(at, cells, size.value() / kCell));
   std::memset(at, 0, size.size());
   return absl::OkStatus();
@@ -124,13 +129,15 @@ absl::Status FakeBackend::MapPrivate(char* at, Bytes size) {
 
 absl::Status FakeBackend::MapBacked(char* at, Bytes size, const Cell& wanted) {
   TIDE_RETURN_IF_ERROR(CheckAligned(at, size, Bytes(wanted.offset)));
-  TIDE_ASSIGN_OR_RETURN(Cell* cells, Find(at, size));
+  TIDE_ASSIGN_OR_RETURN(Cell * cells, Find(at, size));
   TIDE_ASSIGN_OR_RETURN(const FileId file, Identify(wanted.fd));
   const int64_t count = size.value() / kCell;
   for (int64_t i = 0; i < count; ++i) {
     const bool from_file = wanted.own && cells[i].tier == Tier::kFile && !cells[i].own;
-    const bool expected = wanted.own ? from_file : cells[i].tier == Tier::kPrivate || cells[i].tier == wanted.tier;
-    if (!expected || (wanted.tier == Tier::kFile && !wanted.own && cells[i].tier != Tier::kPrivate)) {
+    const bool expected =
+        wanted.own ? from_file : cells[i].tier == Tier::kPrivate || cells[i].tier == wanted.tier;
+    if (!expected ||
+        (wanted.tier == Tier::kFile && !wanted.own && cells[i].tier != Tier::kPrivate)) {
       return absl::FailedPreconditionError("a map over pages of another tier");
     }
     char* const there = MappedAt(file, wanted.offset + i * kCell);
@@ -173,7 +180,8 @@ absl::Status FakeBackend::Discard(char* at, Bytes size) {
   absl::MutexLock lock(&mu_);
   TIDE_ASSIGN_OR_RETURN(const Cell* cells, Find(at, size));
   for (int64_t i = 0; i < size.value() / kCell; ++i) {
-    if (cells[i].tier != Tier::kPrivate) return absl::FailedPreconditionError("a discard of a page that is not private");
+    if (cells[i].tier != Tier::kPrivate)
+      return absl::FailedPreconditionError("a discard of a page that is not private");
   }
   std::memset(at, 0, size.size());
   return absl::OkStatus();
@@ -197,9 +205,10 @@ absl::Status FakeBackend::Publish(char* scratch, char* at, Bytes size) {
   if (found == scratch_.end() || found->second.first != size) {
     return absl::FailedPreconditionError("a publish of what is no scratch of that size");
   }
-  TIDE_ASSIGN_OR_RETURN(Cell* cells, Find(at, size));
+  TIDE_ASSIGN_OR_RETURN(Cell * cells, Find(at, size));
   for (int64_t i = 0; i < size.value() / kCell; ++i) {
-    if (cells[i].tier == Tier::kPrivate) return absl::FailedPreconditionError("a publish onto private memory");
+    if (cells[i].tier == Tier::kPrivate)
+      return absl::FailedPreconditionError("a publish onto private memory");
   }
   TIDE_RETURN_IF_ERROR(Forget(at, cells, size.value() / kCell));
   std::memcpy(at, scratch, size.size());
@@ -246,7 +255,8 @@ void FakeBackend::ReadAhead(char* at, Bytes size) {
   absl::MutexLock lock(&mu_);
   ++read_aheads_;
   const auto cells = Find(at, size);
-  if (cells.ok()) std::for_each(*cells, *cells + size.value() / kCell, [](Cell& cell) { cell.in_memory = true; });
+  if (cells.ok())
+    std::for_each(*cells, *cells + size.value() / kCell, [](Cell& cell) { cell.in_memory = true; });
 }
 
 void FakeBackend::StartWriteBack(int, Bytes, Bytes) {}
@@ -256,14 +266,16 @@ void FakeBackend::DropResident(char* at, Bytes size, int, Bytes) {
   ++drops_;
   const auto cells = Find(at, size);
   if (!cells.ok()) return;
-  for (int64_t i = 0; i < size.value() / kCell; ++i) (*cells)[i].in_memory = (*cells)[i].tier != Tier::kFile;
+  for (int64_t i = 0; i < size.value() / kCell; ++i)
+    (*cells)[i].in_memory = (*cells)[i].tier != Tier::kFile;
 }
 
 Bytes FakeBackend::Resident(char* at, Bytes size) {
   absl::MutexLock lock(&mu_);
   const auto cells = Find(at, size);
   if (!cells.ok()) return Bytes(0);
-  const auto count = std::count_if(*cells, *cells + size.value() / kCell, [](const Cell& c) { return c.in_memory; });
+  const auto count = std::count_if(*cells, *cells + size.value() / kCell,
+                                   [](const Cell& c) { return c.in_memory; });
   return Bytes(count * kCell);
 }
 
@@ -291,7 +303,8 @@ int64_t FakeBackend::drop_count() const {
   return drops_;
 }
 
-bool FakeBackend::AwaitHints(int64_t read_ahead_count, int64_t drop_count, absl::Duration timeout) const {
+bool FakeBackend::AwaitHints(int64_t read_ahead_count, int64_t drop_count,
+                             absl::Duration timeout) const {
   const auto reached = [&] {
     mu_.AssertReaderHeld();
     return read_aheads_ >= read_ahead_count && drops_ >= drop_count;

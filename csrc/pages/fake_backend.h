@@ -1,4 +1,5 @@
-// A backend on plain memory that knows what stands behind every address and refuses what makes no sense.
+// A backend on plain memory that knows what stands behind every address and refuses what makes no
+// sense.
 #pragma once
 
 #include <sys/types.h>
@@ -17,11 +18,12 @@
 
 namespace tide::pages {
 
-/// For tests and platforms without an adapter. Mapped files are copies: they are written to the file when their
-/// address gets another meaning, and read or written through at ReadFile and WriteFile of the same bytes. Errors
-/// beyond the host's: InvalidArgument (unaligned or outside of what was reserved), FailedPrecondition (a discard of
-/// a page that is not private, a publish onto private memory or from what is no scratch, bytes of a file mapped
-/// twice, a file mapped over a lane). Has the fault points of the host backend. Thread-safe.
+/// For tests and platforms without an adapter. Mapped files are copies: they are written to the
+/// file when their address gets another meaning, and read or written through at ReadFile and
+/// WriteFile of the same bytes. Errors beyond the host's: InvalidArgument (unaligned or outside of
+/// what was reserved), FailedPrecondition (a discard of a page that is not private, a publish onto
+/// private memory or from what is no scratch, bytes of a file mapped twice, a file mapped over a
+/// lane). Has the fault points of the host backend. Thread-safe.
 class FakeBackend final : public Backend {
  public:
   FakeBackend() = default;
@@ -46,7 +48,8 @@ class FakeBackend final : public Backend {
   void DropResident(char* at, Bytes size, int fd, Bytes offset) override;
   Bytes Resident(char* at, Bytes size) override;
 
-  /// What a test asks: the tier behind an address, scratch that nobody published or dropped, hints so far.
+  /// What a test asks: the tier behind an address, scratch that nobody published or dropped, hints
+  /// so far.
   Tier TierAt(const char* at) const;
   int64_t scratch_count() const;
   int64_t read_ahead_count() const;
@@ -58,7 +61,7 @@ class FakeBackend final : public Backend {
   using FileId = std::pair<dev_t, ino_t>;
   struct Cell {  // 4 KiB
     Tier tier = Tier::kPrivate;
-    bool own = false;     // writes stay here
+    bool own = false;  // writes stay here
     bool in_memory = true;
     int fd = -1;
     int64_t offset = 0;
@@ -70,7 +73,8 @@ class FakeBackend final : public Backend {
 
   static absl::StatusOr<FileId> Identify(int fd);
   absl::StatusOr<Cell*> Find(const char* at, Bytes size) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
-  absl::Status MapBacked(char* at, Bytes size, const Cell& wanted) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  absl::Status MapBacked(char* at, Bytes size, const Cell& wanted)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   absl::Status Forget(char* at, Cell* cells, int64_t count) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   /// The memory that stands for those 4 KiB of the file, or null.
   char* MappedAt(const FileId& file, int64_t offset) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
@@ -78,7 +82,8 @@ class FakeBackend final : public Backend {
   mutable absl::Mutex mu_;
   std::map<char*, Range> ranges_ ABSL_GUARDED_BY(mu_);
   std::map<char*, std::pair<Bytes, char*>> scratch_ ABSL_GUARDED_BY(mu_);  // -> size, allocation
-  std::map<FileId, int> files_ ABSL_GUARDED_BY(mu_);  // own descriptors: a mapping outlives the one it was made with
+  std::map<FileId, int> files_
+      ABSL_GUARDED_BY(mu_);  // own descriptors: a mapping outlives the one it was made with
   std::map<std::pair<FileId, int64_t>, char*> mapped_ ABSL_GUARDED_BY(mu_);
   int64_t read_aheads_ ABSL_GUARDED_BY(mu_) = 0;
   int64_t drops_ ABSL_GUARDED_BY(mu_) = 0;

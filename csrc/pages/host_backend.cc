@@ -30,7 +30,8 @@ constexpr size_t kSystemPage = 4096;
 
 absl::Status MapAt(char* at, Bytes size, int flags, int fd, Bytes offset, const char* what) {
   TIDE_RETURN_IF_ERROR(FaultPoint("pages.map"));
-  void* mapped = mmap(at, size.size(), kReadWrite, flags | MAP_FIXED | MAP_NORESERVE, fd, offset.value());
+  void* mapped =
+      mmap(at, size.size(), kReadWrite, flags | MAP_FIXED | MAP_NORESERVE, fd, offset.value());
   if (mapped == MAP_FAILED) {
     return ErrnoStatus(absl::StrCat("cannot map ", FormatBytes(size), " of ", what,
                                     " memory (vm.max_map_count may be too small)"));
@@ -44,7 +45,8 @@ class HostBackend final : public Backend {
 
   absl::StatusOr<char*> Reserve(Bytes size) override {
     const Bytes padded = size + kPage;
-    void* raw = mmap(nullptr, padded.size(), PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    void* raw =
+        mmap(nullptr, padded.size(), PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (raw == MAP_FAILED) {
       return ErrnoStatus(absl::StrCat("cannot reserve ", FormatBytes(padded), " of address space"));
     }
@@ -71,7 +73,8 @@ class HostBackend final : public Backend {
 
   absl::Status MapLane(char* at, Bytes size, int fd, Bytes offset) override {
     TIDE_RETURN_IF_ERROR(MapAt(at, size, MAP_SHARED, fd, offset, "lane"));
-    if (madvise(at, size.size(), MADV_DONTFORK) != 0) return ErrnoStatus("cannot keep lane pages from children");
+    if (madvise(at, size.size(), MADV_DONTFORK) != 0)
+      return ErrnoStatus("cannot keep lane pages from children");
     return absl::OkStatus();
   }
 
@@ -92,8 +95,10 @@ class HostBackend final : public Backend {
     TIDE_RETURN_IF_ERROR(FaultPoint("pages.scratch"));
     // One page more than needed, cut to a page boundary: mremap then moves whole huge pages.
     const Bytes padded = size + kPage;
-    void* raw = mmap(nullptr, padded.size(), kReadWrite, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (raw == MAP_FAILED) return ErrnoStatus(absl::StrCat("cannot map ", FormatBytes(size), " to move pages"));
+    void* raw = mmap(nullptr, padded.size(), kReadWrite,
+                     MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (raw == MAP_FAILED)
+      return ErrnoStatus(absl::StrCat("cannot map ", FormatBytes(size), " to move pages"));
     const uintptr_t mask = kPage.size() - 1;
     char* base = reinterpret_cast<char*>((reinterpret_cast<uintptr_t>(raw) + mask) & ~mask);
     const size_t head = base - static_cast<char*>(raw);
@@ -106,7 +111,8 @@ class HostBackend final : public Backend {
   absl::Status Publish(char* scratch, char* at, Bytes size) override {
     TIDE_RETURN_IF_ERROR(FaultPoint("pages.publish"));
     void* moved = mremap(scratch, size.size(), size.size(), MREMAP_MAYMOVE | MREMAP_FIXED, at);
-    if (moved == MAP_FAILED) return ErrnoStatus(absl::StrCat("cannot move ", FormatBytes(size), " to its address"));
+    if (moved == MAP_FAILED)
+      return ErrnoStatus(absl::StrCat("cannot move ", FormatBytes(size), " to its address"));
     return absl::OkStatus();
   }
 
@@ -117,7 +123,8 @@ class HostBackend final : public Backend {
     for (int64_t done = 0; done < size.value();) {
       const ssize_t wrote = pwrite(fd, from + done, size.value() - done, offset.value() + done);
       if (wrote < 0 && errno == EINTR) continue;
-      if (wrote <= 0) return ErrnoStatus(absl::StrCat("cannot write ", FormatBytes(size), " to the spill file"));
+      if (wrote <= 0)
+        return ErrnoStatus(absl::StrCat("cannot write ", FormatBytes(size), " to the spill file"));
       done += wrote;
     }
     return absl::OkStatus();
@@ -128,7 +135,8 @@ class HostBackend final : public Backend {
     for (int64_t done = 0; done < size.value();) {
       const ssize_t got = pread(fd, to + done, size.value() - done, offset.value() + done);
       if (got < 0 && errno == EINTR) continue;
-      if (got < 0) return ErrnoStatus(absl::StrCat("cannot read ", FormatBytes(size), " from the spill file"));
+      if (got < 0)
+        return ErrnoStatus(absl::StrCat("cannot read ", FormatBytes(size), " from the spill file"));
       if (got == 0) return absl::DataLossError("the spill file is shorter than it was");
       done += got;
     }
@@ -144,10 +152,12 @@ class HostBackend final : public Backend {
   }
 
   void DropResident(char* at, Bytes size, int fd, Bytes offset) override {
-    // Contents are in the page cache, so unmapping and dropping loses nothing: clean first, then drop.
+    // Contents are in the page cache, so unmapping and dropping loses nothing: clean first, then
+    // drop.
     madvise(at, size.size(), MADV_PAGEOUT);
-    sync_file_range(fd, offset.value(), size.value(),
-                    SYNC_FILE_RANGE_WAIT_BEFORE | SYNC_FILE_RANGE_WRITE | SYNC_FILE_RANGE_WAIT_AFTER);
+    sync_file_range(
+        fd, offset.value(), size.value(),
+        SYNC_FILE_RANGE_WAIT_BEFORE | SYNC_FILE_RANGE_WRITE | SYNC_FILE_RANGE_WAIT_AFTER);
     madvise(at, size.size(), MADV_PAGEOUT);
     posix_fadvise(fd, offset.value(), size.value(), POSIX_FADV_DONTNEED);
   }
@@ -166,7 +176,9 @@ class HostBackend final : public Backend {
 
 }  // namespace
 
-std::unique_ptr<Backend> MakeHostBackend(bool huge_pages) { return std::make_unique<HostBackend>(huge_pages); }
+std::unique_ptr<Backend> MakeHostBackend(bool huge_pages) {
+  return std::make_unique<HostBackend>(huge_pages);
+}
 
 void CollapseShared(char* at, Bytes size) { madvise(at, size.size(), MADV_COLLAPSE); }
 

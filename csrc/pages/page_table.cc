@@ -7,10 +7,11 @@
 
 namespace tide::pages {
 
-// Note [Quiet]: Demote copies a page and then replaces what stands behind its address. A write between the two
-// would be lost, so pages move only while nobody writes them: at an iteration boundary, on the stepping thread,
-// and never when a block on the page was allocated by another thread (it is pinned). Copies are made under the
-// arena's lock, two milliseconds a page, so that no new block can be placed on a page that is leaving.
+// Note [Quiet]: Demote copies a page and then replaces what stands behind its address. A write
+// between the two would be lost, so pages move only while nobody writes them: at an iteration
+// boundary, on the stepping thread, and never when a block on the page was allocated by another
+// thread (it is pinned). Copies are made under the arena's lock, two milliseconds a page, so that
+// no new block can be placed on a page that is leaving.
 
 PageTable::PageTable(Backend& backend, Account& account, char* base, Bytes size)
     : backend_(backend), account_(account), base_(base), size_(size) {}
@@ -36,7 +37,8 @@ absl::Status PageTable::Occupy(Bytes offset, Bytes size, bool pinned, bool may_s
     } else if (may_spill && spill_ != nullptr) {
       absl::Status spilled = BirthInFileTier(fresh);
       if (!spilled.ok()) {
-        return absl::Status(granted.code(), absl::StrCat(granted.message(), "; ", spilled.message()));
+        return absl::Status(granted.code(),
+                            absl::StrCat(granted.message(), "; ", spilled.message()));
       }
     } else {
       return granted;
@@ -44,7 +46,8 @@ absl::Status PageTable::Occupy(Bytes offset, Bytes size, bool pinned, bool may_s
   }
   for (int64_t i = run.first; i <= run.last; ++i) {
     Page& page = pages_[i];
-    if (page.blocks++ == 0 && page.state == PageState::kPrivate) counts_.cached = counts_.cached - PageCount(1);
+    if (page.blocks++ == 0 && page.state == PageState::kPrivate)
+      counts_.cached = counts_.cached - PageCount(1);
     page.pinned += pinned;
   }
   return absl::OkStatus();
@@ -72,7 +75,8 @@ absl::Status PageTable::BirthInFileTier(const std::vector<int64_t>& fresh) {
   if (status.ok()) return status;
   while (done-- > 0) {  // give the pages before the failing one back
     Page& page = pages_[fresh[done]];
-    // A page that cannot be unmapped keeps its slot, as in Vacate: another page on that slot would share its bytes.
+    // A page that cannot be unmapped keeps its slot, as in Vacate: another page on that slot would
+    // share its bytes.
     if (!backend_.MapPrivate(Address(fresh[done]), kPage).ok()) continue;
     LeaveFileTier(page);
     page.state = PageState::kFree;
@@ -158,7 +162,8 @@ absl::Status PageTable::Demote(PageIndex index) {
   if (page.state != PageState::kPrivate || page.pinned > 0 || page.blocks == 0) {
     return absl::FailedPreconditionError("the page is not one that can be demoted");
   }
-  if (spill_ == nullptr) return absl::FailedPreconditionError("there is no spill file to demote to");
+  if (spill_ == nullptr)
+    return absl::FailedPreconditionError("there is no spill file to demote to");
   TIDE_ASSIGN_OR_RETURN(const SpillSlot slot, spill_->Allocate());
   char* const at = Address(index.value());
   absl::Status status = backend_.WriteFile(spill_->transfer_fd(), spill_->Offset(slot), at, kPage);
@@ -178,9 +183,11 @@ absl::Status PageTable::Demote(PageIndex index) {
 
 absl::Status PageTable::Promote(PageIndex index) {
   Page& page = pages_[index.value()];
-  if (page.state != PageState::kFile) return absl::FailedPreconditionError("the page is not demoted");
+  if (page.state != PageState::kFile)
+    return absl::FailedPreconditionError("the page is not demoted");
   // Another thread may write its block at any time: Note [Quiet].
-  if (page.pinned > 0) return absl::FailedPreconditionError("a block of another thread lives on the page");
+  if (page.pinned > 0)
+    return absl::FailedPreconditionError("a block of another thread lives on the page");
   TIDE_RETURN_IF_ERROR(account_.Reserve(kPage));
   auto scratch = backend_.MapScratch(kPage);
   absl::Status status = scratch.status();
@@ -225,8 +232,8 @@ std::vector<PageUse> PageTable::FilePages() const {
 }
 
 void PageTable::Touch(Bytes offset, Bytes size, int32_t tick, int64_t now) {
-  // A burst ends when no operator touched the page for this many others: shorter gaps are one visit, as no
-  // transfer out and in would fit between.
+  // A burst ends when no operator touched the page for this many others: shorter gaps are one
+  // visit, as no transfer out and in would fit between.
   constexpr int32_t kBurstGapTicks = 64;
   const Run run = PagesOf(offset, size);
   for (int64_t i = run.first; i <= run.last && i < static_cast<int64_t>(pages_.size()); ++i) {
@@ -249,7 +256,9 @@ void PageTable::AfterForkInChild() {
   for (size_t i = 0; i < pages_.size() && counts_.file.value() > 0; ++i) {
     const Page& page = pages_[i];
     if (page.state != PageState::kFile) continue;
-    backend_.MapFilePrivate(Address(static_cast<int64_t>(i)), kPage, spill_->fd(), spill_->Offset(page.slot))
+    backend_
+        .MapFilePrivate(Address(static_cast<int64_t>(i)), kPage, spill_->fd(),
+                        spill_->Offset(page.slot))
         .IgnoreError();
   }
 }
@@ -258,9 +267,11 @@ absl::Status PageTable::Validate() const {
   PageCounts seen;
   for (size_t i = 0; i < pages_.size(); ++i) {
     const Page& page = pages_[i];
-    if (page.pinned > page.blocks) return absl::InternalError(absl::StrCat("page ", i, " has more pins than blocks"));
+    if (page.pinned > page.blocks)
+      return absl::InternalError(absl::StrCat("page ", i, " has more pins than blocks"));
     if (page.state == PageState::kFree && page.blocks > 0) {
-      return absl::InternalError(absl::StrCat("page ", i, " is free under ", page.blocks, " blocks"));
+      return absl::InternalError(
+          absl::StrCat("page ", i, " is free under ", page.blocks, " blocks"));
     }
     if (page.state == PageState::kPrivate) {
       seen.committed = seen.committed + PageCount(1);
@@ -269,11 +280,12 @@ absl::Status PageTable::Validate() const {
     if (page.state == PageState::kFile) {
       seen.file = seen.file + PageCount(1);
       if (page.in_memory) seen.streamed = seen.streamed + PageCount(1);
-      if (page.slot.value() < 0) return absl::InternalError(absl::StrCat("page ", i, " is demoted to no slot"));
+      if (page.slot.value() < 0)
+        return absl::InternalError(absl::StrCat("page ", i, " is demoted to no slot"));
     }
   }
-  if (seen.committed != counts_.committed || seen.cached != counts_.cached || seen.file != counts_.file ||
-      seen.streamed != counts_.streamed) {
+  if (seen.committed != counts_.committed || seen.cached != counts_.cached ||
+      seen.file != counts_.file || seen.streamed != counts_.streamed) {
     return absl::InternalError("page counts differ from the pages");
   }
   return absl::OkStatus();

@@ -1,4 +1,5 @@
-// The state of every page of one address range: free, private or in the file tier, and how it moves.
+// The state of every page of one address range: free, private or in the file tier, and how it
+// moves.
 #pragma once
 
 #include <cstdint>
@@ -24,8 +25,10 @@ struct Page {
   uint16_t blocks = 0;  // live blocks that overlap it
   uint16_t pinned = 0;  // of those, blocks that must not move
   SpillSlot slot;       // when state is kFile
-  bool in_memory = false;  // when state is kFile: operators have touched it since it was dropped last
-  int64_t recent = -1;     // when in memory: operator that touched it last, or will touch it first, over all iterations
+  bool in_memory =
+      false;            // when state is kFile: operators have touched it since it was dropped last
+  int64_t recent = -1;  // when in memory: operator that touched it last, or will touch it first,
+                        // over all iterations
   PageUse use;          // of the last recorded iteration; use.page is unset
   PageUse recording;    // of the iteration being recorded
 };
@@ -38,8 +41,8 @@ struct PageCounts {
   PageCount streamed;   // of those, in memory as far as operators have been seen to touch them
 };
 
-/// Externally synchronised: every call under the arena's lock. Addresses never change; contents never change
-/// except that a page with no live block may lose its contents.
+/// Externally synchronised: every call under the arena's lock. Addresses never change; contents
+/// never change except that a page with no live block may lose its contents.
 class PageTable {
  public:
   /// `backend`, `account` are borrowed and outlive the table; `base` was reserved with `backend`.
@@ -55,18 +58,19 @@ class PageTable {
   const Page& page(PageIndex index) const { return pages_[index.value()]; }
   char* Address(PageIndex index) const { return Address(index.value()); }
 
-  /// A block begins to live on [offset, offset + size): commits the free pages under it. When the account
-  /// refuses, the pages are born in the file tier instead (nothing is there yet, so no byte has to move) if
-  /// `may_spill`. Errors: the account's, nothing changed.
+  /// A block begins to live on [offset, offset + size): commits the free pages under it. When the
+  /// account refuses, the pages are born in the file tier instead (nothing is there yet, so no byte
+  /// has to move) if `may_spill`. Errors: the account's, nothing changed.
   absl::Status Occupy(Bytes offset, Bytes size, bool pinned, bool may_spill);
   /// The block is gone. Demoted pages with no block left become free.
   void Vacate(Bytes offset, Bytes size, bool pinned);
 
-  /// Gives cached pages back to the system and the account, highest addresses first, until `keep` are left.
+  /// Gives cached pages back to the system and the account, highest addresses first, until `keep`
+  /// are left.
   PageCount Trim(PageCount keep);
 
-  /// Moves one private page with live blocks to the file tier or back. The caller guarantees that nobody
-  /// writes it meanwhile (Note [Quiet]). Errors leave the page as it was.
+  /// Moves one private page with live blocks to the file tier or back. The caller guarantees that
+  /// nobody writes it meanwhile (Note [Quiet]). Errors leave the page as it was.
   absl::Status Demote(PageIndex index);
   absl::Status Promote(PageIndex index);
 
@@ -75,13 +79,15 @@ class PageTable {
   /// File-tier pages in the learnt order of first touch.
   std::vector<PageUse> FilePages() const;
 
-  /// Records that an operator uses [offset, offset + size): `tick` counts within the iteration, `now` over all.
+  /// Records that an operator uses [offset, offset + size): `tick` counts within the iteration,
+  /// `now` over all.
   void Touch(Bytes offset, Bytes size, int32_t tick, int64_t now);
 
-  /// Streaming of demoted pages. A page that was read ahead is in memory until it is taken to be dropped.
+  /// Streaming of demoted pages. A page that was read ahead is in memory until it is taken to be
+  /// dropped.
   void NoteInMemory(PageIndex index, int64_t recent);
-  /// At most `count` pages in memory that no operator used since `protect_from`, least recently used first. They
-  /// count as dropped from here on.
+  /// At most `count` pages in memory that no operator used since `protect_from`, least recently
+  /// used first. They count as dropped from here on.
   std::vector<PageIndex> TakeOldest(int count, int64_t protect_from);
   /// The recorded iteration becomes the learnt one.
   void FinishRecording();

@@ -9,7 +9,8 @@
 
 namespace tide::pages {
 
-DemotionPlan PlanDemotion(std::vector<PageUse> candidates, PageCount need, const DemotionOptions& options) {
+DemotionPlan PlanDemotion(std::vector<PageUse> candidates, PageCount need,
+                          const DemotionOptions& options) {
   std::erase_if(candidates, [&](const PageUse& use) { return use.bursts > options.visits_max; });
   std::sort(candidates.begin(), candidates.end(), [](const PageUse& a, const PageUse& b) {
     if (a.bursts != b.bursts) return a.bursts < b.bursts;
@@ -25,9 +26,10 @@ DemotionPlan PlanDemotion(std::vector<PageUse> candidates, PageCount need, const
   }
   const int64_t found = static_cast<int64_t>(plan.pages.size());
   plan.short_by = PageCount(std::max<int64_t>(0, need.value() - found));
-  plan.reason = absl::StrCat(FormatBytes(PageCount(found).bytes()), " of ", FormatBytes(need.bytes()), " found: ",
-                             FormatBytes(PageCount(untouched).bytes()), " cold, ",
-                             FormatBytes(PageCount(found - untouched).bytes()), " touched rarely");
+  plan.reason =
+      absl::StrCat(FormatBytes(PageCount(found).bytes()), " of ", FormatBytes(need.bytes()),
+                   " found: ", FormatBytes(PageCount(untouched).bytes()), " cold, ",
+                   FormatBytes(PageCount(found - untouched).bytes()), " touched rarely");
   return plan;
 }
 

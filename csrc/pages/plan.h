@@ -10,7 +10,8 @@
 
 namespace tide::pages {
 
-/// What is known of one page with live blocks in private memory. Ticks count operators within an iteration.
+/// What is known of one page with live blocks in private memory. Ticks count operators within an
+/// iteration.
 struct PageUse {
   PageIndex page;
   int32_t first_tick = -1;  // first operator of the learnt iteration that touched it; -1: none did
@@ -28,13 +29,15 @@ struct DemotionPlan {
   std::string reason;
 };
 
-/// Chooses `need` pages: those that no operator touches first, then those with the fewest visits per iteration,
-/// and among equals the ones touched last, so that a sweep over optimizer state finds its beginning resident
-/// while its end is read ahead. Deterministic.
-DemotionPlan PlanDemotion(std::vector<PageUse> candidates, PageCount need, const DemotionOptions& options = {});
+/// Chooses `need` pages: those that no operator touches first, then those with the fewest visits
+/// per iteration, and among equals the ones touched last, so that a sweep over optimizer state
+/// finds its beginning resident while its end is read ahead. Deterministic.
+DemotionPlan PlanDemotion(std::vector<PageUse> candidates, PageCount need,
+                          const DemotionOptions& options = {});
 
-/// Belady's choice on a recorded cyclic trace, for comparison: transfers in per iteration when `capacity` pages
-/// may be resident and `trace` repeats. Reference: L. A. Belady, IBM Systems Journal 5(2), 1966.
+/// Belady's choice on a recorded cyclic trace, for comparison: transfers in per iteration when
+/// `capacity` pages may be resident and `trace` repeats. Reference: L. A. Belady, IBM Systems
+/// Journal 5(2), 1966.
 int64_t BeladyTransfers(const std::vector<PageIndex>& trace, int64_t capacity, int iterations);
 
 /// Transfers in per iteration of the same trace when the pages of `plan` stream and the rest stay.

@@ -15,13 +15,14 @@
 namespace tide::pages {
 
 struct SpillOptions {
-  std::string dir;      // empty: $XDG_CACHE_HOME/torchtide or ~/.cache/torchtide
+  std::string dir;  // empty: $XDG_CACHE_HOME/torchtide or ~/.cache/torchtide
   Bytes size_max = GiB(64);
   Bytes disk_free_min = GiB(1);  // left to others
 };
 
-/// Slots of kPage in an O_TMPFILE file, allocated in chunks of 64 MiB. A slot is never handed out again while
-/// a forked child may still map it (Note [Held slots]). Externally synchronised (the page table's lock).
+/// Slots of kPage in an O_TMPFILE file, allocated in chunks of 64 MiB. A slot is never handed out
+/// again while a forked child may still map it (Note [Held slots]). Externally synchronised (the
+/// page table's lock).
 class SpillFile {
  public:
   /// Errors: FailedPrecondition on tmpfs (that would spill memory into memory), PermissionDenied,
@@ -29,16 +30,16 @@ class SpillFile {
   static absl::StatusOr<std::unique_ptr<SpillFile>> Open(const SpillOptions& options);
   ~SpillFile();
 
-  /// A slot of zeroes or old contents; the caller writes or maps it. Errors: ResourceExhausted naming what
-  /// the cap, the disk and the request are.
+  /// A slot of zeroes or old contents; the caller writes or maps it. Errors: ResourceExhausted
+  /// naming what the cap, the disk and the request are.
   absl::StatusOr<SpillSlot> Allocate();
   /// Drops what is cached of the slot without writing it, and keeps its place on the disk.
   void Free(SpillSlot slot);
 
   /// For mappings.
   int fd() const { return fd_.get(); }
-  /// For transfers: bypasses the page cache (O_DIRECT) where the file system can, so that moving pages out
-  /// does not need memory for a second copy of them.
+  /// For transfers: bypasses the page cache (O_DIRECT) where the file system can, so that moving
+  /// pages out does not need memory for a second copy of them.
   int transfer_fd() const { return direct_fd_ ? direct_fd_.get() : fd_.get(); }
   Bytes Offset(SpillSlot slot) const { return kPage * slot.value(); }
   Bytes used() const { return kPage * used_; }

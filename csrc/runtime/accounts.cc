@@ -14,21 +14,26 @@ Bytes JobAccount::other_bytes() const {
                own.scratch_peak_bytes.load(std::memory_order_relaxed));
 }
 
-Bytes JobAccount::private_bytes() const { return Bytes(slot().private_bytes.load(std::memory_order_relaxed)); }
+Bytes JobAccount::private_bytes() const {
+  return Bytes(slot().private_bytes.load(std::memory_order_relaxed));
+}
 
 absl::Status JobAccount::Reserve(Bytes bytes) {
   const Bytes limit_now = limit();
   if (limit_now > Bytes(0)) {
     const Bytes used = private_bytes() + other_bytes();
     if (used + bytes > limit_now) {
-      return absl::OutOfRangeError(absl::StrCat("asked for ", FormatBytes(bytes), ", the job uses ", FormatBytes(used),
-                                                " of its limit of ", FormatBytes(limit_now)));
+      return absl::OutOfRangeError(absl::StrCat("asked for ", FormatBytes(bytes), ", the job uses ",
+                                                FormatBytes(used), " of its limit of ",
+                                                FormatBytes(limit_now)));
     }
   }
   return device_.Reserve(slot_, &shm::JobSlot::private_bytes, bytes);
 }
 
-void JobAccount::Release(Bytes bytes) { device_.Reserve(slot_, &shm::JobSlot::private_bytes, -bytes).IgnoreError(); }
+void JobAccount::Release(Bytes bytes) {
+  device_.Reserve(slot_, &shm::JobSlot::private_bytes, -bytes).IgnoreError();
+}
 
 void JobAccount::Force(Bytes bytes) {
   // relaxed: a ledger field is a lone number; sums over slots are approximate while they change

@@ -11,8 +11,8 @@
 
 namespace tide::runtime {
 
-/// Private pages: first the job's own limit (OutOfRange beyond it), then the ledger (ResourceExhausted).
-/// Thread-safe, never blocks.
+/// Private pages: first the job's own limit (OutOfRange beyond it), then the ledger
+/// (ResourceExhausted). Thread-safe, never blocks.
 class JobAccount final : public pages::Account {
  public:
   JobAccount(shm::DeviceFile& device, SlotId slot) : device_(device), slot_(slot) {}
@@ -24,10 +24,11 @@ class JobAccount final : public pages::Account {
   /// 0: none. Takes effect for the next reservation; moving what is over it is the boundary's work.
   void SetLimit(Bytes limit) { limit_.store(limit.value(), std::memory_order_relaxed); }
   Bytes limit() const { return Bytes(limit_.load(std::memory_order_relaxed)); }
-  /// What the limit sets aside for streaming demoted pages: more of them may be in memory for a moment, and go again.
+  /// What the limit sets aside for streaming demoted pages: more of them may be in memory for a
+  /// moment, and go again.
   void SetWindow(Bytes window) { window_.store(window.value(), std::memory_order_relaxed); }
-  /// Everything the limit counts besides private pages, re-measured by the sampler: bytes outside our pages,
-  /// the resident window of the file tier and this job's use of the lane.
+  /// Everything the limit counts besides private pages, re-measured by the sampler: bytes outside
+  /// our pages, the resident window of the file tier and this job's use of the lane.
   Bytes other_bytes() const;
   Bytes private_bytes() const;
 
@@ -40,7 +41,8 @@ class JobAccount final : public pages::Account {
   std::atomic<int64_t> window_{0};
 };
 
-/// Pages of the lane's scratch: one physical memory for all members, paid once, as large as the largest use.
+/// Pages of the lane's scratch: one physical memory for all members, paid once, as large as the
+/// largest use.
 class LaneAccount final : public pages::Account {
  public:
   LaneAccount(shm::DeviceFile& device, SlotId slot) : device_(device), slot_(slot) {}

@@ -1,5 +1,5 @@
-// The boundary between iterations: survivors leave the lane, the turn passes, orders are carried out, the next
-// turn begins.
+// The boundary between iterations: survivors leave the lane, the turn passes, orders are carried
+// out, the next turn begins.
 #include <algorithm>
 
 #include "base/log.h"
@@ -14,7 +14,8 @@ namespace tide::runtime {
 namespace {
 
 constexpr size_t kScratchHistory = 8;
-// Iterations recorded when something has to be demoted and nothing is known yet of what operators touch.
+// Iterations recorded when something has to be demoted and nothing is known yet of what operators
+// touch.
 constexpr int kRecordIterations = 1;
 
 }  // namespace
@@ -39,11 +40,13 @@ absl::Status Runtime::EndIteration() {
   own.last_iteration_ns.store(now - iteration_begin_ns_, std::memory_order_relaxed);
   own.heartbeat_ns.store(now, std::memory_order_relaxed);
   own.persistent_bytes.store(stats.persistent_bytes.value(), std::memory_order_relaxed);
-  own.scratch_peak_bytes.store(PagesFor(stats.lane_peak_bytes).bytes().value(), std::memory_order_relaxed);
+  own.scratch_peak_bytes.store(PagesFor(stats.lane_peak_bytes).bytes().value(),
+                               std::memory_order_relaxed);
   scratch_history_.push_back(stats.private_scratch_bytes);
   if (scratch_history_.size() > kScratchHistory) scratch_history_.pop_front();
   if (lane_was_used_ && !trimmed_) {
-    // The lane carries this iteration's scratch from now on: the private copy of it is given back once.
+    // The lane carries this iteration's scratch from now on: the private copy of it is given back
+    // once.
     trimmed_ = true;
     trim_scratch_ = true;
     scratch_history_.assign(1, stats.private_scratch_bytes);
@@ -67,7 +70,8 @@ absl::Status Runtime::EndIteration() {
 }
 
 void Runtime::UpdateRecording() {
-  // Called between iterations. Recorded: the learnt iterations, and every iteration that streams, since its order may change.
+  // Called between iterations. Recorded: the learnt iterations, and every iteration that streams,
+  // since its order may change.
   const int64_t next = iterations_.load(std::memory_order_relaxed);
   const int64_t learn_from = IntOption("memory.learn_from");
   const int64_t learn_to = learn_from + IntOption("memory.learn_iterations");
@@ -88,8 +92,9 @@ absl::Status Runtime::BeginIteration(int phase, const std::function<bool()>& int
   TIDE_RETURN_IF_ERROR(TakeTurn(interrupted));
   waited_ns_.fetch_add(clock_.MonotonicNanos() - begin, std::memory_order_relaxed);
   const bool use_lane = in_lane_ && arena_->lane_attached() && LaneMembers() > 1;
-  lane_was_used_ = use_lane && iterations_.load(std::memory_order_relaxed) >=
-                                   IntOption("memory.learn_from") + IntOption("memory.learn_iterations");
+  lane_was_used_ =
+      use_lane && iterations_.load(std::memory_order_relaxed) >=
+                      IntOption("memory.learn_from") + IntOption("memory.learn_iterations");
   UpdateRecording();
   StartStreaming();
   slot().phase.store(static_cast<uint32_t>(shm::Phase::kRunning), std::memory_order_relaxed);
@@ -111,7 +116,8 @@ absl::Status Runtime::TakeTurn(const std::function<bool()>& interrupted) {
     CarryOutOrders();
     if (suspended_.load(std::memory_order_relaxed)) {
       if (interrupted && interrupted()) return absl::CancelledError("interrupted while paused");
-      // Sleeps on the wake word: read first, looked at the orders above after an earlier read, so nothing is missed.
+      // Sleeps on the wake word: read first, looked at the orders above after an earlier read, so
+      // nothing is missed.
       const uint32_t word = slot().wake_word.load(std::memory_order_acquire);
       if (orders_.Empty()) shm::FutexWait(slot().wake_word, word, absl::Milliseconds(100));
       continue;
@@ -139,7 +145,8 @@ absl::Status Runtime::TakeTurn(const std::function<bool()>& interrupted) {
 
 void Runtime::LeaveStuckHolder() {
   if (!scratch_) return;
-  const auto left = scratch_->LeaveStuckHolder(*turn_, absl::Milliseconds(IntOption("lane.grace_ms")));
+  const auto left =
+      scratch_->LeaveStuckHolder(*turn_, absl::Milliseconds(IntOption("lane.grace_ms")));
   if (left.ok() && *left) Log(LogLevel::kWarning, "event=left_stuck_holder");
 }
 

@@ -14,7 +14,8 @@
 namespace tide::runtime {
 namespace {
 
-// Enough to keep a disk busy while operators work on what was read; more only takes memory from the job.
+// Enough to keep a disk busy while operators work on what was read; more only takes memory from the
+// job.
 constexpr Bytes kWindowMax = MiB(96);
 constexpr Bytes kWindowMin = MiB(16);
 constexpr int64_t kAskedRecentlyNanos = 3'000'000'000;
@@ -52,11 +53,13 @@ BudgetState Runtime::MeasureBudget() {
   state.cached = stats.cached_bytes;
   state.demoted = stats.demoted_bytes;
   state.pinned = stats.pinned_bytes;
-  for (Bytes scratch : scratch_history_) state.private_scratch = std::max(state.private_scratch, scratch);
+  for (Bytes scratch : scratch_history_)
+    state.private_scratch = std::max(state.private_scratch, scratch);
   const Bytes eighth((state.alive + state.demoted).value() / 8);
   const Bytes capacity = device_->Capacity();
   state.device_free = capacity > Bytes(0) ? capacity - device_->Used() : GiB(1 << 20);
-  state.window = state.device_free < kWindowMax ? kWindowMin : std::clamp(eighth, kWindowMin, kWindowMax);
+  state.window =
+      state.device_free < kWindowMax ? kWindowMin : std::clamp(eighth, kWindowMin, kWindowMax);
   state.asked = Bytes(own.reclaim_bytes.load(std::memory_order_acquire));
   const Bytes request = state.asked;
   if (state.device_free < Bytes(0)) state.asked += -state.device_free;
@@ -83,24 +86,32 @@ void Runtime::ApplyBudget() {
   }
   if (plan.demote > PageCount(0)) {
     absl::Status ready = EnsureSpill();
-    const arena::MoveReport moved = ready.ok() ? arena_->Demote(plan.demote) : arena::MoveReport{{}, plan.demote, ready, ""};
-    demote_bytes_per_s_ = Blend(demote_bytes_per_s_, moved.moved.bytes(), clock_.MonotonicNanos() - begin);
+    const arena::MoveReport moved =
+        ready.ok() ? arena_->Demote(plan.demote) : arena::MoveReport{{}, plan.demote, ready, ""};
+    demote_bytes_per_s_ =
+        Blend(demote_bytes_per_s_, moved.moved.bytes(), clock_.MonotonicNanos() - begin);
     if (moved.moved > PageCount(0) || !moved.status.ok()) {
-      Tell("demote", absl::StrCat("demoted ", FormatBytes(moved.moved.bytes()), " (", plan.reason, "; ", moved.reason, ")",
-                                  moved.status.ok() ? "" : absl::StrCat("; then: ", moved.status.message())));
+      Tell("demote",
+           absl::StrCat("demoted ", FormatBytes(moved.moved.bytes()), " (", plan.reason, "; ",
+                        moved.reason, ")",
+                        moved.status.ok() ? "" : absl::StrCat("; then: ", moved.status.message())));
     }
   }
   if (plan.promote > PageCount(0)) {
     const arena::MoveReport moved = arena_->Promote(plan.promote);
-    promote_bytes_per_s_ = Blend(promote_bytes_per_s_, moved.moved.bytes(), clock_.MonotonicNanos() - begin);
+    promote_bytes_per_s_ =
+        Blend(promote_bytes_per_s_, moved.moved.bytes(), clock_.MonotonicNanos() - begin);
   }
   // Answered once, by what could be given: whoever still needs asks again.
-  if (request > Bytes(0)) slot().reclaim_bytes.fetch_sub(request.value(), std::memory_order_release);
+  if (request > Bytes(0))
+    slot().reclaim_bytes.fetch_sub(request.value(), std::memory_order_release);
   absl::MutexLock lock(&report_mu_);
   report_.budget = state;
   report_.smallest = SmallestPossibleLimit(state);
-  report_.predicted_suspend_seconds = static_cast<double>((state.alive - state.pinned).value()) / demote_bytes_per_s_;
-  report_.predicted_resume_seconds = static_cast<double>((state.alive + state.demoted).value()) / promote_bytes_per_s_;
+  report_.predicted_suspend_seconds =
+      static_cast<double>((state.alive - state.pinned).value()) / demote_bytes_per_s_;
+  report_.predicted_resume_seconds =
+      static_cast<double>((state.alive + state.demoted).value()) / promote_bytes_per_s_;
 }
 
 GrantResult Runtime::ApplyGrant(const GrantRequest& grant) {
@@ -117,11 +128,12 @@ GrantResult Runtime::ApplyGrant(const GrantRequest& grant) {
   if (before.measured && grant.limit > Bytes(0) && grant.limit < smallest.total) {
     result.status = GrantStatus::kConflict;
     result.overage = smallest.total - grant.limit;
-    result.text = absl::StrCat("the limit of ", FormatBytes(grant.limit), " is ", FormatBytes(result.overage),
-                               " below the smallest possible, ", FormatBytes(smallest.total), " (outside of tensors ",
-                               FormatBytes(smallest.outside), ", pinned ", FormatBytes(smallest.pinned),
-                               ", scratch of an iteration ", FormatBytes(smallest.scratch), ", window ",
-                               FormatBytes(smallest.window), "); the old limit stays");
+    result.text = absl::StrCat(
+        "the limit of ", FormatBytes(grant.limit), " is ", FormatBytes(result.overage),
+        " below the smallest possible, ", FormatBytes(smallest.total), " (outside of tensors ",
+        FormatBytes(smallest.outside), ", pinned ", FormatBytes(smallest.pinned),
+        ", scratch of an iteration ", FormatBytes(smallest.scratch), ", window ",
+        FormatBytes(smallest.window), "); the old limit stays");
     return result;
   }
   if (grant.limit > Bytes(0)) {
@@ -145,7 +157,8 @@ GrantResult Runtime::ApplyGrant(const GrantRequest& grant) {
   if (grant.limit > Bytes(0) && resident > grant.limit) {
     result.status = GrantStatus::kDeferred;
     result.overage = resident - grant.limit;
-    result.text = absl::StrCat(FormatBytes(result.overage), " are still above the limit; the next iterations move them");
+    result.text = absl::StrCat(FormatBytes(result.overage),
+                               " are still above the limit; the next iterations move them");
   } else {
     result.text = absl::StrCat("now at ", FormatBytes(resident));
   }
@@ -163,7 +176,8 @@ bool Runtime::AskOthers(Bytes bytes, bool busy_too) {
     const Bytes outside(other.outside_bytes.load(std::memory_order_relaxed));
     const Bytes guaranteed(other.budget_bytes_guaranteed.load(std::memory_order_relaxed));
     member.guaranteed = std::max(guaranteed - outside, Bytes(0));
-    member.reclaimable = member.resident - Bytes(other.reclaim_bytes.load(std::memory_order_relaxed));
+    member.reclaimable =
+        member.resident - Bytes(other.reclaim_bytes.load(std::memory_order_relaxed));
     member.priority = static_cast<sched::Priority>(other.priority.load(std::memory_order_relaxed));
     member.last_run = absl::Nanoseconds(other.heartbeat_ns.load(std::memory_order_relaxed));
     // Who is in the middle of an iteration answers at its end only.
@@ -175,7 +189,8 @@ bool Runtime::AskOthers(Bytes bytes, bool busy_too) {
   const sched::VictimChoice choice = sched::ChooseVictims(members, bytes, slot_id_);
   if (!choice.victims.empty() || busy_too) Tell("need_memory", choice.reason);
   for (const sched::Victim& victim : choice.victims) {
-    device_->slot(victim.id).reclaim_bytes.fetch_add(victim.bytes.value(), std::memory_order_release);
+    device_->slot(victim.id).reclaim_bytes.fetch_add(victim.bytes.value(),
+                                                     std::memory_order_release);
     device_->Wake(victim.id);
   }
   return !choice.victims.empty();
@@ -185,7 +200,8 @@ bool Runtime::NeedMemory(Bytes bytes, bool last_resort) {
   // Those who had nothing a moment ago are not asked again for every block.
   constexpr int64_t kBackoffNanos = 500'000'000;
   const int64_t now = clock_.MonotonicNanos();
-  if (!last_resort && now - asked_in_vain_ns_.load(std::memory_order_relaxed) < kBackoffNanos) return false;
+  if (!last_resort && now - asked_in_vain_ns_.load(std::memory_order_relaxed) < kBackoffNanos)
+    return false;
   EnsureSpill().IgnoreError();  // the file tier is the next thing to try
   uint32_t seen = device_->FreedWord();
   if (!AskOthers(bytes, last_resort)) {
@@ -207,8 +223,9 @@ bool Runtime::NeedMemory(Bytes bytes, bool last_resort) {
 }
 
 void Runtime::RelieveDevice() {
-  // Interpreters and libraries grow without asking. Whoever runs notices, streams through a smaller window at
-  // once, and asks those who wait; those in the middle of an iteration see it at their own boundary.
+  // Interpreters and libraries grow without asking. Whoever runs notices, streams through a smaller
+  // window at once, and asks those who wait; those in the middle of an iteration see it at their
+  // own boundary.
   const Bytes capacity = device_->Capacity();
   if (capacity == Bytes(0)) return;
   const Bytes over = device_->Used() - capacity;
@@ -231,8 +248,9 @@ absl::Status Runtime::Suspend() {
   if (!moved.status.ok()) {
     const arena::MoveReport back = arena_->Promote(moved.moved);
     return absl::Status(moved.status.code(),
-                        absl::StrCat(moved.status.message(), "; ", FormatBytes(moved.moved.bytes()), " of ",
-                                     FormatBytes(before), " had moved and came back", back.status.ok() ? "" : " in part"));
+                        absl::StrCat(moved.status.message(), "; ", FormatBytes(moved.moved.bytes()),
+                                     " of ", FormatBytes(before), " had moved and came back",
+                                     back.status.ok() ? "" : " in part"));
   }
   const int64_t took = clock_.MonotonicNanos() - begin;
   demote_bytes_per_s_ = Blend(demote_bytes_per_s_, moved.moved.bytes(), took);
@@ -240,7 +258,8 @@ absl::Status Runtime::Suspend() {
   slot().phase.store(static_cast<uint32_t>(shm::Phase::kPaused), std::memory_order_relaxed);
   absl::MutexLock lock(&report_mu_);
   report_.suspend_seconds = Seconds(took);
-  report_.predicted_resume_seconds = static_cast<double>(moved.moved.bytes().value()) / promote_bytes_per_s_;
+  report_.predicted_resume_seconds =
+      static_cast<double>(moved.moved.bytes().value()) / promote_bytes_per_s_;
   return absl::OkStatus();
 }
 
@@ -270,7 +289,8 @@ void Runtime::CarryOutOrders() {
     MoveResult result;
     const int64_t begin = clock_.MonotonicNanos();
     if (clock_.Now() > move->request.deadline) {
-      result.status = absl::DeadlineExceededError("the deadline had passed before the job came to a boundary");
+      result.status =
+          absl::DeadlineExceededError("the deadline had passed before the job came to a boundary");
     } else {
       result.status = move->request.kind == MoveKind::kSuspend ? Suspend() : Resume();
     }

@@ -7,12 +7,14 @@
 namespace tide::runtime {
 namespace {
 
-// Left free on the device when pages come back unasked, so that the next small allocation of somebody does not send
-// them out again.
+// Left free on the device when pages come back unasked, so that the next small allocation of
+// somebody does not send them out again.
 constexpr Bytes kPromoteMargin = MiB(32);
 constexpr Bytes kUnlimited = Bytes(int64_t{1} << 60);
 
-Bytes FloorPages(Bytes bytes) { return Bytes(std::max<int64_t>(0, bytes.value()) >> kPageShift << kPageShift); }
+Bytes FloorPages(Bytes bytes) {
+  return Bytes(std::max<int64_t>(0, bytes.value()) >> kPageShift << kPageShift);
+}
 PageCount PagesIn(Bytes bytes) { return PageCount(FloorPages(bytes).value() >> kPageShift); }
 
 }  // namespace
@@ -38,13 +40,16 @@ BudgetPlan PlanBudget(const BudgetState& state) {
       plan.trim_keep = PagesFor(state.private_scratch);
     }
     if (state.asked == Bytes(0) && !state.recently_asked) {
-      plan.promote = std::min(PagesIn(state.demoted), PagesIn(state.device_free - state.private_scratch - kPromoteMargin));
+      plan.promote = std::min(PagesIn(state.demoted),
+                              PagesIn(state.device_free - state.private_scratch - kPromoteMargin));
     }
     if (plan.promote > PageCount(0)) plan.reason = "room on the device";
     return plan;
   }
-  // What can stay alive: room for the iteration's own scratch, and for the window if anything streams.
-  const Bytes scratch = state.asked > Bytes(0) && state.limit == Bytes(0) ? Bytes(0) : state.private_scratch;
+  // What can stay alive: room for the iteration's own scratch, and for the window if anything
+  // streams.
+  const Bytes scratch =
+      state.asked > Bytes(0) && state.limit == Bytes(0) ? Bytes(0) : state.private_scratch;
   Bytes keep = room - scratch;
   if (state.alive > keep || state.demoted > Bytes(0)) {
     const bool all_fits = state.alive + state.demoted <= keep;
@@ -52,13 +57,16 @@ BudgetPlan PlanBudget(const BudgetState& state) {
   }
   if (state.alive > keep) {
     plan.demote = PagesFor(state.alive - std::max(keep, Bytes(0)));
-    plan.reason = absl::StrCat("alive ", FormatBytes(state.alive), ", room for ", FormatBytes(keep));
+    plan.reason =
+        absl::StrCat("alive ", FormatBytes(state.alive), ", room for ", FormatBytes(keep));
   } else if (state.demoted > Bytes(0) && state.asked == Bytes(0) && !state.recently_asked) {
-    const Bytes free = std::min(keep - state.alive, state.device_free - state.private_scratch - kPromoteMargin);
+    const Bytes free =
+        std::min(keep - state.alive, state.device_free - state.private_scratch - kPromoteMargin);
     plan.promote = std::min(PagesIn(state.demoted), PagesIn(free));
     if (plan.promote > PageCount(0)) plan.reason = absl::StrCat("room for ", FormatBytes(free));
   }
-  const Bytes alive_after = std::max(state.alive - plan.demote.bytes(), Bytes(0)) + plan.promote.bytes();
+  const Bytes alive_after =
+      std::max(state.alive - plan.demote.bytes(), Bytes(0)) + plan.promote.bytes();
   const Bytes keep_cached = std::max(FloorPages(room - alive_after), Bytes(0));
   if (state.cached > keep_cached) {
     plan.trim = true;

@@ -18,10 +18,11 @@ struct BudgetState {
   Bytes pinned;           // blocks that never move
   Bytes private_scratch;  // private pages an iteration needs beyond `alive`
   Bytes window;           // memory that streaming demoted pages through an iteration takes
-  Bytes device_free;      // capacity minus used; negative when over; a very large number when unlimited
-  Bytes asked;            // bytes that others asked for
-  Bytes guaranteed;       // share that others cannot ask for
-  bool recently_asked = false;  // others needed memory moments ago: taking it back now would be ping-pong
+  Bytes device_free;  // capacity minus used; negative when over; a very large number when unlimited
+  Bytes asked;        // bytes that others asked for
+  Bytes guaranteed;   // share that others cannot ask for
+  bool recently_asked =
+      false;              // others needed memory moments ago: taking it back now would be ping-pong
   bool measured = false;  // lifetimes are learnt: the sizes above are those of a usual iteration
   bool trim_scratch = false;  // the lane has just taken over the iteration's scratch
 };

@@ -1,5 +1,6 @@
-// The C function table through which a framework adapter (one per torch version) reaches the core. No Abseil, no
-// C++ types: the adapter and the core may be built by different compilers. Versioned: fields are only added.
+// The C function table through which a framework adapter (one per torch version) reaches the core.
+// No Abseil, no C++ types: the adapter and the core may be built by different compilers. Versioned:
+// fields are only added.
 #pragma once
 
 #include <stddef.h>
@@ -17,7 +18,8 @@ enum TideAllocateResult {
 struct TideCoreApi {
   uint32_t version;
   uint32_t struct_size;
-  /// Any thread, no GIL needed, may wait with a deadline. `message_out` gets a zero-terminated text.
+  /// Any thread, no GIL needed, may wait with a deadline. `message_out` gets a zero-terminated
+  /// text.
   int (*allocate)(size_t size, void** out, char* message_out, size_t message_size);
   int (*owns)(const void* pointer);
   void (*release)(void* pointer);

@@ -14,10 +14,14 @@ namespace {
 
 wire::GrantStatus OnWire(GrantStatus status) {
   switch (status) {
-    case GrantStatus::kApplied: return wire::GrantStatus::kApplied;
-    case GrantStatus::kDeferred: return wire::GrantStatus::kDeferred;
-    case GrantStatus::kStale: return wire::GrantStatus::kStale;
-    case GrantStatus::kConflict: return wire::GrantStatus::kConflict;
+    case GrantStatus::kApplied:
+      return wire::GrantStatus::kApplied;
+    case GrantStatus::kDeferred:
+      return wire::GrantStatus::kDeferred;
+    case GrantStatus::kStale:
+      return wire::GrantStatus::kStale;
+    case GrantStatus::kConflict:
+      return wire::GrantStatus::kConflict;
   }
   return wire::GrantStatus::kConflict;
 }
@@ -29,18 +33,24 @@ wire::GrantAck AckOf(const GrantResult& result) {
   ack.overage_bytes = result.overage.value();
   ack.moved_bytes = result.moved.value();
   ack.took_ms = absl::ToDoubleMilliseconds(result.took);
-  for (const auto& [name, bytes] : result.parts) ack.parts.emplace_back(name, wire::Value(bytes.value()));
+  for (const auto& [name, bytes] : result.parts)
+    ack.parts.emplace_back(name, wire::Value(bytes.value()));
   ack.text = result.text;
   return ack;
 }
 
 absl::string_view PhaseWord(uint32_t phase) {
   switch (static_cast<shm::Phase>(phase)) {
-    case shm::Phase::kOutside: return "outside";
-    case shm::Phase::kWaiting: return "waiting";
-    case shm::Phase::kRunning: return "running";
-    case shm::Phase::kLoading: return "loading";
-    case shm::Phase::kPaused: return "paused";
+    case shm::Phase::kOutside:
+      return "outside";
+    case shm::Phase::kWaiting:
+      return "waiting";
+    case shm::Phase::kRunning:
+      return "running";
+    case shm::Phase::kLoading:
+      return "loading";
+    case shm::Phase::kPaused:
+      return "paused";
   }
   return "outside";
 }
@@ -64,9 +74,11 @@ DaemonLink::DaemonLink(const LinkOptions& options, shm::DeviceFile& device, Orde
   callbacks.on_grant = [this](const wire::Grant& grant) { OnGrant(grant); };
   callbacks.on_order = [this](const wire::Order& order) { OnOrder(order); };
   callbacks.on_refusal = [](const wire::AnswerError& error) {
-    Log(LogLevel::kWarning, absl::StrCat("event=registration_refused message=\"", error.message, "\""));
+    Log(LogLevel::kWarning,
+        absl::StrCat("event=registration_refused message=\"", error.message, "\""));
   };
-  session_ = std::make_unique<wire::JobSession>(shm::RuntimeDir() + "/tided.sock", session, std::move(callbacks));
+  session_ = std::make_unique<wire::JobSession>(shm::RuntimeDir() + "/tided.sock", session,
+                                                std::move(callbacks));
 }
 
 void DaemonLink::OnWelcome(const wire::Welcome& welcome) {
@@ -87,7 +99,8 @@ void DaemonLink::OnGrant(const wire::Grant& grant) {
 
 void DaemonLink::OnOrder(const wire::Order& order) {
   if (order.kind == wire::OrderKind::kStop) {
-    session_->Post(wire::OrderAck{order.order_id, wire::OrderStatus::kFailed, 0, "stop a job with its own Ctrl-C or SIGTERM"});
+    session_->Post(wire::OrderAck{order.order_id, wire::OrderStatus::kFailed, 0,
+                                  "stop a job with its own Ctrl-C or SIGTERM"});
     return;
   }
   MoveRequest request;
@@ -97,9 +110,9 @@ void DaemonLink::OnOrder(const wire::Order& order) {
   orders_.PutMove(request, [this, id = order.order_id](const MoveResult& result) {
     wire::OrderAck ack;
     ack.order_id = id;
-    ack.status = result.status.ok()                          ? wire::OrderStatus::kDone
-                 : absl::IsDeadlineExceeded(result.status)   ? wire::OrderStatus::kRolledBack
-                                                             : wire::OrderStatus::kFailed;
+    ack.status = result.status.ok()                        ? wire::OrderStatus::kDone
+                 : absl::IsDeadlineExceeded(result.status) ? wire::OrderStatus::kRolledBack
+                                                           : wire::OrderStatus::kFailed;
     ack.took_ms = absl::ToDoubleMilliseconds(result.took);
     ack.text = result.status.ok() ? result.text : std::string(result.status.message());
     session_->Post(std::move(ack));
@@ -112,7 +125,8 @@ void DaemonLink::Report() {
   wire::Report report;
   report.slot = slot_.value();
   report.iterations = own.iterations.load(std::memory_order_relaxed);
-  report.step_ms = static_cast<double>(own.last_iteration_ns.load(std::memory_order_relaxed)) * 1e-6;
+  report.step_ms =
+      static_cast<double>(own.last_iteration_ns.load(std::memory_order_relaxed)) * 1e-6;
   report.outside = own.outside_bytes.load(std::memory_order_relaxed);
   report.resident = own.private_bytes.load(std::memory_order_relaxed) + report.outside +
                     own.file_resident_bytes.load(std::memory_order_relaxed);

@@ -1,4 +1,5 @@
-// The job's ties to the daemon: grants and orders become entries of the mailbox, figures become reports.
+// The job's ties to the daemon: grants and orders become entries of the mailbox, figures become
+// reports.
 #pragma once
 
 #include <memory>
@@ -20,7 +21,8 @@ struct LinkOptions {
   SlotId slot;
 };
 
-/// Owns the session's I/O thread. A missing or dying daemon changes nothing but what people can see and steer.
+/// Owns the session's I/O thread. A missing or dying daemon changes nothing but what people can see
+/// and steer.
 class DaemonLink {
  public:
   /// `device` and `orders` are borrowed for ever.

@@ -1,4 +1,5 @@
-// What others want of this job, kept until the next quiet point: grants, suspend and resume, with answers.
+// What others want of this job, kept until the next quiet point: grants, suspend and resume, with
+// answers.
 #pragma once
 
 #include <cstdint>
@@ -47,8 +48,8 @@ struct MoveResult {
   std::string text;
 };
 
-/// Thread-safe mailbox between whoever orders and the stepping thread. At most one grant is pending: a newer
-/// revision replaces an older one, which is answered as stale.
+/// Thread-safe mailbox between whoever orders and the stepping thread. At most one grant is
+/// pending: a newer revision replaces an older one, which is answered as stale.
 class Orders {
  public:
   using GrantDone = std::function<void(const GrantResult&)>;

@@ -74,11 +74,14 @@ void Pager::Loop() {
 }
 
 int Pager::Drop(int count) {
-  const std::vector<arena::Arena::StreamPage> pages = arena_.TakeOldest(count, arena_.now() - kProtectOperators);
+  const std::vector<arena::Arena::StreamPage> pages =
+      arena_.TakeOldest(count, arena_.now() - kProtectOperators);
   const int fd = fd_.load(std::memory_order_relaxed);
-  // On pages that may meanwhile have become something else: a hint neither changes contents nor depends on them.
+  // On pages that may meanwhile have become something else: a hint neither changes contents nor
+  // depends on them.
   for (const auto& page : pages) backend_.StartWriteBack(fd, kPage * page.slot.value(), kPage);
-  for (const auto& page : pages) backend_.DropResident(page.at, kPage, fd, kPage * page.slot.value());
+  for (const auto& page : pages)
+    backend_.DropResident(page.at, kPage, fd, kPage * page.slot.value());
   return static_cast<int>(pages.size());
 }
 
@@ -88,7 +91,8 @@ bool Pager::ReadOne() {
   {
     absl::MutexLock lock(&mu_);
     const int64_t tick = arena_.now() - begin_now_;
-    while (next_ < schedule_.size() && schedule_[next_].first_tick < tick) ++next_;  // operators were faster
+    while (next_ < schedule_.size() && schedule_[next_].first_tick < tick)
+      ++next_;  // operators were faster
     if (next_ == schedule_.size()) return false;
     page = schedule_[next_++];
     due = begin_now_ + page.first_tick;

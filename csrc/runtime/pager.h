@@ -1,5 +1,5 @@
-// Streams demoted pages through an iteration: reads ahead of the operators that will touch them, writes back and
-// drops behind, so that the memory of the file tier stays within a window.
+// Streams demoted pages through an iteration: reads ahead of the operators that will touch them,
+// writes back and drops behind, so that the memory of the file tier stays within a window.
 #pragma once
 
 #include <atomic>
@@ -13,8 +13,8 @@
 
 namespace tide::runtime {
 
-/// One copy thread, started when something streams. It only gives hints to the kernel about mappings that stay
-/// valid, so being late or wrong costs time and never a byte.
+/// One copy thread, started when something streams. It only gives hints to the kernel about
+/// mappings that stay valid, so being late or wrong costs time and never a byte.
 class Pager {
  public:
   /// All borrowed for ever.
@@ -27,8 +27,9 @@ class Pager {
   /// Between iterations the beginning of the next one is read ahead.
   void EndIteration();
 
-  /// Called by the stepping thread at an operator or an allocation: wakes the copy thread when the window is full or
-  /// the next pages are due. Beyond twice the window it drops pages itself, so that operators cannot outrun the disk.
+  /// Called by the stepping thread at an operator or an allocation: wakes the copy thread when the
+  /// window is full or the next pages are due. Beyond twice the window it drops pages itself, so
+  /// that operators cannot outrun the disk.
   void AtSafePoint() {
     if (enabled_.load(std::memory_order_relaxed)) Check();
   }
@@ -45,15 +46,15 @@ class Pager {
 
   arena::Arena& arena_;
   pages::Backend& backend_;
-  std::atomic<bool> enabled_{false};       // relaxed: a hint, set before the iteration that needs it
-  std::atomic<int64_t> window_pages_{0};   // relaxed: a hint
-  std::atomic<int> fd_{-1};                // relaxed: set once
-  std::atomic<int64_t> woken_at_{-1000};   // relaxed: operator at which the thread was woken last
+  std::atomic<bool> enabled_{false};      // relaxed: a hint, set before the iteration that needs it
+  std::atomic<int64_t> window_pages_{0};  // relaxed: a hint
+  std::atomic<int> fd_{-1};               // relaxed: set once
+  std::atomic<int64_t> woken_at_{-1000};  // relaxed: operator at which the thread was woken last
 
   absl::Mutex mu_;
   absl::CondVar work_;
   std::vector<arena::Arena::StreamPage> schedule_ ABSL_GUARDED_BY(mu_);
-  size_t next_ ABSL_GUARDED_BY(mu_) = 0;      // entry of the schedule to read next
+  size_t next_ ABSL_GUARDED_BY(mu_) = 0;        // entry of the schedule to read next
   int64_t begin_now_ ABSL_GUARDED_BY(mu_) = 0;  // operator count at which the schedule's tick 0 is
   bool woken_ ABSL_GUARDED_BY(mu_) = false;
   bool started_ ABSL_GUARDED_BY(mu_) = false;

@@ -18,7 +18,8 @@
 namespace tide::runtime {
 namespace {
 
-// Fork handlers and the C function table have no context argument; torch forces one allocator per process.
+// Fork handlers and the C function table have no context argument; torch forces one allocator per
+// process.
 std::atomic<Runtime*> g_runtime{nullptr};
 
 absl::StatusOr<int> ParsePriority(const std::string& text) {
@@ -55,7 +56,8 @@ absl::StatusOr<Runtime*> Runtime::Start(const JobOptions& options) {
   auto* runtime = new Runtime(options, std::move(device), slot);
   if (absl::Status status = runtime->Init(); !status.ok()) {
     runtime->device_->Free(slot);
-    return status;  // the object stays: threads may not have been started, but nothing may be freed twice
+    return status;  // the object stays: threads may not have been started, but nothing may be freed
+                    // twice
   }
   g_runtime.store(runtime, std::memory_order_release);
   runtime->InstallForkHandlers();
@@ -90,8 +92,10 @@ absl::Status Runtime::Init() {
   arena_options.learn_from = IntOption("memory.learn_from");
   arena_options.learn_iterations = static_cast<int>(IntOption("memory.learn_iterations"));
   arena_options.skip_privatise = BoolOption("test.skip_privatise");
-  TIDE_ASSIGN_OR_RETURN(arena_, arena::Arena::Create(arena_options, *backend_, account_, lane_account_,
-                                                     [this](Bytes bytes, bool last) { return NeedMemory(bytes, last); }));
+  TIDE_ASSIGN_OR_RETURN(arena_, arena::Arena::Create(arena_options, *backend_, account_,
+                                                     lane_account_, [this](Bytes bytes, bool last) {
+                                                       return NeedMemory(bytes, last);
+                                                     }));
   pager_ = std::make_unique<Pager>(*arena_, *backend_);
   account_.SetLimit(options_.limit);
   Sample();
@@ -109,7 +113,8 @@ void Runtime::Sample() {
     file_resident += resident;
     if (resident > Bytes(0)) arena_->NoteFound(page);
   }
-  const Bytes outside_now = std::max(memory.anonymous - stats.committed_bytes, Bytes(0)) + memory.page_tables;
+  const Bytes outside_now =
+      std::max(memory.anonymous - stats.committed_bytes, Bytes(0)) + memory.page_tables;
   const Bytes outside = RecentOutside(outside_now);
   pager_->AtSafePoint();  // what was touched without an operator leaves too
   own.outside_bytes.store(outside.value(), std::memory_order_relaxed);
@@ -122,15 +127,17 @@ void Runtime::Sample() {
 }
 
 void Runtime::ChargeStreamed() {
-  // Upwards at once, downwards when the sampler has asked the kernel: the ledger must not miss a peak.
+  // Upwards at once, downwards when the sampler has asked the kernel: the ledger must not miss a
+  // peak.
   const int64_t streamed = arena_->streamed().bytes().value();
   std::atomic<int64_t>& charged = slot().file_resident_bytes;
-  if (streamed > charged.load(std::memory_order_relaxed)) charged.store(streamed, std::memory_order_relaxed);
+  if (streamed > charged.load(std::memory_order_relaxed))
+    charged.store(streamed, std::memory_order_relaxed);
 }
 
 Bytes Runtime::RecentOutside(Bytes now) {
-  // Libraries take scratch of their own within an operator and give it back: what counts is the most of the last
-  // five seconds, since it will be taken again before anybody could react.
+  // Libraries take scratch of their own within an operator and give it back: what counts is the
+  // most of the last five seconds, since it will be taken again before anybody could react.
   constexpr size_t kSamples = 20;
   absl::MutexLock lock(&outside_mu_);
   outside_history_.push_back(now);
@@ -140,7 +147,8 @@ Bytes Runtime::RecentOutside(Bytes now) {
 
 void Runtime::SamplerLoop() {
   constexpr absl::Duration kPeriod = absl::Milliseconds(250);
-  // Nothing wakes this thread: it is a measurement at a fixed rate, and the process ends without waiting for it.
+  // Nothing wakes this thread: it is a measurement at a fixed rate, and the process ends without
+  // waiting for it.
   std::atomic<uint32_t> never{0};
   for (;;) {
     shm::FutexWait(never, 0, kPeriod);
@@ -160,7 +168,8 @@ RuntimeReport Runtime::Report() {
   report.arena = arena_->Stats();
   report.iterations = iterations_.load(std::memory_order_relaxed);
   report.suspended = suspended_.load(std::memory_order_relaxed);
-  report.wait_seconds_total = static_cast<double>(waited_ns_.load(std::memory_order_relaxed)) * 1e-9;
+  report.wait_seconds_total =
+      static_cast<double>(waited_ns_.load(std::memory_order_relaxed)) * 1e-9;
   report.budget_revision = slot().budget_revision.load(std::memory_order_relaxed);
   report.peak_bytes = Bytes(slot().peak_bytes.load(std::memory_order_relaxed));
   report.device_path = device_->path();
@@ -171,12 +180,13 @@ RuntimeReport Runtime::Report() {
 
 std::string Runtime::MemoryTable() {
   const Bytes capacity = device_->Capacity();
-  std::string table = absl::StrFormat("%-20s %10s %10s %10s %10s  %s\n", "job", "resident", "private", "outside",
-                                      "demoted", "turn");
+  std::string table = absl::StrFormat("%-20s %10s %10s %10s %10s  %s\n", "job", "resident",
+                                      "private", "outside", "demoted", "turn");
   for (const shm::Holder& holder : device_->WhoHoldsWhat()) {
-    absl::StrAppendFormat(&table, "%-20s %10s %10s %10s %10s  %s%s\n", holder.name, FormatBytes(holder.used()),
-                          FormatBytes(holder.private_bytes), FormatBytes(holder.outside), FormatBytes(holder.demoted),
-                          holder.has_turn ? "yes" : "", holder.slot == slot_id_ ? " (this job)" : "");
+    absl::StrAppendFormat(
+        &table, "%-20s %10s %10s %10s %10s  %s%s\n", holder.name, FormatBytes(holder.used()),
+        FormatBytes(holder.private_bytes), FormatBytes(holder.outside), FormatBytes(holder.demoted),
+        holder.has_turn ? "yes" : "", holder.slot == slot_id_ ? " (this job)" : "");
   }
   absl::StrAppend(&table, "used ", FormatBytes(device_->Used()), " of ",
                   capacity > Bytes(0) ? FormatBytes(capacity) : std::string("unlimited"), "\n");
@@ -202,15 +212,18 @@ void Runtime::FillApi(TideCoreApi& api) {
     }
     absl::SNPrintF(message_out, message_size,
                    "torchtide: out of memory: a block of %s does not fit: %s\n%s"
-                   "To go on: `tide limit JOB SIZE` for another job, a higher limit for this one, or a smaller batch.",
-                   FormatBytes(Bytes(static_cast<int64_t>(size))), std::string(block.status().message()),
-                   self->MemoryTable());
+                   "To go on: `tide limit JOB SIZE` for another job, a higher limit for this one, "
+                   "or a smaller batch.",
+                   FormatBytes(Bytes(static_cast<int64_t>(size))),
+                   std::string(block.status().message()), self->MemoryTable());
     return TIDE_OUT_OF_MEMORY;
   };
   api.owns = [](const void* pointer) -> int {
     return g_runtime.load(std::memory_order_acquire)->arena_->Owns(pointer) ? 1 : 0;
   };
-  api.release = [](void* pointer) { g_runtime.load(std::memory_order_acquire)->arena_->Free(pointer); };
+  api.release = [](void* pointer) {
+    g_runtime.load(std::memory_order_acquire)->arena_->Free(pointer);
+  };
   api.next_operator = [] {
     Runtime* self = g_runtime.load(std::memory_order_acquire);
     self->arena_->NextOperator();
@@ -224,17 +237,18 @@ void Runtime::FillApi(TideCoreApi& api) {
 }
 
 void Runtime::InstallForkHandlers() {
-  pthread_atfork(
-      [] { Current()->arena_->BeforeFork(); }, [] { Current()->arena_->AfterForkInParent(); },
-      [] {
-        Runtime* self = Current();
-        self->arena_->AfterForkInChild();
-        self->pager_->AbandonAfterFork();
-        self->AbandonLinkAfterFork();
-      });
+  pthread_atfork([] { Current()->arena_->BeforeFork(); },
+                 [] { Current()->arena_->AfterForkInParent(); },
+                 [] {
+                   Runtime* self = Current();
+                   self->arena_->AfterForkInChild();
+                   self->pager_->AbandonAfterFork();
+                   self->AbandonLinkAfterFork();
+                 });
 }
 
-// The lock may be held by a thread that does not exist here, so it is not taken; the child has one thread.
+// The lock may be held by a thread that does not exist here, so it is not taken; the child has one
+// thread.
 void Runtime::AbandonLinkAfterFork() ABSL_NO_THREAD_SAFETY_ANALYSIS {
   if (link_) link_->AbandonAfterFork();
 }

@@ -52,17 +52,17 @@ struct RuntimeReport {
   Bytes spill_used;
   Bytes peak_bytes;
   bool suspended = false;
-  double suspend_seconds = 0;           // of the last one
+  double suspend_seconds = 0;  // of the last one
   double resume_seconds = 0;
-  double predicted_suspend_seconds = 0; // of the next one
+  double predicted_suspend_seconds = 0;  // of the next one
   double predicted_resume_seconds = 0;
-  double gate_seconds_last = 0;         // of the last boundary, waiting excluded
+  double gate_seconds_last = 0;  // of the last boundary, waiting excluded
   double wait_seconds_total = 0;
   std::string device_path;
 };
 
-/// One per process; never destroyed, since storages point into it past shutdown. Boundary calls come from one
-/// thread, everything else from any.
+/// One per process; never destroyed, since storages point into it past shutdown. Boundary calls
+/// come from one thread, everything else from any.
 class Runtime {
  public:
   /// Errors: of the runtime directory, the device table, the address space.
@@ -72,16 +72,18 @@ class Runtime {
 
   const TideCoreApi* api() const { return &api_; }
 
-  /// Ends the iteration: survivors leave the lane, the turn passes, pending orders are carried out. Errors: no
-  /// memory for survivors; then the turn is kept and the next call tries again.
+  /// Ends the iteration: survivors leave the lane, the turn passes, pending orders are carried out.
+  /// Errors: no memory for survivors; then the turn is kept and the next call tries again.
   absl::Status EndIteration();
-  /// Waits for the turn and begins the next iteration. `interrupted` is asked at least every 100 ms while waiting.
-  /// Errors: Cancelled when it says so; nothing has begun then, and it may be called again.
+  /// Waits for the turn and begins the next iteration. `interrupted` is asked at least every 100 ms
+  /// while waiting. Errors: Cancelled when it says so; nothing has begun then, and it may be called
+  /// again.
   absl::Status BeginIteration(int phase, const std::function<bool()>& interrupted);
   /// The job will run no more iterations for now (idle notebook, end of training).
   absl::Status Leave();
 
-  /// Orders from the API (waits until applied at a boundary is the caller's business) or from the daemon.
+  /// Orders from the API (waits until applied at a boundary is the caller's business) or from the
+  /// daemon.
   Orders& orders() { return orders_; }
   /// Carries pending orders out now: only at a quiet point on the stepping thread.
   void CarryOutOrders();
@@ -117,7 +119,8 @@ class Runtime {
   GrantResult ApplyGrant(const GrantRequest& grant);
   absl::Status EnsureSpill();
   bool NeedMemory(Bytes bytes, bool last_resort);
-  /// Asks others for memory and does not wait; false when nobody has any. `busy_too`: also those in an iteration.
+  /// Asks others for memory and does not wait; false when nobody has any. `busy_too`: also those in
+  /// an iteration.
   bool AskOthers(Bytes bytes, bool busy_too);
   void RelieveDevice();
   Bytes RecentOutside(Bytes now);
@@ -148,10 +151,10 @@ class Runtime {
   std::unique_ptr<lane::Turn> turn_;
   std::optional<lane::Scratch> scratch_;
   uint64_t mapped_generation_ = 0;  // of the scratch whose pages are mapped
-  bool in_lane_ = false;         // a member of the lane
-  bool keep_turn_ = false;       // survivors could not leave
-  bool lane_was_used_ = false;   // the last iteration ran on lane pages
-  bool trimmed_ = false;         // private scratch was given back after the lane took over
+  bool in_lane_ = false;            // a member of the lane
+  bool keep_turn_ = false;          // survivors could not leave
+  bool lane_was_used_ = false;      // the last iteration ran on lane pages
+  bool trimmed_ = false;            // private scratch was given back after the lane took over
   bool trim_scratch_ = false;
   bool iteration_open_ = false;
   int64_t iteration_begin_ns_ = 0;

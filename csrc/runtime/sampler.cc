@@ -40,11 +40,13 @@ Bytes LimitIn(const std::string& path) {
 
 Bytes CgroupLimit() {
   Bytes limit = GiB(1 << 20);
-  for (absl::string_view line : absl::StrSplit(ReadFile("/proc/self/cgroup"), '\n', absl::SkipEmpty())) {
+  for (absl::string_view line :
+       absl::StrSplit(ReadFile("/proc/self/cgroup"), '\n', absl::SkipEmpty())) {
     const std::vector<std::string> parts = absl::StrSplit(line, absl::MaxSplits(':', 2));
     if (parts.size() != 3) continue;
     if (parts[1] == "memory") {
-      limit = std::min(limit, LimitIn(absl::StrCat("/sys/fs/cgroup/memory", parts[2], "/memory.limit_in_bytes")));
+      limit = std::min(limit, LimitIn(absl::StrCat("/sys/fs/cgroup/memory", parts[2],
+                                                   "/memory.limit_in_bytes")));
     } else if (parts[1].empty()) {
       limit = std::min(limit, LimitIn(absl::StrCat("/sys/fs/cgroup", parts[2], "/memory.max")));
     }
@@ -60,9 +62,11 @@ std::vector<pid_t> Descendants(pid_t pid) {
   while (!open.empty() && found.size() < 4096) {
     const pid_t parent = open.back();
     open.pop_back();
-    // Children of the main thread; a thread that forks is the exception and is seen through the parent's sum only.
+    // Children of the main thread; a thread that forks is the exception and is seen through the
+    // parent's sum only.
     for (absl::string_view word :
-         absl::StrSplit(ReadFile(absl::StrCat("/proc/", parent, "/task/", parent, "/children")), ' ', absl::SkipWhitespace())) {
+         absl::StrSplit(ReadFile(absl::StrCat("/proc/", parent, "/task/", parent, "/children")),
+                        ' ', absl::SkipWhitespace())) {
       pid_t child = 0;
       if (!absl::SimpleAtoi(word, &child)) continue;
       found.push_back(child);
@@ -82,9 +86,11 @@ ProcessMemory MeasureProcessTree(pid_t pid) {
     memory.anonymous = KilobytesOf(status, "RssAnon:");
     return memory;
   }
-  memory.anonymous = KilobytesOf(ReadFile(absl::StrCat("/proc/", pid, "/smaps_rollup")), "Pss_Anon:");
+  memory.anonymous =
+      KilobytesOf(ReadFile(absl::StrCat("/proc/", pid, "/smaps_rollup")), "Pss_Anon:");
   for (pid_t child : children) {
-    memory.anonymous += KilobytesOf(ReadFile(absl::StrCat("/proc/", child, "/smaps_rollup")), "Pss_Anon:");
+    memory.anonymous +=
+        KilobytesOf(ReadFile(absl::StrCat("/proc/", child, "/smaps_rollup")), "Pss_Anon:");
     memory.page_tables += KilobytesOf(ReadFile(absl::StrCat("/proc/", child, "/status")), "VmPTE:");
   }
   return memory;

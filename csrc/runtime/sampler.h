@@ -1,4 +1,5 @@
-// Measures what the arena does not own: bytes of the process and its children as the kernel counts them.
+// Measures what the arena does not own: bytes of the process and its children as the kernel counts
+// them.
 #pragma once
 
 #include <sys/types.h>
@@ -9,8 +10,9 @@
 
 namespace tide::runtime {
 
-/// Anonymous memory of the process tree under `pid` and its page tables. With children the proportional share is
-/// summed, since fork shares pages; without, the cheaper resident count is exact.
+/// Anonymous memory of the process tree under `pid` and its page tables. With children the
+/// proportional share is summed, since fork shares pages; without, the cheaper resident count is
+/// exact.
 struct ProcessMemory {
   Bytes anonymous;
   Bytes page_tables;
@@ -21,8 +23,8 @@ ProcessMemory MeasureProcessTree(pid_t pid);
 /// Direct and indirect children.
 std::vector<pid_t> Descendants(pid_t pid);
 
-/// What the CPU device can hold: free memory of the machine plus what is used on the device already, less
-/// `reserve`, at most what the memory cgroup of this process allows.
+/// What the CPU device can hold: free memory of the machine plus what is used on the device
+/// already, less `reserve`, at most what the memory cgroup of this process allows.
 Bytes DeriveCapacity(Bytes used_on_device, Bytes reserve);
 
 }  // namespace tide::runtime

@@ -9,8 +9,8 @@
 namespace tide::torch_hooks {
 namespace {
 
-// The one mutable global that torch forces on us: a deleter is a plain function pointer without context, since
-// c10 asks for context == data.
+// The one mutable global that torch forces on us: a deleter is a plain function pointer without
+// context, since c10 asks for context == data.
 const TideCoreApi* g_api = nullptr;
 c10::Allocator* g_previous = nullptr;
 c10::DeleterFnPtr g_previous_deleter = nullptr;
@@ -43,19 +43,23 @@ class CpuAllocator final : public c10::Allocator {
     return {data, data, &Delete, c10::Device(c10::DeviceType::CPU)};
   }
   c10::DeleterFnPtr raw_deleter() const override { return &Delete; }
-  void copy_data(void* to, const void* from, std::size_t size) const override { default_copy_data(to, from, size); }
+  void copy_data(void* to, const void* from, std::size_t size) const override {
+    default_copy_data(to, from, size);
+  }
 };
 
 }  // namespace
 
 std::string InstallCpuAllocator(const TideCoreApi* api) {
   if (g_api != nullptr) return "";
-  if (api == nullptr || api->version != TIDE_CORE_API_VERSION || api->struct_size < sizeof(TideCoreApi)) {
+  if (api == nullptr || api->version != TIDE_CORE_API_VERSION ||
+      api->struct_size < sizeof(TideCoreApi)) {
     return "the core module and the torch adapter are of different versions; reinstall torchtide";
   }
   g_previous = c10::GetAllocator(c10::DeviceType::CPU);
   g_previous_deleter = g_previous->raw_deleter();
-  if (g_previous_deleter == nullptr) return "the current CPU allocator has no raw deleter to chain to";
+  if (g_previous_deleter == nullptr)
+    return "the current CPU allocator has no raw deleter to chain to";
   g_api = api;
   // Never freed: storages keep a pointer to their allocator past shutdown.
   static CpuAllocator* const allocator = new CpuAllocator;

@@ -36,8 +36,9 @@ void ArmOpGate(const TideCoreApi* api, bool on) {
   g_api = api;
   if (on == g_handle.has_value()) return;
   if (on) {
-    g_handle = at::addGlobalCallback(
-        at::RecordFunctionCallback(OnOperator).needsInputs(true).scopes({at::RecordScope::FUNCTION}));
+    g_handle = at::addGlobalCallback(at::RecordFunctionCallback(OnOperator)
+                                         .needsInputs(true)
+                                         .scopes({at::RecordScope::FUNCTION}));
   } else {
     at::removeCallback(*g_handle);
     g_handle.reset();

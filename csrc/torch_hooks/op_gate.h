@@ -1,4 +1,5 @@
-// What operators touch, reported to the core while it records: RecordFunction with inputs, armed only then.
+// What operators touch, reported to the core while it records: RecordFunction with inputs, armed
+// only then.
 #pragma once
 
 #include "runtime/core_api.h"

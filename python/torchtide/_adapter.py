@@ -23,7 +23,8 @@ def load() -> ModuleType:
     except ImportError as error:
         low, high = SUPPORTED
         raise ImportError(
-            f"torchtide has no adapter for torch {torch.__version__} ({name} cannot be imported: {error}); "
-            f"torch {low[0]}.{low[1]} to {high[0]}.{high[1]} are supported, and a build from source makes the "
-            "adapter for the torch it finds"
+            f"torchtide has no adapter for torch {torch.__version__} "
+            f"({name} cannot be imported: {error}); "
+            f"torch {low[0]}.{low[1]} to {high[0]}.{high[1]} are supported, "
+            "and a build from source makes the adapter for the torch it finds"
         ) from error

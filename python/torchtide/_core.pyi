@@ -23,7 +23,7 @@ class Client:
         """
         The next followed event as (kind, body), or None when none comes in time.
         """
-    def request(self, kind: str, body: bytes, timeout_s: typing.SupportsFloat | typing.SupportsIndex = 30.0) -> tuple:
+    def request(self, kind: str, body: bytes, timeout_s: typing.SupportsFloat | typing.SupportsIndex = 30.0) -> tuple[typing.Any, ...]:
         """
         Sends a MessagePack body as a frame of `kind` and returns (kind, body) of the answer.
         """

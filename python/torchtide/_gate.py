@@ -1,8 +1,9 @@
 """Where one iteration ends and the next begins, seen from what every training loop does.
 
-An iteration ends with an optimizer step, but the turn is given up at the *next* forward of the outermost
-module: by then gradients and outputs of the step are gone, so almost nothing has to leave the lane. Gradient
-accumulation has no step and so no boundary; several optimizers that step one after the other give one boundary.
+An iteration ends with an optimizer step, but the turn is given up at the *next* forward of the
+outermost module: by then gradients and outputs of the step are gone, so almost nothing has to leave
+the lane. Gradient accumulation has no step and so no boundary; several optimizers that step one
+after the other give one boundary.
 """
 
 from __future__ import annotations
@@ -20,8 +21,9 @@ _FIRST_TRAINING_PHASE = 2
 class _RootHook:
     """The forward pre-hook of an outermost module.
 
-    Modules carry their hooks wherever they go, so it must be copied and saved as if it were not there: a copy is
-    the hook itself, and what is saved is a builtin that passes the arguments on, loadable without torchtide.
+    Modules carry their hooks wherever they go, so it must be copied and saved as if it were not
+    there: a copy is the hook itself, and what is saved is a builtin that passes the arguments on,
+    loadable without torchtide.
     """
 
     def __init__(self, gate: Gate) -> None:
@@ -69,6 +71,7 @@ class Gate:
         self._look_for_root()
         self._wrap_scaler(torch.amp.GradScaler)
         self._wrap_loader()
+        _let_orphans_go()
 
     # -- what torch tells us ---------------------------------------------------------------
 
@@ -78,13 +81,14 @@ class Gate:
         self.steps_seen += 1
         again = id(optimizer) in self._stepped_optimizers
         if again and not self._forward_since_step:
-            # No module's forward is to be seen (a compiled one, plain functions): the step is the boundary.
+            # No module's forward is to be seen (a compiled one, plain functions): the step is the
+            # boundary.
             self.boundary(self._training_phase())
         self.stepped = True
         if id(optimizer) not in self._stepped_optimizers:
             self._stepped_optimizers.append(id(optimizer))
-        # Another optimizer of the same iteration, or a model that no root is known of (the next fold, a notebook's
-        # next cell): the search costs one hook call.
+        # Another optimizer of the same iteration, or a model that no root is known of (the next
+        # fold, a notebook's next cell): the search costs one hook call.
         self.gated = self._forward_since_step
         self._forward_since_step = False
         if not self.gated:
@@ -115,7 +119,7 @@ class Gate:
                 gate.end()
             return advance(self)
 
-        dataloader._MultiProcessingDataLoaderIter.__next__ = wrapped
+        dataloader._MultiProcessingDataLoaderIter.__next__ = wrapped  # type: ignore[method-assign]
 
     def _look_for_root(self) -> None:
         from torch.nn.modules.module import register_module_forward_pre_hook
@@ -124,7 +128,7 @@ class Gate:
             self._global_handle = register_module_forward_pre_hook(self._any_forward)
 
     def _any_forward(self, module: Any, args: Any) -> None:
-        """The first forward after the search began is the outermost module's: watch that one alone."""
+        """The first forward since the search began is the outermost module's: watch it."""
         import torch
 
         if torch.compiler.is_compiling() or not self._mine() or _in_backward():
@@ -145,7 +149,8 @@ class Gate:
         self._forward_since_step = True
         self._forward_since_batch = True
         if not torch.is_grad_enabled():
-            # A teacher's forward inside an iteration is part of it; after a step, or in a row, it is evaluation.
+            # A teacher's forward inside an iteration is part of it; after a step, or in a row, it
+            # is evaluation.
             if not self.open or self.stepped or self.phase == _EVALUATION:
                 self.boundary(_EVALUATION)
         elif not self.open or self.stepped or self.phase == _EVALUATION:
@@ -157,7 +162,7 @@ class Gate:
         return self._thread is None or self._thread == threading.get_ident()
 
     def _training_phase(self) -> int:
-        """Alternating optimizers (a GAN's halves) are different iterations, each learnt for itself."""
+        """Alternating optimizers (a GAN's halves) are iterations of different kinds."""
         key = tuple(sorted(self._stepped_optimizers))
         if len(self._phases) > 64:
             return _FIRST_TRAINING_PHASE
@@ -194,7 +199,7 @@ class Gate:
             self._armed = recording
 
     def batch_boundary(self) -> None:
-        """For loops without an optimizer of torch and without modules: each batch is an iteration."""
+        """For loops without torch's optimizers or modules: each batch is an iteration."""
         if not self._mine():
             return  # an iteration of the thread that trains is open, or it owns the gate
         forward, self._forward_since_batch = self._forward_since_batch, False
@@ -203,7 +208,7 @@ class Gate:
         self.boundary(_FIRST_TRAINING_PHASE)
 
     def adopt(self) -> None:
-        """The calling thread is about to train; ignored while another one is inside an iteration."""
+        """The calling thread will train; ignored while another one is inside an iteration."""
         if not self.open:
             self._thread = threading.get_ident()
 
@@ -220,8 +225,20 @@ def _in_backward() -> bool:
     return bool(torch._C._current_graph_task_id() != -1)
 
 
+def _let_orphans_go() -> None:
+    """Loader workers of a killed job end within half a second, not after torch's five.
+
+    A forked worker holds its parent's pages as they were at the fork: until it has gone, the memory
+    of a dead job is not free. A worker looks for its parent whenever it has waited so long for work.
+    """
+    import torch.utils.data._utils.worker
+
+    worker: Any = torch.utils.data._utils.worker
+    worker.MP_STATUS_CHECK_INTERVAL = min(0.5, float(worker.MP_STATUS_CHECK_INTERVAL))
+
+
 def loader_ready(iterator: Any) -> bool:
-    """Whether the next batch of a multi-process DataLoader iterator has arrived in this process or its queue."""
+    """Whether the next batch of a multi-process DataLoader iterator has arrived here."""
     info = getattr(iterator, "_task_info", {}).get(getattr(iterator, "_rcvd_idx", -1))
     if info is not None and len(info) == 2:
         return True

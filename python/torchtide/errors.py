@@ -100,8 +100,8 @@ class ProtocolError(TideError):
 
 
 if TYPE_CHECKING:
-    #: `torch.OutOfMemoryError` itself: what an operator raises when an allocation found no memory after everything
-    #: that could give some was asked. Its message carries a table of who holds what.
+    #: `torch.OutOfMemoryError` itself: what an operator raises when an allocation found no memory
+    #: after everything that could give some was asked. Its message says who holds what.
     OutOfMemory = RuntimeError
 
 

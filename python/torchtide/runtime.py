@@ -31,11 +31,11 @@ def disabled() -> bool:
 
 
 def default_name() -> str:
-    """The name of a job that was given none: its script or module, with its rank when it has one."""
+    """The name of a job that was given none: that of its script or module."""
     main = sys.modules.get("__main__")
     spec = getattr(main, "__spec__", None)
     if spec is not None and spec.name not in ("__main__", None):
-        name = spec.name.removesuffix(".__main__").rsplit(".", 1)[-1]
+        name = str(spec.name).removesuffix(".__main__").rsplit(".", 1)[-1]
     elif sys.argv and sys.argv[0] not in ("", "-c", "-m"):
         name = Path(sys.argv[0]).stem
     else:
@@ -74,7 +74,12 @@ def start(
     with _LOCK:
         if _started:
             return str(_core.name())
-        given = {"job.name": name, "job.limit": limit, "job.min_memory": min_memory, "job.priority": priority}
+        given = {
+            "job.name": name,
+            "job.limit": limit,
+            "job.min_memory": min_memory,
+            "job.priority": priority,
+        }
         for option, value in given.items():
             if value is not None:
                 _core.set_option(option, str(value), "call")
@@ -124,8 +129,8 @@ def _say_goodbye() -> None:
 def iterations(loader: Iterable[_T]) -> Iterator[_T]:
     """Iterates over `loader`, one turn of the lane an iteration.
 
-    Starts the runtime when it does not run yet. The boundary is where it costs least: at the first forward after
-    an optimizer step where there is one, else at each batch.
+    Starts the runtime when it does not run yet. The boundary is where it costs least: at the first
+    forward after an optimizer step where there is one, else at each batch.
 
     Yields:
         the batches of `loader`.
@@ -188,7 +193,8 @@ def set_limit(limit: int | str | None, *, guaranteed: int | str = 0) -> dict[str
         guaranteed: share that other jobs cannot ask for.
 
     Returns:
-        status ("applied", "deferred", "stale"), moved_bytes, took_ms, parts of the smallest possible limit.
+        status ("applied", "deferred", "stale"), moved_bytes, took_ms, parts of the smallest
+        possible limit.
 
     Raises:
         torchtide.errors.LimitConflict: the limit is below the smallest possible; the old one stays.
@@ -196,7 +202,9 @@ def set_limit(limit: int | str | None, *, guaranteed: int | str = 0) -> dict[str
     from torchtide.errors import LimitConflict
 
     size = _core.parse_bytes(str(limit)) if limit is not None else 0
-    answer: dict[str, Any] = _core.set_limit(size, _core.parse_bytes(str(guaranteed)), not GATE.open)
+    answer: dict[str, Any] = _core.set_limit(
+        size, _core.parse_bytes(str(guaranteed)), not GATE.open
+    )
     if answer["status"] == "conflict":
         raise LimitConflict(answer["text"], parts=answer["parts"])
     return answer
@@ -205,8 +213,8 @@ def set_limit(limit: int | str | None, *, guaranteed: int | str = 0) -> dict[str
 def pause() -> None:
     """Suspends this job's memory: all pages go to the file tier, addresses stay.
 
-    Between iterations it happens at once, within one at its end. The next iteration waits for `resume` (from
-    another thread, `tide resume` or a call before it).
+    Between iterations it happens at once, within one at its end. The next iteration waits for
+    `resume` (from another thread, `tide resume` or a call before it).
     """
     _core.suspend(not GATE.open)
 

@@ -119,8 +119,7 @@ TYPED_TEST_P(BackendContract, PublishMovesScratchOntoAFilePageAndLeavesTheFile) 
 }
 
 TYPED_TEST_P(BackendContract, PublishMovesASmallBlockOutOfLanePagesAndLeavesItsNeighbours) {
-  ASSERT_TRUE(
-      this->backend_->MapLane(this->base_, this->kSpace, this->file_.get(), Bytes(0)).ok());
+  ASSERT_TRUE(this->backend_->MapLane(this->base_, this->kSpace, this->file_.get(), Bytes(0)).ok());
   this->Fill(this->base_, 'l');
   const Bytes small = KiB(12);
   char* const at = this->base_ + KiB(8).size();

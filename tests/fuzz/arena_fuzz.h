@@ -1,4 +1,5 @@
-// Random operations on an arena against a shadow of every block's contents; a failure replays from its seed.
+// Random operations on an arena against a shadow of every block's contents; a failure replays from
+// its seed.
 #pragma once
 
 #include <sys/wait.h>
@@ -11,8 +12,9 @@
 
 namespace tide::arena {
 
-/// One run; `steps` operations on at most kLiveMax blocks of 1 to 8 MiB. Contents are checked through words
-/// spread over each block and derived from its own number, so that a byte of another block never fits.
+/// One run; `steps` operations on at most kLiveMax blocks of 1 to 8 MiB. Contents are checked
+/// through words spread over each block and derived from its own number, so that a byte of another
+/// block never fits.
 class ArenaFuzz {
  public:
   ArenaFuzz(uint64_t seed, bool host, bool forks)
@@ -59,7 +61,8 @@ class ArenaFuzz {
   }
   template <typename Visit>
   void ForWords(const Shadow& block, Visit visit) {
-    for (size_t at = 0; at + 8 <= block.size; at += kStride) visit(block.at + at, Word(block.key, at));
+    for (size_t at = 0; at + 8 <= block.size; at += kStride)
+      visit(block.at + at, Word(block.key, at));
     visit(block.at + block.size - 8, Word(block.key, block.size));
   }
   void CheckAll(int step) {
@@ -78,7 +81,8 @@ class ArenaFuzz {
     if (kind < 940) return Boundary();
     if (kind < 942) return Count(1), void(world_.arena->Demote(PageCount(1 + random_.Below(3))));
     if (kind < 945) return Count(2), void(world_.arena->Promote(PageCount(1 + random_.Below(3))));
-    if (kind < 946) return Count(3), void(world_.arena->Demote(PageCount(1000)));  // as a suspension
+    if (kind < 946)
+      return Count(3), void(world_.arena->Demote(PageCount(1000)));  // as a suspension
     if (kind < 960) return Count(4), void(world_.arena->Trim(PageCount(random_.Below(4))));
     if (kind < 963) return SwitchLane();
     if (kind < 999) return Rewrite();
@@ -88,7 +92,8 @@ class ArenaFuzz {
 
   void Allocate() {
     if (blocks_.size() >= kLiveMax) return Free();
-    static constexpr int64_t kSizes[] = {1 << 20, 1 << 20, 1 << 20, 3 << 20, (1 << 20) + 4096, 4 << 20};
+    static constexpr int64_t kSizes[] = {1 << 20, 1 << 20,          1 << 20,
+                                         3 << 20, (1 << 20) + 4096, 4 << 20};
     const size_t size = kSizes[random_.Below(6)] - 8 * random_.Below(4);
     const auto at = world_.arena->Allocate(size);
     if (!at.ok()) return;

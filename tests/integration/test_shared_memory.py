@@ -1,7 +1,8 @@
 """Slice zero: two jobs in one memory cgroup with less than their sum, one of them under a limit.
 
-Forked DataLoader workers, a stopped holder of the turn, a killed holder of the turn. Weights and optimizer state
-must be bitwise those of the jobs alone, and the kernel's peak must be what the ledger says.
+Forked DataLoader workers, a stopped holder of the turn, a killed holder of the turn. Weights and
+optimizer state must be bitwise those of the jobs alone, and the kernel's peak must be what the
+ledger says.
 """
 
 from __future__ import annotations
@@ -19,14 +20,14 @@ from typing import Any
 
 import pytest
 import torch  # noqa: F401  (this test runs on every supported torch)
-
 from torchtide.demo import confine
 from torchtide.demo.confine import Command, Report
 from torchtide.demo.live import LiveStatus
 
 SCRIPTS = pathlib.Path(__file__).parent / "scripts"
 MIB = 1 << 20
-# Slab, page tables and sockets of six processes, and what the kernel has dirty before it is written.
+# Slab, page tables and sockets of six processes, and what the kernel has dirty before it is
+# written.
 KERNEL_BYTES = 128 * MIB
 
 
@@ -43,9 +44,17 @@ def runtime_dir(monkeypatch: pytest.MonkeyPatch) -> Iterator[pathlib.Path]:
             os.kill(int(pid.read_text()), signal.SIGTERM)
 
 
-def command(name: str, folder: pathlib.Path, *options: str, tide: tuple[str, ...] | None = None, **env: str) -> Command:
+def command(
+    name: str, folder: pathlib.Path, *options: str, tide: tuple[str, ...] | None = None, **env: str
+) -> Command:
     """One training script, alone or through `tide run`."""
-    script = [sys.executable, str(SCRIPTS / "big_adam.py"), "--out", str(folder / f"{name}.json"), *options]
+    script = [
+        sys.executable,
+        str(SCRIPTS / "big_adam.py"),
+        "--out",
+        str(folder / f"{name}.json"),
+        *options,
+    ]
     if tide is not None:
         script = [sys.executable, "-m", "torchtide", "run", "--name", name, *tide, "--", *script]
     return Command(name, script, folder / f"{name}.log", env)
@@ -76,7 +85,10 @@ class Trouble:
         if snapshot is None:
             return
         if self.stopped is not None:
-            if time.monotonic() - self.stopped_at > 4.0 or snapshot.holder not in ("", self.stop_name):
+            if time.monotonic() - self.stopped_at > 4.0 or snapshot.holder not in (
+                "",
+                self.stop_name,
+            ):
                 self.turns_after_stop += snapshot.holder not in ("", self.stop_name)
                 with contextlib.suppress(ProcessLookupError):  # its outcome says how it died
                     os.kill(self.stopped, signal.SIGCONT)
@@ -86,7 +98,9 @@ class Trouble:
         lines = {job.name: job for job in snapshot.jobs}
         if not holder or lines[holder].iterations < 2:
             return
-        pid = next(record["pid"] for record in self.status.ask()["jobs"] if record["name"] == holder)
+        pid = next(
+            record["pid"] for record in self.status.ask()["jobs"] if record["name"] == holder
+        )
         if not self.killed:
             if holder == self.victim:
                 os.kill(pid, signal.SIGKILL)
@@ -108,9 +122,12 @@ def test_two_jobs_in_less_than_their_sum_end_bitwise_as_alone(
     for name, options in alone.items():
         report = confine.run(name, [command(name, tmp_path, *options)], None)
         peaks[name] = report.peak_bytes
-    assert result(tmp_path, "big") == result(tmp_path, "big-again")  # the control: solo against solo
+    assert result(tmp_path, "big") == result(
+        tmp_path, "big-again"
+    )  # the control: solo against solo
 
-    # The third job, which is killed, has room of its own: the two that must end share less than their sum.
+    # The third job, which is killed, has room of its own: the two that must end share less than
+    # their sum.
     capacity = int(0.8 * (peaks["big"] + peaks["small"])) + peaks["victim"]
     limit = int(0.6 * peaks["big"])
     trouble = Trouble("victim")
@@ -126,9 +143,11 @@ def test_two_jobs_in_less_than_their_sum_end_bitwise_as_alone(
     ledger = trouble.status.peak_used_bytes
     with capsys.disabled():
         print(
-            f"\nslice zero ({report.kind}): solo {peaks['big'] / MIB:.0f} + {peaks['small'] / MIB:.0f} MiB, capacity "
-            f"{capacity / MIB:.0f}, limit {limit / MIB:.0f}; peak by kernel {report.peak_bytes / MIB:.0f}, by ledger "
-            f"{ledger / MIB:.0f} MiB (ratio {ledger / report.peak_bytes:.3f}); {trouble.status.handovers} hand-overs"
+            f"\nslice zero ({report.kind}): solo {peaks['big'] / MIB:.0f} + "
+            f"{peaks['small'] / MIB:.0f} MiB, capacity {capacity / MIB:.0f}, "
+            f"limit {limit / MIB:.0f}; peak by kernel {report.peak_bytes / MIB:.0f}, "
+            f"by ledger {ledger / MIB:.0f} MiB (ratio {ledger / report.peak_bytes:.3f}); "
+            f"{trouble.status.handovers} hand-overs"
         )
     print({name: outcome.sentence() for name, outcome in report.outcomes.items()})
     assert report.outcomes["big"].finished, (shared / "big.log").read_text()

@@ -89,10 +89,12 @@ def test_the_installed_command_tells_its_version(clean: pathlib.Path) -> None:
 
 
 def test_the_installed_adapter_trains_a_step(clean: pathlib.Path) -> None:
+    # torchtide first: a line "import torch" would have conftest.py repeat this file on torch 2.11,
+    # whose environment did not build the wheel.
     code = """
 import os
 os.environ["TIDE_DAEMON"] = "off"
-import torch, torchtide
+import torchtide, torch
 torchtide.runtime.start()
 model = torch.nn.Linear(1024, 1024)
 for batch in torchtide.iterations([torch.ones(4, 1024)] * 3):

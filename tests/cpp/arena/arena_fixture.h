@@ -1,4 +1,5 @@
-// An arena on a chosen backend with accounts, a spill file and lane pages, and blocks that know their pattern.
+// An arena on a chosen backend with accounts, a spill file and lane pages, and blocks that know
+// their pattern.
 #pragma once
 
 #include <sys/mman.h>
@@ -46,9 +47,9 @@ class World {
     if (!host) backend = std::make_unique<pages::FakeBackend>();
     spill = *pages::SpillFile::Open({.dir = folder.path()});
     options.address_space = space;
-    arena = *Arena::Create(options, *backend, account, lane_account, [this](Bytes bytes, bool last) {
-      return need ? need(bytes, last) : false;
-    });
+    arena =
+        *Arena::Create(options, *backend, account, lane_account,
+                       [this](Bytes bytes, bool last) { return need ? need(bytes, last) : false; });
     arena->SetSpill(spill.get());
   }
   ~World() {

@@ -1,4 +1,5 @@
-// The arena: addresses and contents over every move, survivors of the lane, other threads, budgets and forks.
+// The arena: addresses and contents over every move, survivors of the lane, other threads, budgets
+// and forks.
 #include "arena/arena.h"
 
 #include <thread>
@@ -36,7 +37,8 @@ INSTANTIATE_TEST_SUITE_P(Backends, ArenaTest, ::testing::Bool(),
 
 TEST_P(ArenaTest, BlocksKeepAddressAndContentsOverDemotionAndPromotion) {
   std::vector<Patterned> blocks;
-  for (int i = 0; i < 8; ++i) blocks.push_back(world_.Make(KiB(700 + 400 * i), static_cast<char>('a' + i)));
+  for (int i = 0; i < 8; ++i)
+    blocks.push_back(world_.Make(KiB(700 + 400 * i), static_cast<char>('a' + i)));
   const MoveReport out = arena_.Demote(PageCount(100));
   EXPECT_TRUE(out.status.ok());
   EXPECT_GT(out.moved, PageCount(5));
@@ -284,8 +286,9 @@ TEST_F(ArenaForkTest, WhatTheParentDoesWithItsPagesLaterDoesNotReachTheChild) {
   EXPECT_TRUE(AllIntact() && next.Intact());
 }
 
-// A log thread started a program while the step was running. Blocks of the lane were moved to private memory
-// under the operators' hands, and counted as survivors, so that the lane was not used for them any more.
+// A log thread started a program while the step was running. Blocks of the lane were moved to
+// private memory under the operators' hands, and counted as survivors, so that the lane was not
+// used for them any more.
 TEST_F(ArenaForkTest, AForkMovesNothingInTheParentAndTeachesItNothing) {
   Child child = Fork(arena_, [] { return 0; });
   EXPECT_EQ(child.Wait(), 0);

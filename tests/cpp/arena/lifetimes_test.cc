@@ -1,4 +1,5 @@
-// What is learnt of lifetimes: exact for fixed shapes, cautious with all that is new or was wrong once.
+// What is learnt of lifetimes: exact for fixed shapes, cautious with all that is new or was wrong
+// once.
 #include "arena/lifetimes.h"
 
 #include <vector>
@@ -13,7 +14,8 @@ constexpr int kEvidence = 2;
 
 class LifetimesTest : public ::testing::Test {
  protected:
-  // One iteration of allocations; sizes in MiB, negative: survives. Returns what was predicted ephemeral.
+  // One iteration of allocations; sizes in MiB, negative: survives. Returns what was predicted
+  // ephemeral.
   std::vector<bool> Iterate(const std::vector<int>& sizes, int32_t phase = 0) {
     lifetimes_.BeginIteration(++iteration_, phase);
     std::vector<bool> predicted;
@@ -35,14 +37,16 @@ class LifetimesTest : public ::testing::Test {
 
 TEST_F(LifetimesTest, FixedShapesAreExactByIterationFour) {
   for (int i = 0; i < 4; ++i) EXPECT_EQ(Iterate({3, -5, 3, 7}), Bools(4, false)) << i;
-  for (int i = 4; i < 9; ++i) EXPECT_EQ(Iterate({3, -5, 3, 7}), (Bools{true, false, true, true})) << i;
+  for (int i = 4; i < 9; ++i)
+    EXPECT_EQ(Iterate({3, -5, 3, 7}), (Bools{true, false, true, true})) << i;
 }
 
 TEST_F(LifetimesTest, OptimizerStateOfIterationZeroIsNeverPredictedEphemeral) {
   EXPECT_EQ(Iterate({3, -3, -3, 7}), Bools(4, false));
   EXPECT_EQ(Iterate({3, 7}), Bools(2, false));
   for (int i = 2; i < 8; ++i) Iterate({3, 7});
-  // As at a checkpoint's load: the state's places in the iteration are new, so nothing is assumed of them.
+  // As at a checkpoint's load: the state's places in the iteration are new, so nothing is assumed
+  // of them.
   EXPECT_EQ(Iterate({3, -90, -3}), (Bools{true, false, false}));
 }
 

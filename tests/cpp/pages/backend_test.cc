@@ -53,8 +53,7 @@ TEST_F(FakeBackendTest, RefusesPublishesThatNobodyMeans) {
 
 TEST_F(FakeBackendTest, RefusesBytesOfAFileAtTwoAddresses) {
   ASSERT_TRUE(backend_.MapFile(Page(0), kPage, file_.get(), kPage).ok());
-  EXPECT_TRUE(
-      absl::IsFailedPrecondition(backend_.MapFile(Page(1), kPage, file_.get(), kPage)));
+  EXPECT_TRUE(absl::IsFailedPrecondition(backend_.MapFile(Page(1), kPage, file_.get(), kPage)));
   EXPECT_TRUE(backend_.MapFile(Page(1), kPage, file_.get(), Bytes(0)).ok());
   EXPECT_TRUE(absl::IsFailedPrecondition(backend_.MapFile(Page(1), kPage, file_.get(), kPage * 2)))
       << "a demoted page is not demoted again";

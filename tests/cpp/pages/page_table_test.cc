@@ -126,8 +126,9 @@ TEST_P(PageTableTest, OverTheBudgetABlockIsBornInTheFileTier) {
   EXPECT_EQ(State(1), PageState::kFree);
 }
 
-// Told by a data loader's thread: it allocates beside a demoted block and writes while the stepping thread
-// brings that page back at its boundary. What it wrote between the read and the publish was lost.
+// Told by a data loader's thread: it allocates beside a demoted block and writes while the stepping
+// thread brings that page back at its boundary. What it wrote between the read and the publish was
+// lost.
 TEST_P(PageTableTest, APageOnWhichAnotherThreadWritesIsNotPromoted) {
   ASSERT_TRUE(table_->Occupy(Bytes(0), MiB(1), false, false).ok());
   ASSERT_TRUE(table_->Demote(PageIndex(0)).ok());
@@ -167,7 +168,8 @@ TEST_P(PageTableTest, EachFaultAtEachPositionOfABirthLeavesTheOldState) {
   }
 }
 
-// The second failure hits the way back: the page stays mapped to its slot, so the slot must not be given away.
+// The second failure hits the way back: the page stays mapped to its slot, so the slot must not be
+// given away.
 TEST_P(PageTableTest, AFailureOnTheWayBackOfABirthKeepsTheSlotOfThePageThatStaysMapped) {
   account_.set_limit(kPage);
   ASSERT_TRUE(Occupy(0, 1).ok());

@@ -113,7 +113,8 @@ TEST(BeladyTest, OnASweepOverAdamStateThePlanTransfersWithinOnePageOfTheBestPoss
   for (int64_t i = 0; i < 64; ++i) sweep.push_back(PageIndex(i));
   for (const int64_t capacity : {8, 16, 32, 48, 60}) {
     const int64_t best = BeladyTransfers(sweep, capacity, 6);
-    // Belady fetches into the same `capacity`; the plan's streamed pages pass through a window beside it.
+    // Belady fetches into the same `capacity`; the plan's streamed pages pass through a window
+    // beside it.
     EXPECT_LE(Planned(sweep, capacity), best + 1) << capacity;
   }
 }

@@ -1,4 +1,5 @@
-// The spill file: refused in memory, bounded by cap and disk, slots held while a child may map them.
+// The spill file: refused in memory, bounded by cap and disk, slots held while a child may map
+// them.
 #include "pages/spill_file.h"
 
 #include <fcntl.h>
@@ -120,7 +121,8 @@ TEST_F(SpillFileTest, AFreedSlotIsForgottenAndKeepsItsPlaceOnTheDisk) {
   spill->Free(slot);
   ASSERT_EQ(fstat(spill->fd(), &after), 0);
   EXPECT_EQ(after.st_size, before.st_size);
-  EXPECT_GE(after.st_blocks * 512, before.st_size) << "a write through a mapping could find no room";
+  EXPECT_GE(after.st_blocks * 512, before.st_size)
+      << "a write through a mapping could find no room";
   const SpillSlot again = *spill->Allocate();
   EXPECT_EQ(again, slot);
   Write(*spill, again, 'y');

@@ -1,4 +1,5 @@
-// The accounts: the job's limit first, then the device, and one payment for a lane that members share.
+// The accounts: the job's limit first, then the device, and one payment for a lane that members
+// share.
 #include "runtime/accounts.h"
 
 #include <memory>

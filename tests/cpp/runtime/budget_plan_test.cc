@@ -11,7 +11,9 @@ namespace {
 
 BudgetState RandomState(uint64_t seed) {
   Random random(seed);
-  const auto pages = [&](uint64_t bound) { return kPage * static_cast<int64_t>(random.Below(bound)); };
+  const auto pages = [&](uint64_t bound) {
+    return kPage * static_cast<int64_t>(random.Below(bound));
+  };
   BudgetState state;
   state.limit = random.Below(3) == 0 ? Bytes(0) : kPage + pages(300);
   state.outside = pages(40) + KiB(static_cast<int64_t>(random.Below(2000)));
@@ -44,7 +46,8 @@ void ForEachState(Law law) {
 
 TEST(BudgetPlanTest, NothingIsDemotedWhenEverythingFits) {
   ForEachState([](const BudgetState& state, const BudgetPlan& plan) {
-    const Bytes needs = state.outside + state.lane_peak + state.alive + state.demoted + state.private_scratch;
+    const Bytes needs =
+        state.outside + state.lane_peak + state.alive + state.demoted + state.private_scratch;
     if (state.asked > Bytes(0) || (state.limit > Bytes(0) && needs > state.limit)) return;
     EXPECT_EQ(plan.demote, PageCount(0));
   });
@@ -82,7 +85,8 @@ TEST(BudgetPlanTest, PagesComeBackOnlyIntoRoomAndNeverWhileOthersAsk) {
 TEST(BudgetPlanTest, APlanThatWasCarriedOutIsFollowedByNone) {
   ForEachState([](BudgetState state, const BudgetPlan& plan) {
     if (state.asked > Bytes(0)) return;
-    const Bytes alive = std::max(state.alive - plan.demote.bytes(), Bytes(0)) + plan.promote.bytes();
+    const Bytes alive =
+        std::max(state.alive - plan.demote.bytes(), Bytes(0)) + plan.promote.bytes();
     state.cached = plan.trim ? std::min(state.cached, plan.trim_keep.bytes()) : state.cached;
     state.demoted += plan.demote.bytes() - plan.promote.bytes();
     state.device_free += state.alive - alive;
@@ -101,7 +105,8 @@ TEST(BudgetPlanTest, UnderTheSmallestLimitNotEvenDemotingEverythingFits) {
     state.asked = Bytes(0);
     state.pinned = std::min(state.alive, state.guaranteed);
     const SmallestLimit smallest = SmallestPossibleLimit(state);
-    EXPECT_EQ(smallest.total, smallest.outside + smallest.pinned + smallest.scratch + smallest.window);
+    EXPECT_EQ(smallest.total,
+              smallest.outside + smallest.pinned + smallest.scratch + smallest.window);
     state.limit = smallest.total;
     const BudgetPlan plan = PlanBudget(state);
     EXPECT_LE(plan.demote, PagesFor(state.alive - state.pinned)) << "never more than can move";

@@ -1,4 +1,4 @@
-"""A training script nobody changed: large Adam state, forked DataLoader workers, digests at the end."""
+"""A training script nobody changed: large Adam state, forked DataLoader workers, digests."""
 
 import argparse
 import pathlib
@@ -23,7 +23,9 @@ generator = torch.Generator().manual_seed(1)
 data = torch.utils.data.TensorDataset(
     torch.randn(count, width, generator=generator), torch.randint(10, (count,), generator=generator)
 )
-loader = torch.utils.data.DataLoader(data, batch_size=arguments.batch, num_workers=arguments.workers)
+loader = torch.utils.data.DataLoader(
+    data, batch_size=arguments.batch, num_workers=arguments.workers
+)
 # The workers start while the model is built, and so do not keep copies of its first weights.
 batches = iter(loader)
 layers = [layer for _ in range(3) for layer in (nn.Linear(width, width), nn.ReLU())]

@@ -23,8 +23,8 @@ SlotView ReadSlot(const shm::JobSlot& slot, int index) {
   view.name.assign(slot.name, strnlen(slot.name, sizeof slot.name));
   if (!wire::IsUtf8(view.name)) view.name = absl::StrCat("pid ", view.pid);
   view.private_bytes = slot.private_bytes.load(kRelaxed);
-  view.file_resident_bytes = slot.file_resident_bytes.load(kRelaxed);
-  view.outside_bytes = slot.outside_bytes.load(kRelaxed);
+  view.file_resident_bytes = slot.file_now_bytes.load(kRelaxed);
+  view.outside_bytes = slot.outside_now_bytes.load(kRelaxed);
   view.demoted_bytes = slot.demoted_bytes.load(kRelaxed);
   view.persistent_bytes = slot.persistent_bytes.load(kRelaxed);
   view.scratch_peak_bytes = slot.scratch_peak_bytes.load(kRelaxed);
@@ -36,6 +36,7 @@ SlotView ReadSlot(const shm::JobSlot& slot, int index) {
   const uint32_t flags = slot.flags.load(kRelaxed);
   view.ready = (flags & shm::kReady) != 0;
   view.idle = (flags & shm::kIdle) != 0;
+  view.orphans = (flags & shm::kOrphans) != 0;
   view.phase = static_cast<shm::Phase>(slot.phase.load(kRelaxed));
   view.priority = slot.priority.load(kRelaxed);
   view.weight = slot.weight_milli.load(kRelaxed) / 1000.0;
@@ -88,6 +89,7 @@ DeviceView DeviceBridge::Read() {
   if (file == nullptr) return view;
   view.present = true;
   view.capacity_bytes = file->Capacity().value();
+  view.held_bytes = file->Held().value();
   view.used_bytes = file->Used().value();
   const shm::DeviceTable& table = file->table();
   for (int index = 0; index < shm::kSlotCount; ++index) {

@@ -22,6 +22,7 @@ struct SlotView {
   int64_t budget_bytes_max = 0, budget_bytes_guaranteed = 0, reclaim_bytes = 0;
   int lane = -1;
   bool ready = false, idle = false;
+  bool orphans = false;  // children of a job that has ended; no job themselves
   shm::Phase phase = shm::Phase::kOutside;
   uint32_t priority = 1;
   double weight = 1;
@@ -40,7 +41,9 @@ struct LaneView {
 
 struct DeviceView {
   bool present = false;  // false: no table exists yet, everything else is empty
-  int64_t capacity_bytes = 0, used_bytes = 0;
+  int64_t capacity_bytes = 0;
+  int64_t held_bytes = 0;  // in memory now
+  int64_t used_bytes = 0;  // charged: what is kept ready for the jobs counts too
   std::vector<SlotView> slots;
   std::vector<LaneView> lanes;
 

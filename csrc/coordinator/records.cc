@@ -124,7 +124,7 @@ wire::Value::Array JobRecords(const State& state, const DeviceView& view, const 
     add(job, slot);
   }
   for (const SlotView& slot : view.slots) {
-    if (!shown[static_cast<size_t>(slot.index)]) add(Unregistered(slot), &slot);
+    if (!shown[static_cast<size_t>(slot.index)] && !slot.orphans) add(Unregistered(slot), &slot);
   }
   for (auto it = state.jobs.rbegin(); it != state.jobs.rend(); ++it) {
     if (!it->second.live()) add(it->second, nullptr);
@@ -138,7 +138,8 @@ wire::Value::Map StatusRecord(const State& state, const DeviceView& view, const 
           {"uptime_s", absl::ToDoubleSeconds(now.wall - state.started)},
           {"generation", state.generation},
           {"capacity", view.capacity_bytes},
-          {"used", view.used_bytes},
+          {"used", view.held_bytes},
+          {"charged", view.used_bytes},
           {"lanes", LaneRecords(state, view)},
           {"jobs", JobRecords(state, view, now)}};
 }

@@ -102,6 +102,7 @@ void Runtime::ApplyBudget() {
     promote_bytes_per_s_ =
         Blend(promote_bytes_per_s_, moved.moved.bytes(), clock_.MonotonicNanos() - begin);
   }
+  if (plan.demote > PageCount(0) || plan.promote > PageCount(0)) SampleSoon();
   // Answered once, by what could be given: whoever still needs asks again.
   if (request > Bytes(0))
     slot().reclaim_bytes.fetch_sub(request.value(), std::memory_order_release);

@@ -127,9 +127,9 @@ void DaemonLink::Report() {
   report.iterations = own.iterations.load(std::memory_order_relaxed);
   report.step_ms =
       static_cast<double>(own.last_iteration_ns.load(std::memory_order_relaxed)) * 1e-6;
-  report.outside = own.outside_bytes.load(std::memory_order_relaxed);
+  report.outside = own.outside_now_bytes.load(std::memory_order_relaxed);
   report.resident = own.private_bytes.load(std::memory_order_relaxed) + report.outside +
-                    own.file_resident_bytes.load(std::memory_order_relaxed);
+                    own.file_now_bytes.load(std::memory_order_relaxed);
   report.demoted = own.demoted_bytes.load(std::memory_order_relaxed);
   report.persistent = own.persistent_bytes.load(std::memory_order_relaxed);
   report.scratch_peak = own.scratch_peak_bytes.load(std::memory_order_relaxed);

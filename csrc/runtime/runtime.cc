@@ -14,6 +14,7 @@
 #include "pages/host_backend.h"
 #include "runtime/sampler.h"
 #include "shm/futex.h"
+#include "shm/process.h"
 
 namespace tide::runtime {
 namespace {
@@ -28,6 +29,19 @@ absl::StatusOr<int> ParsePriority(const std::string& text) {
   if (text == "guaranteed") return 2;
   return absl::InvalidArgumentError(
       absl::StrCat("priority \"", text, "\" is not one of guaranteed, normal, opportunistic"));
+}
+
+// Leaves a note of the children in the slot, for who finds it when its owner is dead.
+void NoteChildren(shm::JobSlot& slot, const std::vector<pid_t>& children) {
+  size_t kept = 0;
+  for (const pid_t child : children) {
+    if (kept == shm::kChildrenKept) break;
+    const uint64_t start = shm::StartTime(child);
+    if (start > 0) {
+      slot.children[kept++].store(shm::ChildWord::Make(child, start), std::memory_order_relaxed);
+    }
+  }
+  while (kept < shm::kChildrenKept) slot.children[kept++].store(0, std::memory_order_relaxed);
 }
 
 }  // namespace
@@ -104,21 +118,26 @@ absl::Status Runtime::Init() {
 }
 
 void Runtime::Sample() {
-  const ProcessMemory memory = MeasureProcessTree(getpid());
-  const arena::ArenaStats stats = arena_->Stats();
-  shm::JobSlot& own = slot();
-  Bytes file_resident;
-  for (const auto& page : arena_->FilePages()) {
-    const Bytes resident = backend_->Resident(page.at, kPage);
-    file_resident += resident;
-    if (resident > Bytes(0)) arena_->NoteFound(page);
+  // Pages that move between the two looks would be counted on the wrong side: look again.
+  constexpr int kLooks = 3;
+  arena::ArenaStats stats = arena_->Stats();
+  ProcessMemory memory;
+  Bytes committed;
+  for (int look = 0; look < kLooks; ++look) {
+    memory = MeasureProcessTree(getpid());
+    const Bytes before = stats.committed_bytes;
+    stats = arena_->Stats();
+    committed = std::max(before, stats.committed_bytes);
+    if (before == stats.committed_bytes) break;
   }
-  const Bytes outside_now =
-      std::max(memory.anonymous - stats.committed_bytes, Bytes(0)) + memory.page_tables;
+  shm::JobSlot& own = slot();
+  NoteChildren(own, memory.children);
+  const Bytes file_resident = SampleFileTier();
+  const Bytes outside_now = std::max(memory.anonymous - committed, Bytes(0)) + memory.page_tables;
   const Bytes outside = RecentOutside(outside_now);
   pager_->AtSafePoint();  // what was touched without an operator leaves too
   own.outside_bytes.store(outside.value(), std::memory_order_relaxed);
-  own.file_resident_bytes.store(file_resident.value(), std::memory_order_relaxed);
+  own.outside_now_bytes.store(outside_now.value(), std::memory_order_relaxed);
   own.demoted_bytes.store(stats.demoted_bytes.value(), std::memory_order_relaxed);
   const Bytes now = outside_now + file_resident + stats.committed_bytes;
   if (now.value() > own.peak_bytes.load(std::memory_order_relaxed)) {
@@ -126,9 +145,21 @@ void Runtime::Sample() {
   }
 }
 
+Bytes Runtime::SampleFileTier() {
+  Bytes resident;
+  for (const auto& page : arena_->FilePages()) {
+    const Bytes bytes = backend_->Resident(page.at, kPage);
+    resident += bytes;
+    if (bytes > Bytes(0)) arena_->NoteFound(page);
+  }
+  slot().file_resident_bytes.store(resident.value(), std::memory_order_relaxed);
+  slot().file_now_bytes.store(resident.value(), std::memory_order_relaxed);
+  return resident;
+}
+
 void Runtime::ChargeStreamed() {
-  // Upwards at once, downwards when the sampler has asked the kernel: the ledger must not miss a
-  // peak.
+  // Upwards at once, downwards when the sampler has asked the kernel: an operator may bring in all
+  // that it was given.
   const int64_t streamed = arena_->streamed().bytes().value();
   std::atomic<int64_t>& charged = slot().file_resident_bytes;
   if (streamed > charged.load(std::memory_order_relaxed))
@@ -138,25 +169,50 @@ void Runtime::ChargeStreamed() {
 Bytes Runtime::RecentOutside(Bytes now) {
   // Libraries take scratch of their own within an operator and give it back: what counts is the
   // most of the last five seconds, since it will be taken again before anybody could react.
-  constexpr size_t kSamples = 20;
+  constexpr int64_t kRecentNanos = 5'000'000'000;
+  const int64_t time = clock_.MonotonicNanos();
   absl::MutexLock lock(&outside_mu_);
-  outside_history_.push_back(now);
-  if (outside_history_.size() > kSamples) outside_history_.pop_front();
-  return *std::max_element(outside_history_.begin(), outside_history_.end());
+  outside_history_.emplace_back(time, now);
+  while (outside_history_.front().first < time - kRecentNanos) outside_history_.pop_front();
+  Bytes most;
+  for (const auto& [when, bytes] : outside_history_) most = std::max(most, bytes);
+  return most;
 }
 
 void Runtime::SamplerLoop() {
-  constexpr absl::Duration kPeriod = absl::Milliseconds(250);
-  // Nothing wakes this thread: it is a measurement at a fixed rate, and the process ends without
-  // waiting for it.
-  std::atomic<uint32_t> never{0};
+  // A measurement at a fixed rate, and whenever much has moved; the process ends without waiting
+  // for this thread.
+  constexpr int64_t kPeriodNanos = 250'000'000;
+  // The file tier's pages come and go within an operator: looked at more often, as long as that
+  // costs less than two percent of a core.
+  constexpr int64_t kFilePeriodNanos = 50'000'000, kRestPerCost = 50;
+  int64_t file_period = kFilePeriodNanos, sampled_at = 0;
   for (;;) {
-    shm::FutexWait(never, 0, kPeriod);
+    // acquire: pairs with SampleSoon, so that the measurement sees what was moved before it
+    const uint32_t seen = sample_word_.load(std::memory_order_acquire);
+    const bool streams = slot().demoted_bytes.load(std::memory_order_relaxed) > 0;
+    const int64_t period = streams ? std::min(file_period, kPeriodNanos) : kPeriodNanos;
+    if (seen == sampled_word_) shm::FutexWait(sample_word_, seen, absl::Nanoseconds(period));
+    const uint32_t word = sample_word_.load(std::memory_order_acquire);
+    const int64_t begin = clock_.MonotonicNanos();
+    if (word == sampled_word_ && begin - sampled_at < kPeriodNanos) {
+      SampleFileTier();
+      const int64_t cost = clock_.MonotonicNanos() - begin;
+      file_period = std::max(kFilePeriodNanos, kRestPerCost * cost);
+      continue;
+    }
+    sampled_word_ = word;
+    sampled_at = begin;
     Sample();
     RelieveDevice();
     absl::MutexLock lock(&link_mu_);
     if (link_) link_->Report();
   }
+}
+
+void Runtime::SampleSoon() {
+  sample_word_.fetch_add(1, std::memory_order_release);
+  shm::FutexWake(sample_word_, 1);
 }
 
 RuntimeReport Runtime::Report() {

@@ -7,6 +7,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <utility>
 
 #include "absl/base/thread_annotations.h"
 #include "absl/status/status.h"
@@ -97,6 +98,10 @@ class Runtime {
   std::string name();
   /// One measurement of what is outside of our pages; the sampler thread calls it every 250 ms.
   void Sample();
+  /// The part of it that is cheap: how much of the file tier is in memory.
+  Bytes SampleFileTier();
+  /// Asks the sampler thread for a measurement now.
+  void SampleSoon();
   /// Makes the job known to the daemon, now or whenever one answers; once.
   void Register(const std::string& script);
   /// Tells the daemon and frees the slot; called at exit.
@@ -175,7 +180,10 @@ class Runtime {
   void Tell(absl::string_view kind, absl::string_view text);
 
   absl::Mutex outside_mu_;
-  std::deque<Bytes> outside_history_ ABSL_GUARDED_BY(outside_mu_);
+  std::deque<std::pair<int64_t, Bytes>> outside_history_ ABSL_GUARDED_BY(outside_mu_);
+
+  std::atomic<uint32_t> sample_word_{0};  // a futex: grows when a measurement is due
+  uint32_t sampled_word_ = 0;             // of the sampler thread alone
 
   absl::Mutex spill_mu_;
   std::unique_ptr<pages::SpillFile> spill_ ABSL_GUARDED_BY(spill_mu_);

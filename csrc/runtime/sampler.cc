@@ -10,6 +10,7 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
+#include "shm/process.h"
 
 namespace tide::runtime {
 namespace {
@@ -79,18 +80,16 @@ std::vector<pid_t> Descendants(pid_t pid) {
 ProcessMemory MeasureProcessTree(pid_t pid) {
   ProcessMemory memory;
   const std::vector<pid_t> children = Descendants(pid);
-  memory.children = static_cast<int>(children.size());
+  memory.children = children;
   const std::string status = ReadFile(absl::StrCat("/proc/", pid, "/status"));
   memory.page_tables = KilobytesOf(status, "VmPTE:");
   if (children.empty()) {
     memory.anonymous = KilobytesOf(status, "RssAnon:");
     return memory;
   }
-  memory.anonymous =
-      KilobytesOf(ReadFile(absl::StrCat("/proc/", pid, "/smaps_rollup")), "Pss_Anon:");
+  memory.anonymous = shm::AnonymousBytes(pid);
   for (pid_t child : children) {
-    memory.anonymous +=
-        KilobytesOf(ReadFile(absl::StrCat("/proc/", child, "/smaps_rollup")), "Pss_Anon:");
+    memory.anonymous += shm::AnonymousBytes(child);
     memory.page_tables += KilobytesOf(ReadFile(absl::StrCat("/proc/", child, "/status")), "VmPTE:");
   }
   return memory;

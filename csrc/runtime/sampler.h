@@ -16,7 +16,7 @@ namespace tide::runtime {
 struct ProcessMemory {
   Bytes anonymous;
   Bytes page_tables;
-  int children = 0;
+  std::vector<pid_t> children;  // direct and indirect
 };
 ProcessMemory MeasureProcessTree(pid_t pid);
 

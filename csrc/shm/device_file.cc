@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <optional>
 
 #include "absl/strings/str_cat.h"
 #include "base/log.h"
@@ -39,10 +40,35 @@ Bytes GiveUp(DeviceTable& table, SlotId id) {
   ForgetMember(table, id);
   VacateTurns(table, id);
   for (auto field :
-       {&JobSlot::private_bytes, &JobSlot::file_resident_bytes, &JobSlot::outside_bytes}) {
+       {&JobSlot::private_bytes, &JobSlot::file_resident_bytes, &JobSlot::outside_bytes,
+        &JobSlot::outside_now_bytes, &JobSlot::file_now_bytes}) {
     (slot.*field).store(0);  // seq_cst: part of the ledger's sum
   }
   return held;
+}
+
+// Hands the slot of a dead owner to the first of its children that still runs. Under the device
+// lock. Returns the bytes given back by that, or nothing when no child runs.
+std::optional<Bytes> AdoptSlot(DeviceTable& table, SlotId id) {
+  JobSlot& slot = table.slots[id.value()];
+  Bytes held_by_children;
+  uint64_t heir = 0;
+  for (auto& child : slot.children) {
+    const uint64_t word = child.load(kRelaxed);  // relaxed: its writer is dead
+    const int32_t pid = ChildWord::Pid(word);
+    if (word == 0 || !ProcessAlive(pid, ChildWord::StartTime(word))) continue;
+    held_by_children += AnonymousBytes(pid);
+    if (heir == 0) heir = word;
+  }
+  if (heir == 0) return std::nullopt;
+  const Bytes before = GiveUp(table, id);
+  slot.flags.store(kOrphans, kRelaxed);
+  slot.demoted_bytes.store(0, kRelaxed);
+  slot.pid.store(ChildWord::Pid(heir), kRelaxed);
+  slot.start_time.store(ChildWord::StartTime(heir), kRelaxed);
+  slot.outside_now_bytes.store(held_by_children.value(), kRelaxed);
+  slot.outside_bytes.store(held_by_children.value());  // seq_cst: part of the ledger's sum
+  return before - held_by_children;
 }
 
 // Gives the slot back. Under the device lock, so that it cannot be claimed before the last word is
@@ -121,6 +147,12 @@ int DeviceFile::ReapDeadLocked() {
     // pid says else.
     if (ProcessAlive(pid, slot.start_time.load(kRelaxed))) continue;
     const std::string name = NameOf(slot);
+    if (const auto given = AdoptSlot(*table_, SlotId(i))) {
+      freed += std::max(*given, Bytes(0));
+      Log(LogLevel::kInfo, absl::StrCat("event=slot_orphaned slot=", i, " pid=", pid, " name=\"",
+                                        name, "\" bytes=", SlotHeld(slot).value()));
+      continue;
+    }
     const Bytes held = EmptySlot(*table_, SlotId(i));
     freed += held;
     ++reaped;
@@ -133,6 +165,7 @@ int DeviceFile::ReapDeadLocked() {
 }
 
 Bytes DeviceFile::Used() const { return TableUsed(*table_); }
+Bytes DeviceFile::Held() const { return TableHeld(*table_); }
 
 Bytes DeviceFile::Capacity() const {
   return Bytes(table_->header.capacity_bytes.load(kRelaxed));  // relaxed: one number
@@ -180,7 +213,7 @@ absl::Status DeviceFile::Reserve(SlotId id, std::atomic<int64_t> JobSlot::*field
   absl::Status status = TryReserve(own.*field, delta);
   if (!status.ok() && ReapDead(kReapPatience) > 0) status = TryReserve(own.*field, delta);
   if (!status.ok()) return status;
-  const int64_t held = SlotUsed(own).value();
+  const int64_t held = SlotHeld(own).value();
   // relaxed: a statistic that only the owner writes
   if (held > own.peak_bytes.load(kRelaxed)) own.peak_bytes.store(held, kRelaxed);
   return absl::OkStatus();
@@ -227,12 +260,13 @@ std::vector<Holder> DeviceFile::WhoHoldsWhat() const {
     Holder& holder = holders.emplace_back();
     holder.slot = SlotId(i);
     holder.name = NameOf(slot);
+    if (slot.flags.load(kRelaxed) & kOrphans) absl::StrAppend(&holder.name, " (left behind)");
     // relaxed throughout: a picture for people, each number by itself
     holder.pid = slot.pid.load(kRelaxed);
     holder.job_id = slot.job_id.load(kRelaxed);
     holder.private_bytes = Bytes(slot.private_bytes.load(kRelaxed));
-    holder.file_resident = Bytes(slot.file_resident_bytes.load(kRelaxed));
-    holder.outside = Bytes(slot.outside_bytes.load(kRelaxed));
+    holder.file_resident = Bytes(slot.file_now_bytes.load(kRelaxed));
+    holder.outside = Bytes(slot.outside_now_bytes.load(kRelaxed));
     holder.demoted = Bytes(slot.demoted_bytes.load(kRelaxed));
     holder.guaranteed = Bytes(slot.budget_bytes_guaranteed.load(kRelaxed));
     holder.lane = LaneId(slot.lane.load(kRelaxed));

@@ -27,7 +27,7 @@ struct Holder {
   int64_t job_id = 0;
   Bytes private_bytes;
   Bytes file_resident;
-  Bytes outside;
+  Bytes outside;  // as measured last
   Bytes demoted;  // on disk: not part of used
   Bytes guaranteed;
   LaneId lane;
@@ -65,13 +65,17 @@ class DeviceFile {
   /// Frees a slot of the calling process: its turn passes on, its ledger is zero. Idempotent.
   void Free(SlotId id);
 
-  /// Frees slots whose process has ended, and claims that were torn. Returns how many; 0 when
-  /// somebody else has the lock for longer than `timeout` (the next call tries again).
+  /// Frees slots whose process has ended, and claims that were torn. A slot whose owner left forked
+  /// children behind stays, without turn and private pages, charged with what they hold, until they
+  /// end too. Returns how many were freed; 0 when somebody else has the lock for longer than
+  /// `timeout` (the next call tries again).
   int ReapDead(absl::Duration timeout = kLockTimeout);
 
-  /// Bytes charged to the device: live slots' private, resident and outside bytes plus the lanes'
-  /// scratch.
+  /// Bytes charged to the device: live slots' private and resident bytes, the most that was outside
+  /// lately, and the lanes' scratch.
   Bytes Used() const;
+  /// Bytes in memory now, as far as they have been measured: what the kernel would say.
+  Bytes Held() const;
   /// 0: unlimited.
   Bytes Capacity() const;
   void SetCapacity(Bytes capacity);

@@ -13,10 +13,11 @@
 namespace tide::shm {
 
 inline constexpr uint64_t kTableMagic = 0x454c424154454454;  // "TDETABLE"
-inline constexpr uint32_t kTableVersion = 1;
+inline constexpr uint32_t kTableVersion = 2;
 inline constexpr int kSlotCount = 256;
 inline constexpr int kLaneCount = 16;
 inline constexpr int kNameBytes = 64;
+inline constexpr int kChildrenKept = 16;
 
 enum class SlotState : uint32_t { kFree = 0, kClaiming = 1, kLive = 2 };
 
@@ -28,6 +29,7 @@ enum SlotFlags : uint32_t {
   kMeasured = 1u << 1,  // persistent and scratch sizes are learnt
   kIdle = 1u << 2,      // gave up its membership for now (a notebook with no cell running)
   kForked = 1u << 3,    // never set in the table: children pass through
+  kOrphans = 1u << 4,   // the owner is dead; the slot counts what its children still hold
 };
 
 struct alignas(64) JobSlot {
@@ -41,8 +43,12 @@ struct alignas(64) JobSlot {
 
   // ledger, bytes; written by the owner
   std::atomic<int64_t> private_bytes;        // committed anonymous pages
-  std::atomic<int64_t> file_resident_bytes;  // resident window of the file tier
-  std::atomic<int64_t> outside_bytes;        // interpreter, torch, blocks under 1 MiB, children
+  std::atomic<int64_t> file_resident_bytes;  // resident window of the file tier, as far as operators
+                                             // may have brought it in
+  std::atomic<int64_t> file_now_bytes;       // the same, as measured last
+  std::atomic<int64_t> outside_bytes;        // interpreter, torch, blocks under 1 MiB, children:
+                                             // the most of the last seconds, kept for them
+  std::atomic<int64_t> outside_now_bytes;    // the same, as measured last
   std::atomic<int64_t> demoted_bytes;        // in the file tier (disk, not memory)
   std::atomic<int64_t> persistent_bytes;     // learnt
   std::atomic<int64_t> scratch_peak_bytes;   // learnt: largest ephemeral use of an iteration
@@ -75,8 +81,24 @@ struct alignas(64) JobSlot {
   std::atomic<int64_t>
       retired_scratch_bytes;  // its charge once others have left it; under the device lock
 
+  // forked children as pid << 42 | start time, 0 for none: they hold the owner's memory beyond its
+  // death
+  std::atomic<uint64_t> children[kChildrenKept];
+
   // the owner sleeps here; whoever wants its attention adds one and wakes it
   std::atomic<uint32_t> wake_word;
+};
+
+/// One word of JobSlot::children.
+struct ChildWord {
+  static constexpr int kStartBits = 42;  // clock ticks: 1,394 years
+  static constexpr uint64_t Make(int32_t pid, uint64_t start_time) {
+    return static_cast<uint64_t>(pid) << kStartBits | start_time;
+  }
+  static constexpr int32_t Pid(uint64_t word) { return static_cast<int32_t>(word >> kStartBits); }
+  static constexpr uint64_t StartTime(uint64_t word) {
+    return word & ((uint64_t{1} << kStartBits) - 1);
+  }
 };
 
 struct alignas(64) LaneSlot {

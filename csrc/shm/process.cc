@@ -74,6 +74,25 @@ bool ProcessStopped(pid_t pid, uint64_t start_time) {
   return stat && stat->start_time == start_time && (stat->state == 'T' || stat->state == 't');
 }
 
+Bytes AnonymousBytes(pid_t pid) {
+  char path[40];
+  snprintf(path, sizeof(path), "/proc/%d/smaps_rollup", pid);
+  UniqueFd file(open(path, O_RDONLY | O_CLOEXEC));
+  if (!file) return Bytes(0);
+  char text[2048];  // about 700 bytes
+  const ssize_t length = read(file.get(), text, sizeof(text));
+  if (length <= 0) return Bytes(0);
+  constexpr absl::string_view kKey = "Pss_Anon:";
+  absl::string_view rest(text, static_cast<size_t>(length));
+  const size_t at = rest.find(kKey);
+  if (at == absl::string_view::npos) return Bytes(0);
+  rest.remove_prefix(at + kKey.size());
+  int64_t kilobytes = 0;
+  const absl::string_view line = rest.substr(0, rest.find('\n'));
+  const bool read_well = absl::SimpleAtoi(line.substr(0, line.find('k')), &kilobytes);
+  return read_well ? KiB(kilobytes) : Bytes(0);
+}
+
 absl::StatusOr<PidFd> PidFd::Open(pid_t pid, uint64_t start_time) {
   if (pid <= 0) return absl::NotFoundError(absl::StrCat("no process has pid ", pid));
   UniqueFd fd(static_cast<int>(syscall(SYS_pidfd_open, pid, 0)));  // close-on-exec by definition

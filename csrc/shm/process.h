@@ -8,6 +8,7 @@
 
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
+#include "base/bytes.h"
 #include "base/unique_fd.h"
 
 namespace tide::shm {
@@ -32,6 +33,10 @@ bool ProcessAlive(pid_t pid, uint64_t start_time);
 
 /// Whether that process is stopped by a signal or a tracer.
 bool ProcessStopped(pid_t pid, uint64_t start_time);
+
+/// Anonymous memory of a process, pages that it shares with others by fork in proportion (PSS); 0
+/// when there is no such process. Milliseconds for each GiB.
+Bytes AnonymousBytes(pid_t pid);
 
 /// A handle on one process that cannot come to mean another one.
 class PidFd {

@@ -33,6 +33,18 @@ int64_t RetiredCharge(const DeviceTable& table, int lane, int slot) {
   return charge;
 }
 
+Bytes SumOverTable(const DeviceTable& table, Bytes (*of_slot)(const JobSlot&)) {
+  Bytes sum;
+  for (const JobSlot& slot : table.slots) {
+    if (IsLive(slot)) sum += of_slot(slot);
+  }
+  for (const LaneSlot& lane : table.lanes) {
+    // seq_cst: as for the slots
+    sum += Bytes(lane.scratch_bytes.load() + lane.retired_bytes.load());
+  }
+  return sum;
+}
+
 }  // namespace
 
 void ResetSlot(JobSlot& slot) {
@@ -42,13 +54,27 @@ void ResetSlot(JobSlot& slot) {
   slot.uid.store(0, kRelaxed);
   slot.job_id.store(0, kRelaxed);
   memset(slot.name, 0, sizeof(slot.name));
-  for (auto field : {&JobSlot::private_bytes, &JobSlot::file_resident_bytes,
-                     &JobSlot::outside_bytes, &JobSlot::demoted_bytes, &JobSlot::persistent_bytes,
-                     &JobSlot::scratch_peak_bytes, &JobSlot::peak_bytes, &JobSlot::budget_bytes_max,
-                     &JobSlot::budget_bytes_guaranteed, &JobSlot::budget_revision,
-                     &JobSlot::reclaim_bytes, &JobSlot::joined_ns, &JobSlot::service_ns,
-                     &JobSlot::iterations, &JobSlot::last_iteration_ns, &JobSlot::virtual_ns,
-                     &JobSlot::rounds, &JobSlot::heartbeat_ns, &JobSlot::retired_scratch_bytes}) {
+  for (auto field : {&JobSlot::private_bytes,
+                     &JobSlot::file_resident_bytes,
+                     &JobSlot::outside_bytes,
+                     &JobSlot::outside_now_bytes,
+                     &JobSlot::file_now_bytes,
+                     &JobSlot::demoted_bytes,
+                     &JobSlot::persistent_bytes,
+                     &JobSlot::scratch_peak_bytes,
+                     &JobSlot::peak_bytes,
+                     &JobSlot::budget_bytes_max,
+                     &JobSlot::budget_bytes_guaranteed,
+                     &JobSlot::budget_revision,
+                     &JobSlot::reclaim_bytes,
+                     &JobSlot::joined_ns,
+                     &JobSlot::service_ns,
+                     &JobSlot::iterations,
+                     &JobSlot::last_iteration_ns,
+                     &JobSlot::virtual_ns,
+                     &JobSlot::rounds,
+                     &JobSlot::heartbeat_ns,
+                     &JobSlot::retired_scratch_bytes}) {
     (slot.*field).store(0, kRelaxed);
   }
   slot.remaining_ns.store(-1, kRelaxed);
@@ -59,6 +85,7 @@ void ResetSlot(JobSlot& slot) {
   slot.weight_milli.store(1000, kRelaxed);
   slot.lane_fd.store(-1, kRelaxed);
   slot.lane_generation.store(0, kRelaxed);
+  for (auto& child : slot.children) child.store(0, kRelaxed);
 }
 
 void InitialiseTable(DeviceTable& table, const char* boot_id) {
@@ -97,17 +124,14 @@ Bytes SlotUsed(const JobSlot& slot) {
                slot.outside_bytes.load());
 }
 
-Bytes TableUsed(const DeviceTable& table) {
-  Bytes used;
-  for (const JobSlot& slot : table.slots) {
-    if (IsLive(slot)) used += SlotUsed(slot);
-  }
-  for (const LaneSlot& lane : table.lanes) {
-    // seq_cst: as for the slots
-    used += Bytes(lane.scratch_bytes.load() + lane.retired_bytes.load());
-  }
-  return used;
+Bytes SlotHeld(const JobSlot& slot) {
+  // relaxed throughout: a picture for people
+  return Bytes(slot.private_bytes.load(kRelaxed) + slot.file_now_bytes.load(kRelaxed) +
+               slot.outside_now_bytes.load(kRelaxed));
 }
+
+Bytes TableUsed(const DeviceTable& table) { return SumOverTable(table, SlotUsed); }
+Bytes TableHeld(const DeviceTable& table) { return SumOverTable(table, SlotHeld); }
 
 void WakeSlot(JobSlot& slot) {
   // release: who reads the new word also sees what was written before the wake (the turn, an order,

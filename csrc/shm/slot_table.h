@@ -20,11 +20,15 @@ inline bool IsLive(const JobSlot& slot) {
   return slot.state.load(std::memory_order_acquire) == static_cast<uint32_t>(SlotState::kLive);
 }
 
-/// Bytes of one slot that count against the capacity: private, resident file window, outside.
+/// Bytes of one slot that count against the capacity: private, resident file window, and the most
+/// that was outside lately.
 Bytes SlotUsed(const JobSlot& slot);
+/// Bytes of one slot that are in memory now: as SlotUsed, with what was measured last instead.
+Bytes SlotHeld(const JobSlot& slot);
 
 /// Sum over live slots, plus the scratch of all lanes, current and retired.
 Bytes TableUsed(const DeviceTable& table);
+Bytes TableHeld(const DeviceTable& table);
 
 /// Adds 1 to the slot's wake word and wakes its owner.
 void WakeSlot(JobSlot& slot);

@@ -55,12 +55,13 @@ TEST_F(QueriesTest, StepsPerSecondComeFromIterationsOverTime) {
 
 TEST_F(QueriesTest, StatusSumsUpAndListsLanes) {
   device_.Add(0, 10, "train").lane = 0;
-  device_.view.used_bytes = 5, device_.view.capacity_bytes = 10;
+  device_.view.held_bytes = 5, device_.view.used_bytes = 7, device_.view.capacity_bytes = 10;
   device_.view.lanes[0].holder = 0, device_.view.lanes[0].handovers = 3;
   StartJob("train", 10);
   const wire::Answer status = Ask(wire::Query{.what = "status"});
   EXPECT_EQ(status.data.Int("pid"), 99);
   EXPECT_EQ(status.data.Int("used"), 5);
+  EXPECT_EQ(status.data.Int("charged"), 7);
   const auto* lanes = status.data.Find("lanes")->As<wire::Value::Array>();
   ASSERT_EQ(lanes->size(), 1u) << "an untouched lane is not listed";
   EXPECT_EQ(lanes->at(0).Text("holder"), "train");

@@ -1,4 +1,7 @@
 // The device table among processes: claims, deaths and reservations that race.
+#include <poll.h>
+#include <string.h>
+
 #include <set>
 #include <vector>
 
@@ -92,6 +95,48 @@ TEST(DeviceFileProcessesTest, AReservationThatWouldFailFindsTheMemoryOfTheDead) 
   child.AwaitZombie();
   const SlotId own = *(*device)->Claim("survivor");
   EXPECT_TRUE((*device)->Reserve(own, &JobSlot::private_bytes, MiB(90)).ok());
+}
+
+// A killed trainer leaves the workers of its loader behind, which hold its pages as they were
+// forked.
+TEST(DeviceFileProcessesTest, WhatChildrenOfADeadJobHoldStaysChargedUntilTheyEnd) {
+  TempDir temp;
+  auto device = DeviceFile::Open(temp.path());
+  ASSERT_TRUE(device.ok());
+  Shared<Board> board;
+  Child job([&] {
+    const auto slot = (*device)->Claim("trainer");
+    (*device)->Reserve(*slot, &JobSlot::private_bytes, MiB(64)).IgnoreError();
+    void* pages =
+        mmap(nullptr, MiB(64).size(), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    memset(pages, 1, MiB(64).size());
+    const pid_t worker = fork();
+    if (worker == 0) return pause();
+    (*device)->slot(*slot).children[0].store(ChildWord::Make(worker, StartTime(worker)));
+    board->slots[0].store(slot->value());
+    board->slots[1].store(worker);
+    board->claimed.fetch_add(1);
+    Announce(board->news);
+    return pause();
+  });
+  ASSERT_TRUE(Await(board->news, [&] { return board->claimed.load() == 1; }));
+  const SlotId slot(board->slots[0].load());
+  const pid_t worker = board->slots[1].load();
+  auto watch = PidFd::Open(worker, StartTime(worker));
+  ASSERT_TRUE(watch.ok());
+  job.Signal(SIGKILL);
+  job.AwaitZombie();
+  EXPECT_EQ((*device)->ReapDead(), 0);
+  EXPECT_EQ((*device)->slot(slot).private_bytes.load(), 0);
+  EXPECT_GE((*device)->Held(), MiB(64)) << "the worker has the pages still";
+  EXPECT_LE((*device)->Held(), MiB(80));
+  ASSERT_EQ((*device)->WhoHoldsWhat().size(), 1u);
+  EXPECT_EQ((*device)->WhoHoldsWhat()[0].name, "trainer (left behind)");
+  kill(worker, SIGKILL);
+  pollfd ended{.fd = watch->fd(), .events = POLLIN, .revents = 0};
+  ASSERT_EQ(poll(&ended, 1, 60'000), 1);
+  EXPECT_EQ((*device)->ReapDead(), 1);
+  EXPECT_EQ((*device)->Used(), Bytes(0));
 }
 
 // What is confirmed is a part of what is reserved: it may never be more than the capacity.

@@ -168,14 +168,14 @@ TEST_F(DeviceFileTest, AReservationOverTheCapacityChangesNothingAndNamesTheNumbe
   const SlotId a = *device->Claim("a"), b = *device->Claim("b");
   device->SetCapacity(MiB(100));
   EXPECT_TRUE(device->Reserve(a, &JobSlot::private_bytes, MiB(60)).ok());
-  EXPECT_TRUE(device->Reserve(b, &JobSlot::file_resident_bytes, MiB(40)).ok());
+  EXPECT_TRUE(device->Reserve(b, &JobSlot::private_bytes, MiB(40)).ok());
   const absl::Status refused = device->Reserve(b, &JobSlot::outside_bytes, MiB(1));
   EXPECT_TRUE(absl::IsResourceExhausted(refused));
   EXPECT_THAT(refused.message(), HasSubstr("asked for 1 MiB, but 100 MiB of the device's 100 MiB"));
   EXPECT_EQ(device->Used(), MiB(100));
   EXPECT_EQ(device->slot(b).peak_bytes.load(), MiB(40).value());
   EXPECT_TRUE(device->Reserve(a, &JobSlot::private_bytes, -MiB(60)).ok());
-  EXPECT_TRUE(device->Reserve(b, &JobSlot::outside_bytes, MiB(60)).ok());
+  EXPECT_TRUE(device->Reserve(b, &JobSlot::private_bytes, MiB(60)).ok());
   EXPECT_EQ(device->WhoHoldsWhat()[0].slot, b) << "the largest first";
 }
 

@@ -228,8 +228,8 @@ def _in_backward() -> bool:
 def _let_orphans_go() -> None:
     """Loader workers of a killed job end within half a second, not after torch's five.
 
-    A forked worker holds its parent's pages as they were at the fork: until it has gone, the memory
-    of a dead job is not free. A worker looks for its parent whenever it has waited so long for work.
+    A forked worker holds its parent's pages as they were at the fork: until it has gone, the
+    memory of a dead job is not free. A worker looks for its parent when it has waited so long.
     """
     import torch.utils.data._utils.worker
 

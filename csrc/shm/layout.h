@@ -42,13 +42,15 @@ struct alignas(64) JobSlot {
   char name[kNameBytes];        // UTF-8, zero-terminated
 
   // ledger, bytes; written by the owner
-  std::atomic<int64_t> private_bytes;        // committed anonymous pages
-  std::atomic<int64_t> file_resident_bytes;  // resident window of the file tier, as far as
-                                             // operators may have brought it in
-  std::atomic<int64_t> file_now_bytes;      // the same, as measured last
-  std::atomic<int64_t> outside_bytes;       // interpreter, torch, blocks under 1 MiB, children:
-                                            // the most of the last seconds, kept for them
-  std::atomic<int64_t> outside_now_bytes;   // the same, as measured last
+  std::atomic<int64_t> private_bytes;  // committed anonymous pages
+  // resident window of the file tier, as far as operators may have brought it in
+  std::atomic<int64_t> file_resident_bytes;
+  // the same, as measured last
+  std::atomic<int64_t> file_now_bytes;
+  // interpreter, torch, blocks under 1 MiB, children: the most of the last seconds, kept for them
+  std::atomic<int64_t> outside_bytes;
+  // the same, as measured last
+  std::atomic<int64_t> outside_now_bytes;
   std::atomic<int64_t> demoted_bytes;       // in the file tier (disk, not memory)
   std::atomic<int64_t> persistent_bytes;    // learnt
   std::atomic<int64_t> scratch_peak_bytes;  // learnt: largest ephemeral use of an iteration

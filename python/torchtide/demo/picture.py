@@ -110,13 +110,13 @@ def _draw_memory(axis: Any, report: Report) -> None:
     if report.capacity_bytes is not None:
         line = {"color": "black", "linestyle": "--", "linewidth": 1}
         axis.axhline(report.capacity_bytes / GIB, label="capacity", **line)
-    for outcome in report.outcomes.values():
-        if outcome.exit_code is not None and not outcome.finished and not outcome.stopped:
-            axis.axvline(outcome.seconds, color="red", linewidth=1)
-            text = f" {outcome.name} {'killed' if outcome.killed_for_memory else 'failed'}"
-            place = (outcome.seconds, 0.02)
-            style = {"color": "red", "rotation": 90, "fontsize": 7}
-            axis.annotate(text, place, xycoords=axis.get_xaxis_transform(), **style)
+    ended = [o for o in report.outcomes.values() if o.exit_code is not None]
+    for row, outcome in enumerate(o for o in ended if not o.finished and not o.stopped):
+        axis.axvline(outcome.seconds, color="red", linewidth=1)
+        text = f" {outcome.name} {'killed' if outcome.killed_for_memory else 'failed'}"
+        place = (outcome.seconds, 0.92 - 0.05 * row)  # a line each: they die together
+        style = {"color": "red", "fontsize": 8}
+        axis.annotate(text, place, xycoords=axis.get_xaxis_transform(), **style)
     axis.margins(x=0)
 
 

@@ -39,7 +39,7 @@ const std::vector<OptionInfo>& OptionTable() {
       {"lane.policy", "TIDE_LANE_POLICY", "fair", "text",
        "Turn policy of a lane this process creates: fifo, fair, rr, srtf, pack, priority."},
       {"lane.grace_ms", "TIDE_LANE_GRACE_MS", "2000", "ms",
-       "How long a holder may be silent before the others move to fresh scratch pages."},
+       "How long a stopped holder may be silent before the others move to fresh scratch pages."},
       {"lane.quantum_ms", "TIDE_LANE_QUANTUM_MS", "0", "ms",
        "Shortest service before a turn passes; 0 passes it at every iteration."},
       {"need.wait_ms", "TIDE_NEED_WAIT_MS", "2000", "ms",

@@ -38,11 +38,11 @@ void BeginIteration(int phase) {
   tide::bind::ThrowIfError(status);
 }
 
-void EndIteration() {
+void EndIteration(bool continuing) {
   absl::Status status;
   {
     py::gil_scoped_release release;
-    status = Running().EndIteration();
+    status = Running().EndIteration(continuing);
   }
   tide::bind::ThrowIfError(status);
 }
@@ -169,7 +169,8 @@ void BindRuntime(py::module_& module) {
   module.def("api", [] { return py::capsule(Running().api(), TIDE_CORE_API_CAPSULE); });
   module.def("begin_iteration", &BeginIteration, py::arg("phase") = 0,
              "Waits for the turn. Raises KeyboardInterrupt.");
-  module.def("end_iteration", &EndIteration);
+  module.def("end_iteration", &EndIteration, py::arg("continuing") = false,
+             "Passes the turn on. `continuing`: the next iteration begins at once.");
   module.def("leave", [] {
     py::gil_scoped_release release;
     Running().Leave().IgnoreError();

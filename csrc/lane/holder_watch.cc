@@ -1,6 +1,8 @@
 // Looks after the holder through its pidfd, or its pid and start time where no pidfd can be had.
 #include "lane/holder_watch.h"
 
+#include <algorithm>
+
 #include "lane/members.h"
 
 namespace tide::lane {
@@ -27,6 +29,18 @@ bool HolderWatch::HolderGone(shm::DeviceFile& device, LaneId lane) {
   }
   // Without a pidfd (it has ended, or we are out of descriptors) /proc answers.
   return pidfd_ ? pidfd_.Dead() : !shm::ProcessAlive(pid, start_time);
+}
+
+absl::Duration HolderPatience(const shm::JobSlot& holder, absl::Duration grace) {
+  constexpr int kIterations = 8;
+  constexpr absl::Duration kUnknown = absl::Seconds(30);
+  // relaxed: a look at another process, right for any recent values
+  const int32_t pid = holder.pid.load(std::memory_order_relaxed);
+  const uint64_t start_time = holder.start_time.load(std::memory_order_relaxed);
+  if (shm::ProcessStopped(pid, start_time)) return grace;
+  const int64_t last_ns = holder.last_iteration_ns.load(std::memory_order_relaxed);
+  if (last_ns <= 0) return std::max(grace, kUnknown);
+  return std::max(grace, kIterations * absl::Nanoseconds(last_ns));
 }
 
 }  // namespace tide::lane

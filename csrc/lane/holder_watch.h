@@ -33,4 +33,10 @@ class HolderWatch {
   shm::PidFd pidfd_;
 };
 
+/// How long a holder may be silent before the others leave it behind: `grace` when it is stopped
+/// (by a signal or a debugger), many of its own iterations when it runs, since leaving a holder
+/// that is only slow costs a second scratch. Of a holder that has ended no iteration yet little is
+/// known: half a minute.
+absl::Duration HolderPatience(const shm::JobSlot& holder, absl::Duration grace);
+
 }  // namespace tide::lane

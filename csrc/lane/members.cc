@@ -25,7 +25,9 @@ sched::TurnMember ToMember(const shm::JobSlot& slot, SlotId id) {
   member.priority = static_cast<sched::Priority>(slot.priority.load(kRelaxed));
   member.last_iteration = absl::Nanoseconds(slot.last_iteration_ns.load(kRelaxed));
   // seq_cst: Note [No lost turn] in turn.cc
-  member.ready = (slot.flags.load() & shm::kReady) != 0;
+  const uint32_t flags = slot.flags.load();
+  member.ready = (flags & shm::kReady) != 0;
+  member.learning = (flags & shm::kLearning) != 0;
   return member;
 }
 

@@ -262,6 +262,15 @@ void Turn::Release(bool continuing) {
            SlotId());  // relaxed: our own store; a stale word fails the exchange
 }
 
+void Turn::SetLearning(bool learning) {
+  // relaxed: an input of decisions, right for any recent value
+  if (learning) {
+    own().flags.fetch_or(shm::kLearning, kRelaxed);
+  } else {
+    own().flags.fetch_and(~static_cast<uint32_t>(shm::kLearning), kRelaxed);
+  }
+}
+
 bool Turn::PassTurn(uint64_t word, SlotId excluded) {
   shm::LaneSlot& lane = slot();
   bool moved = false;

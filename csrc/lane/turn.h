@@ -64,6 +64,9 @@ class Turn {
   /// readiness: a process that was passed over (stopped for too long) passes nothing on.
   void Release(bool continuing);
 
+  /// Says whether this member's lifetimes are still being learnt (sched::TurnMember::learning).
+  void SetLearning(bool learning);
+
   /// Books a finished iteration; before Release, so that the decision sees it.
   void RecordIteration(absl::Duration took);
   /// Predicted service until the job ends; negative: unknown (srtf).

@@ -5,6 +5,7 @@
 #include "base/log.h"
 #include "base/options.h"
 #include "base/status.h"
+#include "lane/holder_watch.h"
 #include "lane/members.h"
 #include "runtime/runtime.h"
 #include "shm/futex.h"
@@ -26,7 +27,11 @@ int Runtime::LaneMembers() {
   return static_cast<int>(members.size());
 }
 
-absl::Status Runtime::EndIteration() {
+bool Runtime::Learning(int64_t index) {
+  return index < IntOption("memory.learn_from") + IntOption("memory.learn_iterations");
+}
+
+absl::Status Runtime::EndIteration(bool continuing) {
   if (!iteration_open_) return absl::OkStatus();
   const int64_t now = clock_.MonotonicNanos();
   const absl::Status left = arena_->EndIteration();
@@ -36,7 +41,6 @@ absl::Status Runtime::EndIteration() {
   const int64_t iterations = iterations_.fetch_add(1, std::memory_order_relaxed) + 1;
   const arena::ArenaStats stats = arena_->Stats();
   shm::JobSlot& own = slot();
-  own.iterations.store(iterations, std::memory_order_relaxed);
   own.last_iteration_ns.store(now - iteration_begin_ns_, std::memory_order_relaxed);
   own.heartbeat_ns.store(now, std::memory_order_relaxed);
   own.persistent_bytes.store(stats.persistent_bytes.value(), std::memory_order_relaxed);
@@ -52,11 +56,12 @@ absl::Status Runtime::EndIteration() {
     scratch_history_.assign(1, stats.private_scratch_bytes);
   }
   if (in_lane_) turn_->RecordIteration(absl::Nanoseconds(now - iteration_begin_ns_));
+  own.iterations.store(iterations, std::memory_order_relaxed);
   if (in_lane_ && !keep_turn_) {
-    own.phase.store(static_cast<uint32_t>(shm::Phase::kLoading), std::memory_order_relaxed);
-    turn_->Release(/*continuing=*/false);
+    turn_->SetLearning(Learning(iterations));
+    turn_->Release(continuing);
   }
-  // Without the turn: others compute while this job moves its memory.
+  // Without the turn, unless it is kept: others compute while this job moves its memory.
   CarryOutOrders();
   if (BoolOption("test.always_suspend")) {
     TIDE_RETURN_IF_ERROR(Suspend());
@@ -92,9 +97,7 @@ absl::Status Runtime::BeginIteration(int phase, const std::function<bool()>& int
   TIDE_RETURN_IF_ERROR(TakeTurn(interrupted));
   waited_ns_.fetch_add(clock_.MonotonicNanos() - begin, std::memory_order_relaxed);
   const bool use_lane = in_lane_ && arena_->lane_attached() && LaneMembers() > 1;
-  lane_was_used_ =
-      use_lane && iterations_.load(std::memory_order_relaxed) >=
-                      IntOption("memory.learn_from") + IntOption("memory.learn_iterations");
+  lane_was_used_ = use_lane && !Learning(iterations_.load(std::memory_order_relaxed));
   UpdateRecording();
   StartStreaming();
   slot().phase.store(static_cast<uint32_t>(shm::Phase::kRunning), std::memory_order_relaxed);
@@ -116,6 +119,7 @@ absl::Status Runtime::TakeTurn(const std::function<bool()>& interrupted) {
     CarryOutOrders();
     if (suspended_.load(std::memory_order_relaxed)) {
       if (interrupted && interrupted()) return absl::CancelledError("interrupted while paused");
+      if (in_lane_) turn_->SetReady(false);  // a turn that was kept goes to others
       // Sleeps on the wake word: read first, looked at the orders above after an earlier read, so
       // nothing is missed.
       const uint32_t word = slot().wake_word.load(std::memory_order_acquire);
@@ -144,21 +148,29 @@ absl::Status Runtime::TakeTurn(const std::function<bool()>& interrupted) {
 }
 
 void Runtime::LeaveStuckHolder() {
-  if (!scratch_) return;
-  const auto left =
-      scratch_->LeaveStuckHolder(*turn_, absl::Milliseconds(IntOption("lane.grace_ms")));
+  const absl::Duration grace = absl::Milliseconds(IntOption("lane.grace_ms"));
+  uint64_t word = 0;
+  const absl::Duration silence = turn_->HolderSilence(&word);
+  const int holder = shm::TurnWord::Holder(word);
+  if (silence < grace || holder < 0) return;
+  const absl::Duration patience = lane::HolderPatience(device_->slot(SlotId(holder)), grace);
+  if (silence < patience) return;
+  if (!scratch_ && !AttachScratch().ok()) return;  // it has not had a turn yet
+  const auto left = scratch_->LeaveStuckHolder(*turn_, patience);
   if (left.ok() && *left) Log(LogLevel::kWarning, "event=left_stuck_holder");
+}
+
+absl::Status Runtime::AttachScratch() {
+  TIDE_ASSIGN_OR_RETURN(scratch_,
+                        lane::Scratch::Attach(*device_, slot_id_, LaneId(options_.lane),
+                                              Bytes(BytesOption("memory.reserve_address_space"))));
+  return absl::OkStatus();
 }
 
 void Runtime::MapScratch() {
   if (scratch_ && !scratch_->Stale() && scratch_->generation() == mapped_generation_) return;
   absl::Status status;
-  if (!scratch_ || scratch_->Stale()) {
-    auto attached = lane::Scratch::Attach(*device_, slot_id_, LaneId(options_.lane),
-                                          Bytes(BytesOption("memory.reserve_address_space")));
-    status = attached.status();
-    if (attached.ok()) scratch_ = *std::move(attached);
-  }
+  if (!scratch_ || scratch_->Stale()) status = AttachScratch();
   if (status.ok()) {
     lane_account_.Attach(LaneId(options_.lane));
     status = arena_->AttachLane(scratch_->fd());
@@ -173,7 +185,7 @@ void Runtime::MapScratch() {
 }
 
 absl::Status Runtime::Leave() {
-  TIDE_RETURN_IF_ERROR(EndIteration());
+  TIDE_RETURN_IF_ERROR(EndIteration(/*continuing=*/false));
   scratch_.reset();
   if (in_lane_) turn_->Leave();
   in_lane_ = false;

@@ -64,8 +64,8 @@ BudgetState Runtime::MeasureBudget() {
   const Bytes request = state.asked;
   if (state.device_free < Bytes(0)) state.asked += -state.device_free;
   state.guaranteed = Bytes(own.budget_bytes_guaranteed.load(std::memory_order_relaxed));
-  const int64_t learnt = IntOption("memory.learn_from") + IntOption("memory.learn_iterations");
-  state.measured = iterations_.load(std::memory_order_relaxed) > learnt;
+  const int64_t done = iterations_.load(std::memory_order_relaxed);
+  state.measured = done > 0 && !Learning(done - 1);
   state.trim_scratch = trim_scratch_;
   const int64_t now = clock_.MonotonicNanos();
   if (request > Bytes(0)) asked_at_ns_ = now;

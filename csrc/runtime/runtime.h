@@ -75,7 +75,8 @@ class Runtime {
 
   /// Ends the iteration: survivors leave the lane, the turn passes, pending orders are carried out.
   /// Errors: no memory for survivors; then the turn is kept and the next call tries again.
-  absl::Status EndIteration();
+  /// `continuing`: the next iteration begins at once, so the turn policy counts this job in.
+  absl::Status EndIteration(bool continuing);
   /// Waits for the turn and begins the next iteration. `interrupted` is asked at least every 100 ms
   /// while waiting. Errors: Cancelled when it says so; nothing has begun then, and it may be called
   /// again.
@@ -115,8 +116,11 @@ class Runtime {
   // turn.cc
   absl::Status TakeTurn(const std::function<bool()>& interrupted);
   void MapScratch();
+  absl::Status AttachScratch();
   void LeaveStuckHolder();
   int LaneMembers();
+  /// Whether iteration `index` is one of those before lifetimes are known.
+  static bool Learning(int64_t index);
 
   // budget.cc
   BudgetState MeasureBudget();

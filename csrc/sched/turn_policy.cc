@@ -76,14 +76,16 @@ TurnDecision NextTurn(TurnPolicyId policy, absl::Span<const TurnMember> members,
   const Entry* entry = Find(policy);
   if (entry == nullptr) entry = Find(TurnPolicyId::kFair);
   const TurnMember* holder = ReadyHolder(members, state);
-  if (holder == nullptr || state.served_since_grant >= state.quantum)
-    return entry->decide(members, state);
+  if (holder == nullptr) return entry->decide(members, state);
+  const bool learning = holder->learning && state.served_since_grant < kLearningMax;
+  if (!learning && state.served_since_grant >= state.quantum) return entry->decide(members, state);
   if (entry->id == TurnPolicyId::kPriority) {
     for (const TurnMember& member : members) {
       if (member.ready && member.priority > holder->priority) return entry->decide(members, state);
     }
   }
-  return {.next = holder->id, .reason = "its quantum is not over"};
+  return {.next = holder->id,
+          .reason = learning ? "it learns its lifetimes" : "its quantum is not over"};
 }
 
 absl::Duration StartLine(absl::Span<const TurnMember> members, SlotId self) {

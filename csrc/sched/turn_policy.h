@@ -26,6 +26,7 @@ struct TurnMember {
   double weight = 1.0;                      // > 0
   Priority priority = Priority::kNormal;
   bool ready = false;             // wants the turn
+  bool learning = false;          // its scratch is its own until its lifetimes are learnt
   absl::Duration last_iteration;  // duration of its last iteration
 };
 
@@ -60,10 +61,15 @@ const char* TurnPolicyName(TurnPolicyId policy);
 /// Errors: InvalidArgument with the accepted names.
 absl::StatusOr<TurnPolicyId> ParseTurnPolicy(absl::string_view name);
 
+/// Longest time for which a learning holder keeps the turn.
+inline constexpr absl::Duration kLearningMax = absl::Seconds(20);
+
 /// Decides who runs next. Deterministic, allocates nothing, never names a member that is not ready.
 /// A holder that is ready and has had less than the quantum keeps the turn (for `priority`: unless
-/// a higher one is ready). An unknown policy number (a table written by a newer version) decides as
-/// fair.
+/// a higher one is ready); so does one that is learning, for at most kLearningMax: its first
+/// iterations run undisturbed, as Salus has it, or each of several learners would give its private
+/// scratch to the next and take it again. An unknown policy number (a table written by a newer
+/// version) decides as fair.
 TurnDecision NextTurn(TurnPolicyId policy, absl::Span<const TurnMember> members,
                       const TurnState& state);
 

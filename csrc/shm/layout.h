@@ -26,7 +26,7 @@ enum class Phase : uint32_t { kOutside = 0, kWaiting = 1, kRunning = 2, kLoading
 
 enum SlotFlags : uint32_t {
   kReady = 1u << 0,     // wants the turn (its batch is there)
-  kMeasured = 1u << 1,  // persistent and scratch sizes are learnt
+  kLearning = 1u << 1,  // its lifetimes are being learnt: it runs on private scratch
   kIdle = 1u << 2,      // gave up its membership for now (a notebook with no cell running)
   kForked = 1u << 3,    // never set in the table: children pass through
   kOrphans = 1u << 4,   // the owner is dead; the slot counts what its children still hold

@@ -33,8 +33,10 @@ def begin_iteration(phase: typing.SupportsInt | typing.SupportsIndex = 0) -> Non
     """
     Waits for the turn. Raises KeyboardInterrupt.
     """
-def end_iteration() -> None:
-    ...
+def end_iteration(continuing: bool = False) -> None:
+    """
+    Passes the turn on. `continuing`: the next iteration begins at once.
+    """
 def format_bytes(bytes: typing.SupportsInt | typing.SupportsIndex) -> str:
     """
     Three digits and a binary unit: 1.5 GiB.

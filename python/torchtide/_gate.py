@@ -170,17 +170,21 @@ class Gate:
 
     def boundary(self, phase: int) -> None:
         """Ends the iteration that is open and begins the next; waits for the turn in between."""
-        self.end()
+        self.end(continuing=True)
         self.begin(phase)
 
-    def end(self) -> None:
-        """Ends the open iteration, if any: the turn goes to others."""
+    def end(self, *, continuing: bool = False) -> None:
+        """Ends the open iteration, if any: the turn goes to others.
+
+        Args:
+            continuing: The next one begins at once, so that the turn policy may leave the turn here.
+        """
         if not self.open or not self._mine():
             return
         self.open = False
         self.stepped = False
         self._stepped_optimizers.clear()
-        _core.end_iteration()
+        _core.end_iteration(continuing)
 
     def begin(self, phase: int) -> None:
         """Begins an iteration; waits for the turn."""

@@ -81,6 +81,25 @@ TEST_P(TurnPolicyContract, DoesNotDependOnTheOrderInWhichMembersAreListed) {
   }
 }
 
+TEST_P(TurnPolicyContract, ALearningHolderKeepsTheTurnForABoundedTime) {
+  TurnMember learner{.id = SlotId(0), .ready = true, .learning = true};
+  TurnMember other{.id = SlotId(1), .ready = true};
+  learner.virtual_service = absl::Seconds(9);  // every policy but fifo and pack would pass it on
+  learner.iterations = 9;
+  learner.remaining = absl::Seconds(9);
+  TurnState state{.holder = learner.id, .now = absl::Seconds(30)};
+  state.served_since_grant = kLearningMax - absl::Seconds(1);
+  EXPECT_EQ(Decide({learner, other}, state).next, learner.id);
+  other.priority = Priority::kGuaranteed;
+  const bool by_priority = GetParam() == TurnPolicyId::kPriority;
+  EXPECT_EQ(Decide({learner, other}, state).next, by_priority ? other.id : learner.id);
+  state.served_since_grant = kLearningMax;
+  learner.learning = false;
+  const TurnDecision learnt = Decide({learner, other}, state);
+  learner.learning = true;
+  EXPECT_EQ(Decide({learner, other}, state).next, learnt.next) << "its time is over";
+}
+
 TEST_P(TurnPolicyContract, AReadyHolderKeepsTheTurnForItsQuantumUnlessAHigherPriorityIsReady) {
   for (uint64_t seed = 1; seed <= kCases; ++seed) {
     SCOPED_TRACE(seed);

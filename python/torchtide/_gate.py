@@ -177,7 +177,7 @@ class Gate:
         """Ends the open iteration, if any: the turn goes to others.
 
         Args:
-            continuing: The next one begins at once, so that the turn policy may leave the turn here.
+            continuing: The next one begins at once; the turn policy may leave the turn here.
         """
         if not self.open or not self._mine():
             return

@@ -49,9 +49,8 @@ tide::sim::ClusterSpec Cluster(int nodes, int gpus_per_node, const py::dict& giv
       cluster.checkpoint_every_s = py::cast<double>(value);
     } else if (name == "faults") {
       for (const auto& fault : py::cast<std::vector<std::tuple<int, double, double>>>(value)) {
-        cluster.faults.push_back({.node = std::get<0>(fault),
-                                  .at_s = std::get<1>(fault),
-                                  .for_s = std::get<2>(fault)});
+        cluster.faults.push_back(
+            {.node = std::get<0>(fault), .at_s = std::get<1>(fault), .for_s = std::get<2>(fault)});
       }
     } else {
       tide::bind::Throw(absl::InvalidArgumentError("no option of a cluster is called \"" + name +
@@ -134,12 +133,10 @@ void BindSim(py::module_& module) {
       .def("__len__", [](const Trace& trace) { return trace.jobs.size(); });
   module.def(
       "read_trace",
-      [](const std::string& path) {
-        return tide::bind::ValueOrThrow(tide::sim::ReadTrace(path));
-      },
+      [](const std::string& path) { return tide::bind::ValueOrThrow(tide::sim::ReadTrace(path)); },
       py::arg("path"), "Reads a CSV file with the columns job_id,submit_s,gpus,duration_s.");
-  module.def("draw_trace", &tide::sim::DrawTrace, py::arg("jobs"), py::arg("gpus"),
-             py::arg("load"), py::arg("seed"), "Draws a trace, for measurements of speed.");
+  module.def("draw_trace", &tide::sim::DrawTrace, py::arg("jobs"), py::arg("gpus"), py::arg("load"),
+             py::arg("seed"), "Draws a trace, for measurements of speed.");
   module.def(
       "cluster_policies",
       [] {

@@ -1,5 +1,5 @@
-// A queue is two lists, running and waiting, each behind an index; all running jobs of the queues before
-// the first that lacks GPUs are kept by their sum alone, so an event costs what it changes.
+// A queue is two lists, running and waiting, each behind an index; all running jobs of the queues
+// before the first that lacks GPUs are kept by their sum alone, so an event costs what it changes.
 #include "sched/attained_service.h"
 
 #include <algorithm>
@@ -18,9 +18,9 @@ struct Member {
   int queue = 0;
   int gpus = 0;
   bool running = false;
-  int64_t rank = 0;      // in the list of its queue that it is in
+  int64_t rank = 0;       // in the list of its queue that it is in
   double forgiven_s = 0;  // service that no longer counts, since it started over
-  double anchor_s = 0;   // running: the time at which its counted service would have been zero
+  double anchor_s = 0;    // running: the time at which its counted service would have been zero
   double waits_since_s = 0;
   double starts_over_s = kNever;  // waiting: when it will have waited too long
 };
@@ -71,7 +71,8 @@ class AttainedService final : public ClusterPolicy {
       member.waits_since_s = input.now_s;
       member.gpus = input.jobs[event.job.value()].gpus;
       if (event.kind == JobEventKind::kArrival) levels_[0].joining.push_back(event.job);
-      if (event.kind == JobEventKind::kEviction) Wait(event.job, --levels_[member.queue].front_rank);
+      if (event.kind == JobEventKind::kEviction)
+        Wait(event.job, --levels_[member.queue].front_rank);
     }
   }
 
@@ -110,7 +111,8 @@ class AttainedService final : public ClusterPolicy {
   }
 
   // Gives GPUs to running jobs, then waiting ones, then those that join; returns what is left.
-  int64_t Deal(const ClusterInput& input, int queue, int64_t free, std::vector<JobAction>& actions) {
+  int64_t Deal(const ClusterInput& input, int queue, int64_t free,
+               std::vector<JobAction>& actions) {
     Level& level = levels_[queue];
     std::vector<JobIndex> preempted = Squeeze(level, free);
     free -= level.used;

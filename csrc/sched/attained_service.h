@@ -22,8 +22,8 @@ struct AttainedServiceOptions {
   double starvation_knob = 0;  // a job that waits so many times its service starts over; 0: off
 };
 
-/// Two-dimensional least attained service of Tiresias (NSDI 2019). Queues in order; within one, jobs
-/// that ran go before jobs that waited, otherwise the order in which they came into it.
+/// Two-dimensional least attained service of Tiresias (NSDI 2019). Queues in order; within one,
+/// jobs that ran go before jobs that waited, otherwise the order in which they came into it.
 std::unique_ptr<ClusterPolicy> MakeAttainedService(const AttainedServiceOptions& options);
 
 /// The limits of the options, or those that were published with the code: 3250 and 7200.

@@ -26,8 +26,9 @@ class Fifo final : public ClusterPolicy {
       if (used_ + gpus > input.cluster.gpus) break;
       used_ += gpus;
       waiting_.pop_front();
-      decision.actions.push_back(
-          {.job = job, .kind = JobActionKind::kStart, .reason = "it is the first in line and fits"});
+      decision.actions.push_back({.job = job,
+                                  .kind = JobActionKind::kStart,
+                                  .reason = "it is the first in line and fits"});
     }
     return decision;
   }

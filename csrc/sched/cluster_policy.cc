@@ -39,8 +39,7 @@ absl::Status CheckOptions(const ClusterPolicyOptions& options) {
     }
     before = limit;
   }
-  for (const double value :
-       {options.starvation_knob, options.round_s, options.restart_cost_s}) {
+  for (const double value : {options.starvation_knob, options.round_s, options.restart_cost_s}) {
     if (!(value >= 0) || value == kNever) {
       return absl::InvalidArgumentError(
           absl::StrCat("an option of the policy is ", value, "; give a number from 0 upwards"));

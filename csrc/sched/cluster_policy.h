@@ -27,16 +27,16 @@ enum class JobTier : uint8_t { kOpportunistic = 0, kStandard = 1, kGuaranteed = 
 /// seconds, which a double holds exactly, and an event loop of millions of steps cannot afford
 /// absl::Duration (docs/decisions/0010).
 struct JobView {
-  int gpus = 1;                    // a gang: all of them or none
-  int user = 0;                    // whose job; equal names have equal numbers
-  int group = 0;                   // jobs of one user and model: they resemble each other
+  int gpus = 1;   // a gang: all of them or none
+  int user = 0;   // whose job; equal names have equal numbers
+  int group = 0;  // jobs of one user and model: they resemble each other
   JobTier tier = JobTier::kStandard;
   JobState state = JobState::kFuture;
   double submit_s = 0;
-  double duration_s = 0;           // predicted service with its gang running
-  double deadline_s = kNever;      // at which it must have ended
-  double executed_s = 0;           // service had until since_s
-  double since_s = 0;              // when the state changed last
+  double duration_s = 0;       // predicted service with its gang running
+  double deadline_s = kNever;  // at which it must have ended
+  double executed_s = 0;       // service had until since_s
+  double since_s = 0;          // when the state changed last
 
   /// Service had until `now_s`.
   double ExecutedAt(double now_s) const {
@@ -72,14 +72,14 @@ struct ClusterDecision {
 
 struct ClusterInput {
   const ClusterView& cluster;
-  absl::Span<const JobView> jobs;      // all jobs ever seen; a policy looks up the ones it needs
-  absl::Span<const JobEvent> events;   // completions and evictions first, then arrivals
+  absl::Span<const JobView> jobs;     // all jobs ever seen; a policy looks up the ones it needs
+  absl::Span<const JobEvent> events;  // completions and evictions first, then arrivals
   double now_s = 0;
 };
 
-/// A policy with its state as a value: no clock, no I/O, no globals, so the same inputs give the same
-/// decisions in the daemon, in the simulator and after a replay. Work is bounded by what happened,
-/// not by how many jobs wait. Not thread-safe.
+/// A policy with its state as a value: no clock, no I/O, no globals, so the same inputs give the
+/// same decisions in the daemon, in the simulator and after a replay. Work is bounded by what
+/// happened, not by how many jobs wait. Not thread-safe.
 class ClusterPolicy {
  public:
   virtual ~ClusterPolicy() = default;
@@ -91,11 +91,11 @@ class ClusterPolicy {
 
 /// Tunables by policy; zero or empty means what was published.
 struct ClusterPolicyOptions {
-  uint64_t seed = 1;                     // of policies that draw
-  std::vector<double> queue_limits_s;    // las: service that ends a queue; 3250, 7200
-  double starvation_knob = 0;            // las: a wait this many times the service promotes; 0: off
-  double round_s = 0;                    // policies of rounds: length of one
-  double restart_cost_s = 0;             // srtf-restart: what a preemption costs
+  uint64_t seed = 1;                   // of policies that draw
+  std::vector<double> queue_limits_s;  // las: service that ends a queue; 3250, 7200
+  double starvation_knob = 0;          // las: a wait this many times the service promotes; 0: off
+  double round_s = 0;                  // policies of rounds: length of one
+  double restart_cost_s = 0;           // srtf-restart: what a preemption costs
 };
 
 struct ClusterPolicyInfo {

@@ -5,10 +5,9 @@
 namespace tide::sched {
 
 std::unique_ptr<ClusterPolicy> MakeSrtf(const ClusterPolicyOptions&) {
-  return MakeShortestFirst(
-      {.by_gpu_time = false,
-       .start_reason = "of the jobs that fit it has the least time left",
-       .preempt_reason = "jobs with less time left need its GPUs"});
+  return MakeShortestFirst({.by_gpu_time = false,
+                            .start_reason = "of the jobs that fit it has the least time left",
+                            .preempt_reason = "jobs with less time left need its GPUs"});
 }
 
 }  // namespace tide::sched

@@ -1,4 +1,5 @@
-// What the policies without preemption share: waiting gangs start in a fixed order, misfits are passed.
+// What the policies without preemption share: waiting gangs start in a fixed order, misfits are
+// passed.
 #pragma once
 
 #include <memory>
@@ -7,8 +8,8 @@
 
 namespace tide::sched {
 
-/// Starts the waiting job with the smallest `key` (then the earliest submitted) that fits, until none
-/// does. `reason` is a literal.
+/// Starts the waiting job with the smallest `key` (then the earliest submitted) that fits, until
+/// none does. `reason` is a literal.
 std::unique_ptr<ClusterPolicy> MakeGangOrder(double (*key)(const JobView& job), const char* reason);
 
 }  // namespace tide::sched

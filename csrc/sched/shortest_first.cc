@@ -1,4 +1,5 @@
-// Running jobs are a short list in order, waiting ones an ordered index; one merge deals the GPUs out.
+// Running jobs are a short list in order, waiting ones an ordered index; one merge deals the GPUs
+// out.
 #include "sched/shortest_first.h"
 
 #include <algorithm>
@@ -48,10 +49,8 @@ class ShortestFirst final : public ClusterPolicy {
     for (const JobEvent& event : input.events) {
       if (event.kind == JobEventKind::kCompletion) continue;
       const JobView& job = input.jobs[event.job.value()];
-      waiting_.Push({.key = Key(job, input.now_s),
-                     .rank = next_rank_++,
-                     .job = event.job,
-                     .gpus = job.gpus});
+      waiting_.Push(
+          {.key = Key(job, input.now_s), .rank = next_rank_++, .job = event.job, .gpus = job.gpus});
     }
   }
 
@@ -96,9 +95,8 @@ class ShortestFirst final : public ClusterPolicy {
         if (head != nullptr && head->gpus > free) head = waiting_.First(free);
         continue;
       }
-      decision.actions.push_back({.job = running.job,
-                                  .kind = JobActionKind::kPreempt,
-                                  .reason = options_.preempt_reason});
+      decision.actions.push_back(
+          {.job = running.job, .kind = JobActionKind::kPreempt, .reason = options_.preempt_reason});
       const double cost = options_.restart_cost_s * (options_.by_gpu_time ? running.gpus : 1);
       waiting_.Push({.key = running.key + cost,
                      .rank = preempted_rank++,

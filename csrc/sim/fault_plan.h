@@ -18,9 +18,7 @@ class FaultPlan {
  public:
   /// Faults of one node may overlap; it works again when the last of them is over.
   explicit FaultPlan(const std::vector<NodeFault>& faults);
-  double NextTime() const {
-    return next_ < changes_.size() ? changes_[next_].at_s : sched::kNever;
-  }
+  double NextTime() const { return next_ < changes_.size() ? changes_[next_].at_s : sched::kNever; }
   NodeChange Pop() { return changes_[next_++]; }
 
  private:

@@ -64,8 +64,7 @@ class Loop {
   JobView& At(JobIndex job) { return jobs_[job.value()]; }
 
   double NextTime() {
-    const double submit_s =
-        next_submit_ < jobs_.size() ? jobs_[next_submit_].submit_s : kNever;
+    const double submit_s = next_submit_ < jobs_.size() ? jobs_[next_submit_].submit_s : kNever;
     return std::min({submit_s, ends_.NextTime(), wake_s_, faults_.NextTime()});
   }
 
@@ -111,11 +110,10 @@ class Loop {
   void Evict(JobIndex job) {
     Stop(job);
     JobView& view = At(job);
-    const double kept_s =
-        options_.cluster.checkpoint_every_s > 0
-            ? std::floor(view.executed_s / options_.cluster.checkpoint_every_s) *
-                  options_.cluster.checkpoint_every_s
-            : view.executed_s;
+    const double kept_s = options_.cluster.checkpoint_every_s > 0
+                              ? std::floor(view.executed_s / options_.cluster.checkpoint_every_s) *
+                                    options_.cluster.checkpoint_every_s
+                              : view.executed_s;
     LoseWork(view, view.executed_s - kept_s);
     view.state = JobState::kPending;
     ++result_.evictions;
@@ -147,8 +145,8 @@ class Loop {
     ++result_.events;
     const sched::ClusterView cluster{.gpus = nodes_.gpus_working()};
     const int64_t begin = Nanos();
-    const ClusterDecision decision = policy_->Decide(
-        {.cluster = cluster, .jobs = jobs_, .events = events_, .now_s = now_s_});
+    const ClusterDecision decision =
+        policy_->Decide({.cluster = cluster, .jobs = jobs_, .events = events_, .now_s = now_s_});
     if (options_.decision_clock != nullptr) result_.decide_nanos.push_back(Nanos() - begin);
     for (const JobAction& action : decision.actions) {
       if (action.kind != JobActionKind::kStart) TIDE_RETURN_IF_ERROR(Withdraw(action));
@@ -228,17 +226,17 @@ class Loop {
   }
 
   absl::Status Broken(const JobAction& action, absl::string_view what) const {
-    return absl::InternalError(absl::StrFormat(
-        "the policy %s: job %s at %.3f s, %d GPUs free (%s)", what,
-        trace_.job_ids[action.job.value()], now_s_, nodes_.free(), action.reason));
+    return absl::InternalError(absl::StrFormat("the policy %s: job %s at %.3f s, %d GPUs free (%s)",
+                                               what, trace_.job_ids[action.job.value()], now_s_,
+                                               nodes_.free(), action.reason));
   }
 
   void Log(const JobAction& action) {
     if (options_.decision_log == nullptr) return;
     constexpr const char* kWords[] = {"start", "preempt", "refuse"};
     absl::StrAppendFormat(options_.decision_log, "%.3f %s %s: %s\n", now_s_,
-                          kWords[static_cast<int>(action.kind)],
-                          trace_.job_ids[action.job.value()], action.reason);
+                          kWords[static_cast<int>(action.kind)], trace_.job_ids[action.job.value()],
+                          action.reason);
   }
 
   // Thins by halves: every second point goes when there are too many.
@@ -305,7 +303,8 @@ absl::Status CheckCluster(const ClusterSpec& cluster) {
 
 }  // namespace
 
-absl::StatusOr<ReplayResult> Replay(const Trace& trace, std::unique_ptr<sched::ClusterPolicy> policy,
+absl::StatusOr<ReplayResult> Replay(const Trace& trace,
+                                    std::unique_ptr<sched::ClusterPolicy> policy,
                                     const ReplayOptions& options) {
   TIDE_RETURN_IF_ERROR(CheckCluster(options.cluster));
   return Loop(trace, std::move(policy), options).Run();

@@ -21,7 +21,7 @@ struct NodeFault {
 
 struct ClusterSpec {
   int nodes = 1;
-  int gpus_per_node = 1;             // one node of all GPUs: placement by count
+  int gpus_per_node = 1;  // one node of all GPUs: placement by count
   std::vector<NodeFault> faults;
   double restart_cost_s = 0;         // work repeated by a job that starts again
   double checkpoint_every_s = 1800;  // a job that loses a node loses what it did since the last one
@@ -58,7 +58,8 @@ struct ReplayResult {
 /// once, jobs that the policy declines, and jobs that it leaves waiting for ever. Errors: Internal
 /// when the policy breaks a law (more GPUs than there are, a start of a job that does not wait, no
 /// progress), InvalidArgument for a cluster that cannot be.
-absl::StatusOr<ReplayResult> Replay(const Trace& trace, std::unique_ptr<sched::ClusterPolicy> policy,
+absl::StatusOr<ReplayResult> Replay(const Trace& trace,
+                                    std::unique_ptr<sched::ClusterPolicy> policy,
                                     const ReplayOptions& options);
 
 }  // namespace tide::sim

@@ -8,8 +8,8 @@ namespace tide::sim {
 
 double Quantile(std::vector<double> values, double q) {
   if (values.empty()) return 0;
-  const size_t index = std::min(static_cast<size_t>(static_cast<double>(values.size()) * q),
-                                values.size() - 1);
+  const size_t index =
+      std::min(static_cast<size_t>(static_cast<double>(values.size()) * q), values.size() - 1);
   std::nth_element(values.begin(), values.begin() + static_cast<ptrdiff_t>(index), values.end());
   return values[index];
 }

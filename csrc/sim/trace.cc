@@ -37,7 +37,7 @@ struct Columns {
 absl::StatusOr<Columns> FindColumns(absl::string_view header) {
   Columns columns;
   const std::pair<absl::string_view, int*> known[] = {
-      {"job_id", &columns.id},   {"submit_s", &columns.submit}, {"gpus", &columns.gpus},
+      {"job_id", &columns.id},   {"submit_s", &columns.submit},     {"gpus", &columns.gpus},
       {"user", &columns.user},   {"duration_s", &columns.duration}, {"vc", &columns.user},
       {"model", &columns.model}, {"deadline_s", &columns.deadline}, {"tier", &columns.tier}};
   int index = 0;
@@ -129,9 +129,8 @@ void SortBySubmission(Trace& trace) {
   if (std::is_sorted(trace.jobs.begin(), trace.jobs.end(), earlier)) return;
   std::vector<size_t> order(trace.jobs.size());
   for (size_t i = 0; i < order.size(); ++i) order[i] = i;
-  std::stable_sort(order.begin(), order.end(), [&](size_t a, size_t b) {
-    return earlier(trace.jobs[a], trace.jobs[b]);
-  });
+  std::stable_sort(order.begin(), order.end(),
+                   [&](size_t a, size_t b) { return earlier(trace.jobs[a], trace.jobs[b]); });
   Trace sorted{.name = trace.name};
   for (const size_t i : order) {
     sorted.jobs.push_back(trace.jobs[i]);

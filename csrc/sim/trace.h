@@ -11,13 +11,13 @@
 namespace tide::sim {
 
 struct Trace {
-  std::string name;                   // of the file, without folder and ending
-  std::vector<std::string> job_ids;   // as written; parallel to `jobs`
-  std::vector<sched::JobView> jobs;   // in order of submission, all in the future
+  std::string name;                  // of the file, without folder and ending
+  std::vector<std::string> job_ids;  // as written; parallel to `jobs`
+  std::vector<sched::JobView> jobs;  // in order of submission, all in the future
 };
 
-/// Columns are found by name in the header: `job_id,submit_s,gpus,duration_s` must be there; `user` or
-/// `vc`, `model`, `deadline_s` (0 or empty: none) and `tier` are used when they are; others are
+/// Columns are found by name in the header: `job_id,submit_s,gpus,duration_s` must be there; `user`
+/// or `vc`, `model`, `deadline_s` (0 or empty: none) and `tier` are used when they are; others are
 /// ignored. Rows are sorted by submission, equal ones stay in order.
 /// Errors: InvalidArgument with line and column.
 absl::StatusOr<Trace> ParseTrace(absl::string_view text, absl::string_view name);

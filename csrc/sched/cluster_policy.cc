@@ -10,21 +10,36 @@
 namespace tide::sched {
 namespace {
 
-using Maker = std::unique_ptr<ClusterPolicy> (*)(const ClusterPolicyOptions&);
-
-// kPolicies[i] is made by kMakers[i].
-constexpr ClusterPolicyInfo kPolicies[] = {
-    {"fifo", "order of submission; the first misfit holds up the rest"},
-    {"fjf", "order of submission; misfits are passed over"},
-    {"srtf", "least remaining seconds first, preemptive"},
-    {"srsf", "least remaining GPU-seconds first, preemptive"},
-    {"dlas", "least attained seconds first, in queues"},
-    {"dlas-gpu", "least attained GPU-seconds first, in queues, with the published demotion clock"},
-    {"dlas-gpu-fixed", "least attained GPU-seconds first, in queues"},
+struct Entry {
+  ClusterPolicyInfo info;
+  std::unique_ptr<ClusterPolicy> (*make)(const ClusterPolicyOptions&);
 };
-constexpr Maker kMakers[] = {MakeFifo, MakeFjf,     MakeSrtf,        MakeSrsf,
-                             MakeDlas, MakeDlasGpu, MakeDlasGpuFixed};
-static_assert(std::size(kPolicies) == std::size(kMakers));
+
+constexpr Entry kPolicies[] = {
+    {{"fifo", "order of submission; the first misfit holds up the rest"}, MakeFifo},
+    {{"fjf", "order of submission; misfits are passed over"}, MakeFjf},
+    {{"srtf", "least remaining seconds first, preemptive"}, MakeSrtf},
+    {{"srsf", "least remaining GPU-seconds first, preemptive"}, MakeSrsf},
+    {{"dlas", "least attained seconds first, in queues"}, MakeDlas},
+    {{"dlas-gpu", "least attained GPU-seconds first, in queues, with the published demotion clock"},
+     MakeDlasGpu},
+    {{"dlas-gpu-fixed", "least attained GPU-seconds first, in queues"}, MakeDlasGpuFixed},
+    {{"gittins", "highest Gittins index by the sizes of finished jobs, in rounds"}, MakeGittins},
+    {{"edf", "earliest deadline first, preemptive"}, MakeEdf},
+    {{"srtf-restart", "least remaining seconds first, preempts for more than a restart costs"},
+     MakeSrtfRestart},
+    {{"qssf", "fewest predicted GPU-seconds first, stops at the first misfit, no preemption"},
+     MakeQssf},
+    {{"pai", "least predicted seconds first by history of the group, no preemption"}, MakePai},
+    {{"themis", "worst finish-time ratio first at the end of each lease; stand-in for the auction"},
+     MakeThemis},
+    {{"gandiva-fair", "equal GPU time for every user by a gang-aware stride"}, MakeGandivaFair},
+    {{"max-min", "equal GPU time for every job by water filling, in rounds"}, MakeMaxMin},
+    {{"finish-time", "least worst finish-time ratio, in rounds"}, MakeFinishTime},
+    {{"makespan", "shares with which all jobs end together, in rounds"}, MakeMakespan},
+    {{"antman", "opportunistic jobs run on what guaranteed ones leave"}, MakeAntman},
+    {{"singularity", "three tiers, the lowest is preempted first"}, MakeSingularity},
+};
 
 // Other names under which the same rules were published.
 constexpr std::pair<const char*, const char*> kAliases[] = {{"shortest", "srtf"},
@@ -50,7 +65,11 @@ absl::Status CheckOptions(const ClusterPolicyOptions& options) {
 
 }  // namespace
 
-absl::Span<const ClusterPolicyInfo> ClusterPolicies() { return kPolicies; }
+std::vector<ClusterPolicyInfo> ClusterPolicies() {
+  std::vector<ClusterPolicyInfo> infos;
+  for (const Entry& entry : kPolicies) infos.push_back(entry.info);
+  return infos;
+}
 
 absl::StatusOr<std::unique_ptr<ClusterPolicy>> MakeClusterPolicy(
     absl::string_view name, const ClusterPolicyOptions& options) {
@@ -59,9 +78,9 @@ absl::StatusOr<std::unique_ptr<ClusterPolicy>> MakeClusterPolicy(
     if (name == alias) name = published;
   }
   std::string names;
-  for (size_t i = 0; i < std::size(kPolicies); ++i) {
-    if (name == kPolicies[i].name) return kMakers[i](options);
-    absl::StrAppend(&names, names.empty() ? "" : ", ", kPolicies[i].name);
+  for (const Entry& entry : kPolicies) {
+    if (name == entry.info.name) return entry.make(options);
+    absl::StrAppend(&names, names.empty() ? "" : ", ", entry.info.name);
   }
   return absl::InvalidArgumentError(
       absl::StrCat("no cluster policy is called \"", name, "\"; there are ", names));

@@ -104,7 +104,7 @@ struct ClusterPolicyInfo {
 };
 
 /// In the order in which they are documented.
-absl::Span<const ClusterPolicyInfo> ClusterPolicies();
+std::vector<ClusterPolicyInfo> ClusterPolicies();
 
 /// Errors: InvalidArgument with the accepted names, or for an option out of range.
 absl::StatusOr<std::unique_ptr<ClusterPolicy>> MakeClusterPolicy(

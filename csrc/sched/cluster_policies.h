@@ -16,6 +16,7 @@ std::unique_ptr<ClusterPolicy> MakeDlasGpu(const ClusterPolicyOptions& options);
 std::unique_ptr<ClusterPolicy> MakeDlasGpuFixed(const ClusterPolicyOptions& options);
 std::unique_ptr<ClusterPolicy> MakeGittins(const ClusterPolicyOptions& options);
 std::unique_ptr<ClusterPolicy> MakeEdf(const ClusterPolicyOptions& options);
+std::unique_ptr<ClusterPolicy> MakeEdfAdmit(const ClusterPolicyOptions& options);
 std::unique_ptr<ClusterPolicy> MakeSrtfRestart(const ClusterPolicyOptions& options);
 std::unique_ptr<ClusterPolicy> MakeQssf(const ClusterPolicyOptions& options);
 std::unique_ptr<ClusterPolicy> MakePai(const ClusterPolicyOptions& options);

@@ -26,6 +26,8 @@ constexpr Entry kPolicies[] = {
     {{"dlas-gpu-fixed", "least attained GPU-seconds first, in queues"}, MakeDlasGpuFixed},
     {{"gittins", "highest Gittins index by the sizes of finished jobs, in rounds"}, MakeGittins},
     {{"edf", "earliest deadline first, preemptive"}, MakeEdf},
+    {{"edf-admit", "edf over jobs whose deadlines can all be met; others are refused"},
+     MakeEdfAdmit},
     {{"srtf-restart", "least remaining seconds first, preempts for more than a restart costs"},
      MakeSrtfRestart},
     {{"qssf", "fewest predicted GPU-seconds first, stops at the first misfit, no preemption"},

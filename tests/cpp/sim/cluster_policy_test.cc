@@ -57,7 +57,7 @@ std::unique_ptr<ClusterPolicy> Make(const std::string& name,
 class Watched final : public ClusterPolicy {
  public:
   Watched(std::unique_ptr<ClusterPolicy> inner,
-          std::function<void(const sched::ClusterInput&, const std::vector<bool>& runs)> look)
+          std::function<void(const sched::ClusterInput&, const std::vector<JobState>& after)> look)
       : inner_(std::move(inner)), look_(std::move(look)) {}
   std::unique_ptr<ClusterPolicy> Clone() const override { return nullptr; }
   sched::ClusterDecision Decide(const sched::ClusterInput& input) override {
@@ -72,19 +72,20 @@ class Watched final : public ClusterPolicy {
     EXPECT_EQ(again.actions.size(), decision.actions.size());
     EXPECT_EQ(again.wake_s, decision.wake_s);
     inner_ = copy->Clone();  // the copy, having decided, carries on
-    std::vector<bool> runs(input.jobs.size());
-    for (size_t i = 0; i < runs.size(); ++i) runs[i] = input.jobs[i].state == JobState::kRunning;
+    std::vector<JobState> after;
+    for (const sched::JobView& job : input.jobs) after.push_back(job.state);
     for (const sched::JobAction& action : decision.actions) {
       EXPECT_STRNE(action.reason, "");
-      runs[action.job.value()] = action.kind == sched::JobActionKind::kStart;
+      constexpr JobState kStates[] = {JobState::kRunning, JobState::kPending, JobState::kRefused};
+      after[action.job.value()] = kStates[static_cast<int>(action.kind)];
     }
-    look_(input, runs);
+    look_(input, after);
     return decision;
   }
 
  private:
   std::unique_ptr<ClusterPolicy> inner_;
-  std::function<void(const sched::ClusterInput&, const std::vector<bool>&)> look_;
+  std::function<void(const sched::ClusterInput&, const std::vector<JobState>&)> look_;
 };
 
 std::vector<std::string> PolicyNames() {
@@ -142,14 +143,15 @@ TEST_P(ClusterPolicyLaws, NoGpuIsIdleWhileAWaitingJobFitsAndACopyDecidesTheSame)
     SCOPED_TRACE(seed);
     Random random(seed);
     const Trace trace = SmallTrace(random);
-    const auto look = [&](const sched::ClusterInput& input, const std::vector<bool>& runs) {
+    const auto look = [&](const sched::ClusterInput& input, const std::vector<JobState>& after) {
       int free = input.cluster.gpus;
-      for (size_t i = 0; i < runs.size(); ++i) free -= runs[i] ? input.jobs[i].gpus : 0;
+      for (size_t i = 0; i < after.size(); ++i) {
+        free -= after[i] == JobState::kRunning ? input.jobs[i].gpus : 0;
+      }
       ASSERT_GE(free, 0);
       int waiting = 0, fitting = 0;
-      for (size_t i = 0; i < runs.size(); ++i) {
-        const JobState state = input.jobs[i].state;
-        if (runs[i] || (state != JobState::kPending && state != JobState::kRunning)) continue;
+      for (size_t i = 0; i < after.size(); ++i) {
+        if (after[i] != JobState::kPending) continue;
         ++waiting;
         fitting += input.jobs[i].gpus <= free ? 1 : 0;
       }

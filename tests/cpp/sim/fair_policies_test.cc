@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <functional>
 
+#include "base/random.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "sim/replay.h"
@@ -133,6 +134,44 @@ TEST(FairPoliciesTest, EdfPreemptsForAnEarlierDeadlineAndForNothingElse) {
   jobs[1].deadline_s = 25;
   jobs[2].deadline_s = 120;  // an equal does not preempt
   EXPECT_THAT(Jct(jobs, "edf", 1), ElementsAre(110, 10, 100, 110));
+}
+
+TEST(FairPoliciesTest, EdfAdmitKeepsEveryPromiseItMakesAndMeetsMoreThanEdf) {
+  int met_by_edf = 0, met = 0;
+  for (uint64_t seed = 1; seed <= 300; ++seed) {
+    SCOPED_TRACE(seed);
+    Random random(seed);
+    std::vector<sched::JobView> jobs;
+    double submit_s = 0;
+    for (int i = 0; i < 40; ++i) {
+      submit_s += static_cast<double>(random.Below(20));
+      jobs.push_back(
+          Job(submit_s, 1 << random.Below(4), 1.0 + static_cast<double>(random.Below(60))));
+      jobs.back().deadline_s = random.Below(5) == 0
+                                   ? sched::kNever
+                                   : submit_s + jobs.back().duration_s * (1 + 2 * random.Unit());
+    }
+    const Trace trace = TraceOf(jobs);
+    const ReplayOptions options{.cluster = {.gpus_per_node = 8}};
+    const auto edf = Replay(trace, *sched::MakeClusterPolicy("edf"), options);
+    const auto admit = Replay(trace, *sched::MakeClusterPolicy("edf-admit"), options);
+    ASSERT_TRUE(edf.ok() && admit.ok()) << edf.status() << admit.status();
+    for (const RefusedJob& refused : admit->refused) {
+      ASSERT_EQ(refused.reason, "its deadline cannot be met beside those already promised");
+      ASSERT_NE(jobs[refused.job.value()].deadline_s, sched::kNever);
+    }
+    ASSERT_EQ(admit->deadlines_met + static_cast<int>(admit->refused.size()), admit->deadlines);
+    met_by_edf += edf->deadlines_met;
+    met += admit->deadlines_met;
+  }
+  EXPECT_GT(met, met_by_edf);
+}
+
+TEST(FairPoliciesTest, EdfAdmitRefusesADeadlineThatIsTooEarlyEvenAlone) {
+  std::vector<sched::JobView> jobs = {Job(0, 1, 100), Job(0, 1, 100)};
+  jobs[0].deadline_s = 99;
+  jobs[1].deadline_s = 100;
+  EXPECT_THAT(Jct(jobs, "edf-admit", 1), ElementsAre(100));
 }
 
 TEST(FairPoliciesTest, AntmanTakesGpusFromOpportunisticJobsOnly) {

@@ -81,6 +81,25 @@ TEST(ReplayTest, AJobThatThePolicyForgetsIsReported) {
   EXPECT_EQ(result->refused[0].reason, "the policy never started it");
 }
 
+TEST(ReplayTest, AJobThatThePolicyRefusesIsListedWithItsReason) {
+  const auto result = RunScripted({Job(0, 1, 5), Job(0, 1, 5)}, [](const auto& input) {
+    sched::ClusterDecision decision;
+    for (const sched::JobEvent& event : input.events) {
+      if (event.kind != sched::JobEventKind::kArrival) continue;
+      const bool first = event.job == sched::JobIndex(0);
+      decision.actions.push_back(
+          {.job = event.job,
+           .kind = first ? sched::JobActionKind::kRefuse : sched::JobActionKind::kStart,
+           .reason = "no"});
+    }
+    return decision;
+  });
+  ASSERT_TRUE(result.ok()) << result.status();
+  EXPECT_THAT(result->jct_s, ElementsAre(5));
+  ASSERT_EQ(result->refused.size(), 1u);
+  EXPECT_EQ(result->refused[0].reason, "no");
+}
+
 TEST(ReplayTest, APolicyThatBreaksALawIsNamedWithJobAndTime) {
   const auto act = [](sched::JobActionKind kind, int times) {
     return [=](const sched::ClusterInput&) {

@@ -93,6 +93,12 @@ void AddCurves(const Trace& trace, const ReplayResult& result, py::dict& dict) {
   dict["refused"] = refused;
 }
 
+/// Ctrl-C: Python's handlers run, and an exception they raise ends the replay.
+bool Interrupted() {
+  py::gil_scoped_acquire gil;
+  return PyErr_CheckSignals() != 0;
+}
+
 /// Replays and, when `timed`, adds what it took: the whole loop and each decision.
 py::dict Simulate(const Trace& trace, const std::string& policy, int nodes, int gpus_per_node,
                   const py::dict& policy_options, const py::dict& cluster_options, bool timed,
@@ -102,13 +108,15 @@ py::dict Simulate(const Trace& trace, const std::string& policy, int nodes, int 
   std::string log;
   const ReplayOptions options{.cluster = Cluster(nodes, gpus_per_node, cluster_options),
                               .decision_clock = timed ? &tide::RealClock() : nullptr,
-                              .decision_log = logged ? &log : nullptr};
+                              .decision_log = logged ? &log : nullptr,
+                              .interrupted = Interrupted};
   absl::StatusOr<ReplayResult> result;
   const int64_t begin = tide::RealClock().MonotonicNanos();
   {
     py::gil_scoped_release release;
     result = tide::sim::Replay(trace, std::move(made), options);
   }
+  if (PyErr_Occurred() != nullptr) throw py::error_already_set();
   const double took_s = 1e-9 * static_cast<double>(tide::RealClock().MonotonicNanos() - begin);
   const ReplayResult replayed = tide::bind::ValueOrThrow(std::move(result));
   const int gpus = nodes * gpus_per_node;

@@ -26,6 +26,7 @@ using sched::kNever;
 
 // Decisions at one point in time, or back and forth, after which a policy counts as stuck.
 constexpr int64_t kDecisionsWithoutProgressMax = 100'000;
+constexpr int64_t kEventsPerQuestion = 256;  // whether to stop: a microsecond in a millisecond
 constexpr size_t kUsagePointsMax = 4096;
 
 class Loop {
@@ -69,6 +70,10 @@ class Loop {
   }
 
   absl::Status CheckProgress(double time_s) {
+    if (result_.events % kEventsPerQuestion == 0 && options_.interrupted &&
+        options_.interrupted()) {
+      return absl::CancelledError("the replay was interrupted");
+    }
     if (time_s > furthest_s_) {
       furthest_s_ = time_s;
       decisions_without_progress_ = 0;

@@ -1,6 +1,7 @@
 // Runs a trace through a cluster policy in virtual time.
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -33,6 +34,8 @@ struct ReplayOptions {
   Clock* decision_clock = nullptr;
   /// Borrowed, may be null: one line for each action, with its reason.
   std::string* decision_log = nullptr;
+  /// May be empty: asked every few hundred events; true ends the replay with Cancelled.
+  std::function<bool()> interrupted;
 };
 
 struct RefusedJob {

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import pathlib
+import signal
 from typing import Any
 
 import pytest
@@ -114,6 +115,23 @@ def test_a_trace_that_is_not_there_or_no_trace_is_refused(
     text.write_text("hello\nworld\n", encoding="utf-8")
     assert main(["simulate", str(text), "-p", "fifo", "--cluster", "4"]) == 2
     assert 'has no column "job_id"' in capsys.readouterr().err
+
+
+def test_ctrl_c_ends_a_long_replay() -> None:
+    core = pytest.importorskip("torchtide._core")
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    try:
+        trace = core.draw_trace(20_000, 64, 40.0, 1)  # minutes of rounds
+        signal.setitimer(signal.ITIMER_REAL, 0.2)
+        with pytest.raises(KeyboardInterrupt):
+            core.simulate(trace, "makespan", 1, 64)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def test_numbers_and_files_become_clusters(tmp_path: pathlib.Path) -> None:

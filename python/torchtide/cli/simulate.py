@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from torchtide.cli import core, exits
-from torchtide.errors import OptionError
+from torchtide.errors import OptionError, TideError
 
 Result = dict[str, Any]
 
@@ -229,6 +229,10 @@ def _replay(
     except ValueError as error:
         wrong, _, advice = str(error).partition("; ")
         raise OptionError(wrong, advice=advice) from error
+    except RuntimeError as error:
+        raise TideError(
+            f"{policy}: {error}", advice="this is a fault of the policy; report it with the trace"
+        ) from error
     return result
 
 

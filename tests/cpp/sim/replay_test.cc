@@ -168,6 +168,16 @@ TEST(ReplayTest, TheLogHasALineForEachActionWithItsReason) {
             "15.000 start 0: of the jobs that fit it has the least time left\n");
 }
 
+TEST(ReplayTest, AReplayIsInterruptedWhenItIsAsked) {
+  int asked = 0;
+  const Trace trace = DrawTrace(2000, 64, 0.9, 1);
+  const auto result =
+      Replay(trace, *sched::MakeClusterPolicy("fifo"),
+             {.cluster = {.gpus_per_node = 64}, .interrupted = [&] { return ++asked == 3; }});
+  EXPECT_EQ(result.status().code(), absl::StatusCode::kCancelled);
+  EXPECT_EQ(asked, 3);
+}
+
 TEST(ReplayTest, AClusterThatCannotBeIsRefused) {
   EXPECT_FALSE(RunPolicy({Job(0, 1, 1)}, "fifo", {.nodes = 0}).ok());
   EXPECT_FALSE(RunPolicy({Job(0, 1, 1)}, "fifo", {.gpus_per_node = -1}).ok());

@@ -6,11 +6,14 @@ namespace py = pybind11;
 void BindBase(py::module_& module);
 void BindRuntime(py::module_& module);
 void BindClient(py::module_& module);
+void BindSim(py::module_& module);
 
 PYBIND11_MODULE(_core, module) {
   module.doc() =
-      "torchtide's core without torch: options, the job's runtime, the client of the daemon.";
+      "torchtide's core without torch: options, the job's runtime, the client of the daemon, the "
+      "simulator.";
   BindBase(module);
   BindRuntime(module);
   BindClient(module);
+  BindSim(module);
 }

@@ -1,10 +1,10 @@
 """
-torchtide's core without torch: options, the job's runtime, the client of the daemon.
+torchtide's core without torch: options, the job's runtime, the client of the daemon, the simulator.
 """
 from __future__ import annotations
 import typing
 import typing_extensions
-__all__: list[str] = ['Client', 'DaemonUnavailable', 'ProtocolError', 'api', 'begin_iteration', 'end_iteration', 'format_bytes', 'get_option', 'leave', 'memory_table', 'name', 'options', 'owns', 'parse_bytes', 'recording', 'register', 'report', 'resume', 'runtime_dir', 'sample', 'set_limit', 'set_option', 'shutdown', 'start', 'started', 'suspend', 'validate']
+__all__: list[str] = ['Client', 'DaemonUnavailable', 'ProtocolError', 'Trace', 'api', 'begin_iteration', 'cluster_policies', 'draw_trace', 'end_iteration', 'format_bytes', 'get_option', 'leave', 'memory_table', 'name', 'options', 'owns', 'parse_bytes', 'read_trace', 'recording', 'register', 'report', 'resume', 'runtime_dir', 'sample', 'set_limit', 'set_option', 'shutdown', 'simulate', 'start', 'started', 'suspend', 'validate']
 class DaemonUnavailable(ConnectionError):
     pass
 class ProtocolError(RuntimeError):
@@ -27,11 +27,28 @@ class Client:
         """
         Sends a MessagePack body as a frame of `kind` and returns (kind, body) of the answer.
         """
+class Trace:
+    """
+    Jobs of a trace, read or drawn once and replayed often.
+    """
+    def __len__(self) -> int:
+        ...
+    @property
+    def name(self) -> str:
+        ...
 def api() -> typing_extensions.CapsuleType:
     ...
 def begin_iteration(phase: typing.SupportsInt | typing.SupportsIndex = 0) -> None:
     """
     Waits for the turn. Raises KeyboardInterrupt.
+    """
+def cluster_policies() -> list[tuple[str, str]]:
+    """
+    (name, rule in a line) of each cluster policy.
+    """
+def draw_trace(jobs: typing.SupportsInt | typing.SupportsIndex, gpus: typing.SupportsInt | typing.SupportsIndex, load: typing.SupportsFloat | typing.SupportsIndex, seed: typing.SupportsInt | typing.SupportsIndex) -> Trace:
+    """
+    Draws a trace, for measurements of speed.
     """
 def end_iteration(continuing: bool = False) -> None:
     """
@@ -63,6 +80,10 @@ def parse_bytes(text: str) -> int:
     """
     Reads a size such as 1.5GiB, 300MB or 4096. Raises ValueError.
     """
+def read_trace(path: str) -> Trace:
+    """
+    Reads a CSV file with the columns job_id,submit_s,gpus,duration_s.
+    """
 def recording() -> bool:
     ...
 def register(script: str) -> None:
@@ -87,6 +108,10 @@ def set_option(name: str, value: str, origin: str = 'call') -> None:
     """
 def shutdown(exit_code: typing.SupportsInt | typing.SupportsIndex = 0) -> None:
     ...
+def simulate(trace: Trace, policy: str, nodes: typing.SupportsInt | typing.SupportsIndex, gpus_per_node: typing.SupportsInt | typing.SupportsIndex, policy_options: dict[str, typing.Any] = {}, cluster_options: dict[str, typing.Any] = {}, timed: bool = False, logged: bool = False) -> dict[str, typing.Any]:
+    """
+    Replays a trace; returns its figures. One node of all GPUs is placement by count.
+    """
 def start() -> str:
     """
     Starts the runtime of this process from the options; returns the job's name. Idempotent.

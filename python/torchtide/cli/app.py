@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -243,6 +244,40 @@ def policy(
 
     with exits.reported(json_output, f"tide policy {' '.join(words or [])}".strip()):
         raise exits.Exit(jobs.policy(_edges(context), words or [], json_output))
+
+
+@app.command()
+def simulate(
+    trace: Annotated[
+        Path, typer.Argument(metavar="TRACE.csv", help="job_id,submit_s,gpus,duration_s.")
+    ],
+    policy: Annotated[
+        list[str], typer.Option("--policy", "-p", metavar="P", help="Cluster policy; repeatable.")
+    ],
+    cluster: Annotated[str, typer.Option(metavar="N|SPEC.toml", help="Number of GPUs, or a file.")],
+    placement: Annotated[
+        str, typer.Option(metavar="HOW", help="count, or node: consolidate gangs.")
+    ] = "count",
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="NAME=VALUE", help="Option of the policies; repeatable."),
+    ] = None,
+    plot: Annotated[
+        Path | None, typer.Option(metavar="FILE.png", help="Draw completion times and usage.")
+    ] = None,
+    log: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write each decision with its reason.")
+    ] = None,
+    json_output: Json = False,
+) -> None:
+    """Replay a trace of jobs under cluster policies; needs no daemon and no GPU."""
+    from torchtide.cli import simulate as simulator
+
+    with exits.reported(json_output, f"tide simulate {trace}"):
+        request = simulator.Request(
+            trace, policy, cluster, placement, settings or [], plot, log, json_output
+        )
+        raise exits.Exit(simulator.simulate(request))
 
 
 @app.command()

@@ -1,0 +1,163 @@
+// The simulator for Python: a trace through a policy, figures and curves out.
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include "base/clock.h"
+#include "bind/status_error.h"
+#include "sim/replay.h"
+#include "sim/summary.h"
+
+namespace py = pybind11;
+using tide::sim::NodeFault;
+using tide::sim::ReplayOptions;
+using tide::sim::ReplayResult;
+using tide::sim::Summary;
+using tide::sim::Trace;
+
+namespace {
+
+tide::sched::ClusterPolicyOptions PolicyOptions(const py::dict& given) {
+  tide::sched::ClusterPolicyOptions options;
+  for (const auto& [key, value] : given) {
+    const std::string name = py::cast<std::string>(key);
+    if (name == "seed") {
+      options.seed = py::cast<uint64_t>(value);
+    } else if (name == "queue_limits_s") {
+      options.queue_limits_s = py::cast<std::vector<double>>(value);
+    } else if (name == "starvation_knob") {
+      options.starvation_knob = py::cast<double>(value);
+    } else if (name == "round_s") {
+      options.round_s = py::cast<double>(value);
+    } else if (name == "restart_cost_s") {
+      options.restart_cost_s = py::cast<double>(value);
+    } else {
+      tide::bind::Throw(absl::InvalidArgumentError(
+          "no option of a policy is called \"" + name +
+          "\"; there are seed, queue_limits_s, starvation_knob, round_s, restart_cost_s"));
+    }
+  }
+  return options;
+}
+
+tide::sim::ClusterSpec Cluster(int nodes, int gpus_per_node, const py::dict& given) {
+  tide::sim::ClusterSpec cluster{.nodes = nodes, .gpus_per_node = gpus_per_node};
+  for (const auto& [key, value] : given) {
+    const std::string name = py::cast<std::string>(key);
+    if (name == "restart_cost_s") {
+      cluster.restart_cost_s = py::cast<double>(value);
+    } else if (name == "checkpoint_every_s") {
+      cluster.checkpoint_every_s = py::cast<double>(value);
+    } else if (name == "faults") {
+      for (const auto& fault : py::cast<std::vector<std::tuple<int, double, double>>>(value)) {
+        cluster.faults.push_back(
+            {.node = std::get<0>(fault), .at_s = std::get<1>(fault), .for_s = std::get<2>(fault)});
+      }
+    } else {
+      tide::bind::Throw(absl::InvalidArgumentError("no option of a cluster is called \"" + name +
+                                                   "\"; there are restart_cost_s, "
+                                                   "checkpoint_every_s, faults"));
+    }
+  }
+  return cluster;
+}
+
+py::dict ResultDict(const Trace& trace, const ReplayResult& result, const Summary& summary) {
+  py::dict dict;
+  dict["trace"] = trace.name;
+  dict["jobs_done"] = summary.jobs_done;
+  dict["jobs"] = summary.jobs;
+  dict["avg_jct_s"] = summary.avg_jct_s;
+  dict["median_jct_s"] = summary.median_jct_s;
+  dict["p99_jct_s"] = summary.p99_jct_s;
+  dict["makespan_s"] = summary.makespan_s;
+  dict["preemptions"] = result.preemptions;
+  dict["events"] = result.events;
+  dict["jobs_refused"] = summary.jobs_refused;
+  dict["evictions"] = result.evictions;
+  dict["spread_starts"] = result.spread_starts;
+  dict["avg_wait_s"] = summary.avg_wait_s;
+  dict["utilisation"] = summary.utilisation;
+  dict["gpu_seconds_lost"] = result.gpu_seconds_lost;
+  dict["deadlines_met"] = result.deadlines_met;
+  dict["deadlines"] = result.deadlines;
+  return dict;
+}
+
+void AddCurves(const Trace& trace, const ReplayResult& result, py::dict& dict) {
+  dict["jct_s"] = result.jct_s;
+  dict["usage"] = result.usage;
+  std::vector<std::pair<std::string, std::string>> refused;
+  for (const tide::sim::RefusedJob& job : result.refused) {
+    refused.emplace_back(trace.job_ids[job.job.value()], job.reason);
+  }
+  dict["refused"] = refused;
+}
+
+/// Ctrl-C: Python's handlers run, and an exception they raise ends the replay.
+bool Interrupted() {
+  py::gil_scoped_acquire gil;
+  return PyErr_CheckSignals() != 0;
+}
+
+/// Replays and, when `timed`, adds what it took: the whole loop and each decision.
+py::dict Simulate(const Trace& trace, const std::string& policy, int nodes, int gpus_per_node,
+                  const py::dict& policy_options, const py::dict& cluster_options, bool timed,
+                  bool logged) {
+  auto made = tide::bind::ValueOrThrow(
+      tide::sched::MakeClusterPolicy(policy, PolicyOptions(policy_options)));
+  std::string log;
+  const ReplayOptions options{.cluster = Cluster(nodes, gpus_per_node, cluster_options),
+                              .decision_clock = timed ? &tide::RealClock() : nullptr,
+                              .decision_log = logged ? &log : nullptr,
+                              .interrupted = Interrupted};
+  absl::StatusOr<ReplayResult> result;
+  const int64_t begin = tide::RealClock().MonotonicNanos();
+  {
+    py::gil_scoped_release release;
+    result = tide::sim::Replay(trace, std::move(made), options);
+  }
+  if (PyErr_Occurred() != nullptr) throw py::error_already_set();
+  const double took_s = 1e-9 * static_cast<double>(tide::RealClock().MonotonicNanos() - begin);
+  const ReplayResult replayed = tide::bind::ValueOrThrow(std::move(result));
+  const int gpus = nodes * gpus_per_node;
+  py::dict dict = ResultDict(trace, replayed, tide::sim::Summarise(trace, replayed, gpus));
+  dict["gpus"] = gpus;
+  dict["policy"] = policy;
+  dict["seconds"] = took_s;
+  AddCurves(trace, replayed, dict);
+  if (timed) {
+    const std::vector<double> nanos(replayed.decide_nanos.begin(), replayed.decide_nanos.end());
+    dict["decide_ms_p99"] = 1e-6 * tide::sim::Quantile(nanos, 0.99);
+  }
+  if (logged) dict["log"] = log;
+  return dict;
+}
+
+}  // namespace
+
+void BindSim(py::module_& module) {
+  py::class_<Trace>(module, "Trace", "Jobs of a trace, read or drawn once and replayed often.")
+      .def_readonly("name", &Trace::name)
+      .def("__len__", [](const Trace& trace) { return trace.jobs.size(); });
+  module.def(
+      "read_trace",
+      [](const std::string& path) { return tide::bind::ValueOrThrow(tide::sim::ReadTrace(path)); },
+      py::arg("path"), "Reads a CSV file with the columns job_id,submit_s,gpus,duration_s.");
+  module.def("draw_trace", &tide::sim::DrawTrace, py::arg("jobs"), py::arg("gpus"), py::arg("load"),
+             py::arg("seed"), "Draws a trace, for measurements of speed.");
+  module.def(
+      "cluster_policies",
+      [] {
+        std::vector<std::pair<std::string, std::string>> policies;
+        for (const tide::sched::ClusterPolicyInfo& info : tide::sched::ClusterPolicies()) {
+          policies.emplace_back(info.name, info.summary);
+        }
+        return policies;
+      },
+      "(name, rule in a line) of each cluster policy.");
+  module.def("simulate", &Simulate, py::arg("trace"), py::arg("policy"), py::arg("nodes"),
+             py::arg("gpus_per_node"), py::arg("policy_options") = py::dict(),
+             py::arg("cluster_options") = py::dict(), py::arg("timed") = false,
+             py::arg("logged") = false,
+             "Replays a trace; returns its figures. One node of all GPUs is placement by count.");
+}

@@ -1,0 +1,113 @@
+// Which jobs of a cluster hold GPUs from now on: policies as values over views of cluster and jobs.
+#pragma once
+
+#include <cstdint>
+#include <limits>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+#include "absl/types/span.h"
+#include "base/ids.h"
+
+namespace tide::sched {
+
+using JobIndex = Id<struct JobIndexTag>;  // position among the job views; in order of submission
+
+inline constexpr double kNever = std::numeric_limits<double>::infinity();
+
+enum class JobState : uint8_t { kFuture, kPending, kRunning, kDone, kRefused };
+
+/// Whose GPUs are safe: opportunistic jobs give way to all, guaranteed ones to nobody.
+enum class JobTier : uint8_t { kOpportunistic = 0, kStandard = 1, kGuaranteed = 2 };
+
+/// What a policy knows of one job. Times are seconds on the cluster's clock: traces carry whole
+/// seconds, which a double holds exactly, and an event loop of millions of steps cannot afford
+/// absl::Duration (docs/decisions/0010).
+struct JobView {
+  int gpus = 1;   // a gang: all of them or none
+  int user = 0;   // whose job; equal names have equal numbers
+  int group = 0;  // jobs of one user and model: they resemble each other
+  JobTier tier = JobTier::kStandard;
+  JobState state = JobState::kFuture;
+  double submit_s = 0;
+  double duration_s = 0;       // predicted service with its gang running
+  double deadline_s = kNever;  // at which it must have ended
+  double executed_s = 0;       // service had until since_s
+  double since_s = 0;          // when the state changed last
+
+  /// Service had until `now_s`.
+  double ExecutedAt(double now_s) const {
+    return state == JobState::kRunning ? executed_s + (now_s - since_s) : executed_s;
+  }
+  double RemainingAt(double now_s) const { return duration_s - ExecutedAt(now_s); }
+};
+
+struct ClusterView {
+  int gpus = 0;  // that work now
+};
+
+/// What happened since the last decision. A job that is evicted has lost its GPUs without the
+/// policy's doing (a node failed) and is pending again.
+enum class JobEventKind : uint8_t { kArrival, kCompletion, kEviction };
+struct JobEvent {
+  JobIndex job;
+  JobEventKind kind = JobEventKind::kArrival;
+};
+
+enum class JobActionKind : uint8_t { kStart, kPreempt, kRefuse };
+struct JobAction {
+  JobIndex job;
+  JobActionKind kind = JobActionKind::kStart;
+  const char* reason = "";  // a literal
+};
+
+/// What changes; preemptions hold before starts. A job that is not named stays as it is.
+struct ClusterDecision {
+  std::vector<JobAction> actions;
+  double wake_s = kNever;  // decide again then, though nothing has happened
+};
+
+struct ClusterInput {
+  const ClusterView& cluster;
+  absl::Span<const JobView> jobs;     // all jobs ever seen; a policy looks up the ones it needs
+  absl::Span<const JobEvent> events;  // completions and evictions first, then arrivals
+  double now_s = 0;
+};
+
+/// A policy with its state as a value: no clock, no I/O, no globals, so the same inputs give the
+/// same decisions in the daemon, in the simulator and after a replay. Work is bounded by what
+/// happened, not by how many jobs wait. Not thread-safe.
+class ClusterPolicy {
+ public:
+  virtual ~ClusterPolicy() = default;
+  /// A copy that decides the same from here on.
+  virtual std::unique_ptr<ClusterPolicy> Clone() const = 0;
+  /// Never above the capacity, gangs all or nothing. `input.events` must be complete.
+  virtual ClusterDecision Decide(const ClusterInput& input) = 0;
+};
+
+/// Tunables by policy; zero or empty means what was published.
+struct ClusterPolicyOptions {
+  uint64_t seed = 1;                   // of policies that draw
+  std::vector<double> queue_limits_s;  // las: service that ends a queue; 3250, 7200
+  double starvation_knob = 0;          // las: a wait this many times the service promotes; 0: off
+  double round_s = 0;                  // policies of rounds: length of one
+  double restart_cost_s = 0;           // srtf-restart: what a preemption costs
+};
+
+struct ClusterPolicyInfo {
+  const char* name;
+  const char* summary;  // the rule in one line
+};
+
+/// In the order in which they are documented.
+std::vector<ClusterPolicyInfo> ClusterPolicies();
+
+/// Errors: InvalidArgument with the accepted names, or for an option out of range.
+absl::StatusOr<std::unique_ptr<ClusterPolicy>> MakeClusterPolicy(
+    absl::string_view name, const ClusterPolicyOptions& options = {});
+
+}  // namespace tide::sched

@@ -1,0 +1,300 @@
+"""`tide simulate`: a trace of jobs through cluster policies in virtual time, compared."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+import tomllib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from torchtide.cli import core, exits
+from torchtide.errors import OptionError, TideError
+
+Result = dict[str, Any]
+
+#: A node of a cluster that is given as a number, with `--placement node`.
+GPUS_PER_NODE: Final = 8
+_ROUNDED: Final = ("avg_jct_s", "median_jct_s", "p99_jct_s", "makespan_s", "avg_wait_s")
+#: In the order of the JSON object; the first are the columns of tests/sim/traces/goldens.csv.
+_FIGURES: Final = (
+    *("trace", "gpus", "policy", "jobs_done", "jobs", "avg_jct_s", "median_jct_s", "p99_jct_s"),
+    *("makespan_s", "preemptions", "events", "jobs_refused", "evictions", "spread_starts"),
+    *("avg_wait_s", "utilisation", "gpu_seconds_lost", "deadlines_met", "deadlines"),
+)
+_POLICY_OPTIONS: Final = (
+    "seed",
+    "queue_limits_s",
+    "starvation_knob",
+    "round_s",
+    "restart_cost_s",
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Cluster:
+    """Nodes, GPUs on each, and what the simulator knows about failures and restarts."""
+
+    nodes: int
+    gpus_per_node: int
+    options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """What was typed."""
+
+    trace: Path
+    policies: Sequence[str]
+    cluster: str
+    placement: str
+    settings: Sequence[str]
+    plot: Path | None
+    log: Path | None
+    json_output: bool
+
+
+def simulate(request: Request) -> int:
+    """Replays the trace once for each policy and shows the figures side by side."""
+    cluster = read_cluster(request.cluster, request.placement)
+    options = read_settings(request.settings)
+    check_policies(request.policies)
+    if request.log is not None and len(request.policies) > 1:
+        raise OptionError(
+            "--log takes the decisions of one policy", advice="give --policy once with --log"
+        )
+    trace = _read_trace(request.trace)
+    results = [
+        _replay(trace, policy, cluster, options, request.log is not None)
+        for policy in _progress(request.policies)
+    ]
+    if request.log is not None:
+        _write(request.log, results[0]["log"])
+    if request.plot is not None:
+        _plot(request.plot, results)
+    if request.json_output:
+        objects = [figures(result) for result in results]
+        print(json.dumps(objects[0] if len(objects) == 1 else objects), flush=True)
+    else:
+        _show(results)
+    return exits.OK
+
+
+def check_policies(policies: Sequence[str]) -> None:
+    """Refuses a name that no policy has, before anything runs."""
+    known = [name for name, _ in core.module().cluster_policies()]
+    for policy in policies:
+        if policy not in (*known, "shortest", "shortest-gpu"):
+            raise OptionError(
+                f'no cluster policy is called "{policy}"', advice=f"there are {', '.join(known)}"
+            )
+
+
+def read_cluster(text: str, placement: str) -> Cluster:
+    """The cluster from a number of GPUs or a TOML file.
+
+    Args:
+        text: "64" or the path of a file with `nodes`, `gpus_per_node` and, optionally,
+            `restart_cost_s`, `checkpoint_every_s` and `[[faults]]` of `node`, `at_s`, `for_s`.
+        placement: "count": only the number of free GPUs matters; "node": gangs are consolidated.
+
+    Raises:
+        OptionError: There is no such cluster.
+    """
+    if placement not in ("count", "node"):
+        raise OptionError(
+            f'no placement is called "{placement}"', advice="there are count and node"
+        )
+    spec = {"gpus": int(text)} if text.isascii() and text.isdigit() else _read_spec(Path(text))
+    if "gpus" in spec:
+        per_node = GPUS_PER_NODE if placement == "node" else int(spec["gpus"])
+        nodes, rest = divmod(int(spec["gpus"]), max(per_node, 1))
+        if rest or nodes < 1:
+            raise OptionError(
+                f"{spec['gpus']} GPUs are no whole nodes of {max(per_node, 1)}",
+                advice="give a multiple, or a file with nodes and gpus_per_node",
+            )
+        return Cluster(nodes, per_node)
+    nodes, per_node = spec["nodes"], spec["gpus_per_node"]
+    options = {key: value for key, value in spec.items() if key not in ("nodes", "gpus_per_node")}
+    if placement == "count":
+        if options.get("faults"):
+            raise OptionError(
+                "the cluster has faults of nodes, placement by count has no nodes",
+                advice="add --placement node",
+            )
+        nodes, per_node = 1, nodes * per_node
+    return Cluster(nodes, per_node, options)
+
+
+def _read_spec(path: Path) -> dict[str, Any]:
+    try:
+        spec = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise OptionError(
+            f'"{path}" is neither a number of GPUs nor a file that can be read',
+            advice="give --cluster 64 or a TOML file with nodes and gpus_per_node",
+        ) from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise OptionError(f"{path} is no TOML: {error}", advice="correct the file") from error
+    return _checked_spec(path, spec)
+
+
+def _checked_spec(path: Path, spec: dict[str, Any]) -> dict[str, Any]:
+    kinds = {
+        "nodes": int,
+        "gpus_per_node": int,
+        "restart_cost_s": (int, float),
+        "checkpoint_every_s": (int, float),
+        "faults": list,
+    }
+    for key, value in spec.items():
+        if key not in kinds or not isinstance(value, kinds[key]) or isinstance(value, bool):  # type: ignore[arg-type]
+            raise OptionError(
+                f"{path}: {key} = {value!r} says nothing about a cluster",
+                advice=f"there are {', '.join(kinds)}",
+            )
+    missing = [key for key in ("nodes", "gpus_per_node") if key not in spec]
+    if missing:
+        raise OptionError(f"{path} has no {missing[0]}", advice="add it")
+    try:
+        spec["faults"] = [
+            (int(fault["node"]), float(fault["at_s"]), float(fault["for_s"]))
+            for fault in spec.get("faults", [])
+        ]
+    except (KeyError, TypeError, ValueError) as error:
+        raise OptionError(
+            f"{path}: a fault is not node, at_s, for_s: {error}", advice="correct the file"
+        ) from error
+    return spec
+
+
+def read_settings(settings: Sequence[str]) -> dict[str, Any]:
+    """Options of the policies from "NAME=VALUE" words; a list has commas."""
+    options: dict[str, Any] = {}
+    for setting in settings:
+        name, _, value = setting.partition("=")
+        if name not in _POLICY_OPTIONS:
+            raise OptionError(
+                f'no option of a policy is called "{name}"',
+                advice=f"there are {', '.join(_POLICY_OPTIONS)}",
+            )
+        try:
+            if name == "queue_limits_s":
+                options[name] = [float(part) for part in value.split(",")]
+            else:
+                options[name] = int(value) if name == "seed" else float(value)
+        except ValueError as error:
+            raise OptionError(f'{name} is "{value}"', advice="give a number") from error
+    return options
+
+
+def figures(result: Result) -> Result:
+    """The figures of a result as they are written: three decimals, whole numbers without any."""
+    shown = {key: result[key] for key in _FIGURES}
+    for key in _ROUNDED:
+        value = round(float(shown[key]), 3)
+        shown[key] = int(value) if value.is_integer() else value
+    shown["utilisation"] = round(shown["utilisation"], 4)
+    shown["refused"] = [{"job_id": job, "reason": reason} for job, reason in result["refused"]]
+    shown["seconds"] = round(result["seconds"], 6)
+    return shown
+
+
+def _read_trace(path: Path) -> Any:
+    try:
+        return core.module().read_trace(str(path))
+    except (ValueError, KeyError, OSError, MemoryError) as error:
+        wrong, _, advice = str(error.args[0] if error.args else error).partition("; ")
+        raise OptionError(
+            wrong, advice=advice or "give a CSV file with job_id,submit_s,gpus,duration_s"
+        ) from error
+
+
+def _replay(
+    trace: Any, policy: str, cluster: Cluster, options: Mapping[str, Any], logged: bool
+) -> Result:
+    try:
+        result: Result = core.module().simulate(
+            trace,
+            policy,
+            cluster.nodes,
+            cluster.gpus_per_node,
+            policy_options=dict(options),
+            cluster_options=dict(cluster.options),
+            logged=logged,
+        )
+    except ValueError as error:
+        wrong, _, advice = str(error).partition("; ")
+        raise OptionError(wrong, advice=advice) from error
+    except RuntimeError as error:
+        raise TideError(
+            f"{policy}: {error}", advice="this is a fault of the policy; report it with the trace"
+        ) from error
+    return result
+
+
+def _progress(policies: Sequence[str]) -> Iterator[str]:
+    """The policies, with a bar on a terminal while there are several."""
+    if len(policies) == 1 or not sys.stderr.isatty():
+        yield from policies
+        return
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with Progress(console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task("", total=len(policies))
+        for policy in policies:
+            progress.update(task, description=policy)
+            yield policy
+            progress.advance(task)
+
+
+def _write(path: Path, text: str) -> None:
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise OptionError(
+            f"{path} cannot be written: {error.strerror}", advice="give another path"
+        ) from error
+
+
+def _show(results: Sequence[Result]) -> None:
+    from torchtide.cli import render
+
+    first = results[0]
+    print(f"{first['trace']}: {first['jobs']} jobs on {first['gpus']} GPUs; times in seconds")
+    headers = ["POLICY", "DONE", "AVG JCT", "MEDIAN", "P99", "MAKESPAN", "PREEMPT", "UTIL"]
+    rows = [
+        [
+            result["policy"],
+            f"{result['jobs_done']}/{result['jobs']}",
+            *(f"{result[key]:,.0f}" for key in _ROUNDED[:4]),
+            f"{result['preemptions']:,}",
+            f"{result['utilisation']:.1%}",
+        ]
+        for result in results
+    ]
+    render.console().print(render.pairs_table(headers, rows))
+    for result in results:
+        for job, reason in result["refused"][:5]:
+            print(f"{result['policy']} refused job {job}: {reason}")
+        if len(result["refused"]) > 5:
+            print(f"{result['policy']} refused {len(result['refused']) - 5} more; --json lists all")
+
+
+def _plot(path: Path, results: Sequence[Result]) -> None:
+    try:
+        from torchtide.cli.simulate_picture import draw
+    except ImportError as error:
+        raise OptionError(
+            f"a picture needs matplotlib: {error}", advice="pip install matplotlib"
+        ) from error
+    try:
+        draw(path, results)
+    except (OSError, ValueError) as error:
+        raise OptionError(
+            f"{path} cannot be written: {error}", advice="give a path that ends in .png"
+        ) from error

@@ -1,0 +1,152 @@
+"""`tide simulate`: the goldens through the command line, clusters from files, refusals."""
+
+from __future__ import annotations
+
+import csv
+import json
+import pathlib
+import signal
+from typing import Any
+
+import pytest
+from torchtide.cli import main
+from torchtide.cli.simulate import read_cluster, read_settings
+from torchtide.errors import OptionError
+
+TRACES = pathlib.Path(__file__).resolve().parents[1] / "sim" / "traces"
+GOLDENS = list(csv.DictReader((TRACES / "goldens.csv").open(encoding="utf-8")))
+Said = pytest.CaptureFixture[str]
+
+
+def last_json(said: Said) -> Any:
+    return json.loads(said.readouterr().out.splitlines()[-1])
+
+
+@pytest.mark.parametrize("trace", ["tiresias60", "itp10", "muri3"])
+def test_the_last_line_has_the_columns_of_the_goldens_with_their_values(
+    trace: str, capsys: Said
+) -> None:
+    rows = [row for row in GOLDENS if row["trace"] == trace]
+    words = ["simulate", str(TRACES / f"{trace}.csv"), "--cluster", rows[0]["gpus"], "--json"]
+    for row in rows:
+        words += ["--policy", row["policy"]]
+    assert main(words) == 0
+    results = last_json(capsys)
+    assert len(results) == len(rows) == 7
+    for result, row in zip(results, rows, strict=True):
+        columns = [column for column in row if column != "published_simulator_agrees"]
+        assert list(result)[: len(columns)] == columns
+        shown = {column: str(result[column]) for column in columns if column != "avg_jct_s"}
+        assert shown == {column: row[column] for column in shown}
+        assert f"{result['avg_jct_s']:.3f}" == row["avg_jct_s"]
+
+
+def test_one_policy_prints_one_object_and_an_alias_means_the_same(capsys: Said) -> None:
+    words = ["simulate", str(TRACES / "tiresias60.csv"), "--cluster", "16", "--json", "-p"]
+    assert main([*words, "shortest-gpu"]) == 0
+    alias = last_json(capsys)
+    assert main([*words, "srsf"]) == 0
+    assert alias["avg_jct_s"] == last_json(capsys)["avg_jct_s"] == 195.9
+
+
+def test_the_table_compares_the_policies(capsys: Said) -> None:
+    words = ["simulate", str(TRACES / "tiresias60.csv"), "--cluster", "4"]
+    assert main([*words, "-p", "fifo", "-p", "srtf"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "tiresias60: 60 jobs on 4 GPUs; times in seconds"
+    assert "AVG JCT" in lines[1] and lines[2].startswith("fifo") and lines[3].startswith("srtf")
+    assert "fifo refused job 1: asks for 8 GPUs at once; the cluster has 4" in lines
+
+
+def test_a_picture_and_a_log_are_written(tmp_path: pathlib.Path) -> None:
+    pytest.importorskip("matplotlib")
+    words = ["simulate", str(TRACES / "tiresias60.csv"), "--cluster", "16", "-p", "srsf"]
+    picture, log = tmp_path / "out.png", tmp_path / "log"
+    assert main([*words, "--plot", str(picture), "--log", str(log)]) == 0
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    lines = log.read_text(encoding="utf-8").splitlines()
+    assert sum(" start " in line for line in lines) == 60 + 7
+    assert sum(" preempt " in line for line in lines) == 7
+
+
+def test_a_file_describes_nodes_faults_and_costs(tmp_path: pathlib.Path, capsys: Said) -> None:
+    spec = tmp_path / "cluster.toml"
+    spec.write_text(
+        "nodes = 2\ngpus_per_node = 8\nrestart_cost_s = 5\ncheckpoint_every_s = 60\n"
+        "[[faults]]\nnode = 1\nat_s = 500\nfor_s = 200\n",
+        encoding="utf-8",
+    )
+    words = ["simulate", str(TRACES / "tiresias60.csv"), "--cluster", str(spec), "-p", "srsf"]
+    assert main([*words, "--json"]) == 2
+    assert "add --placement node" in capsys.readouterr().err
+    assert main([*words, "--json", "--placement", "node"]) == 0
+    result = last_json(capsys)
+    assert result["jobs_done"] == 60 and result["gpus"] == 16
+    assert result["evictions"] > 0 and result["gpu_seconds_lost"] > 0
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["-p", "lottery", "--cluster", "16"], 'no cluster policy is called "lottery"'),
+        (["-p", "fifo", "--cluster", "0"], "0 GPUs are no whole nodes"),
+        (["-p", "fifo", "--cluster", "12", "--placement", "node"], "no whole nodes of 8"),
+        (["-p", "fifo", "--cluster", "16", "--placement", "rack"], "there are count and node"),
+        (["-p", "fifo", "--cluster", "nowhere.toml"], "neither a number of GPUs nor a file"),
+        (["-p", "dlas", "--cluster", "16", "--set", "luck=1"], "luck"),
+        (["-p", "dlas", "--cluster", "16", "--set", "queue_limits_s=9,3"], "ascending"),
+        (["-p", "dlas", "--cluster", "16", "--set", "round_s=often"], 'round_s is "often"'),
+        (["-p", "fifo", "-p", "srtf", "--cluster", "16", "--log", "x"], "of one policy"),
+    ],
+)
+def test_what_cannot_be_is_refused_with_advice(
+    words: list[str], message: str, capsys: Said
+) -> None:
+    assert main(["simulate", str(TRACES / "tiresias60.csv"), *words]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_trace_that_is_not_there_or_no_trace_is_refused(
+    tmp_path: pathlib.Path, capsys: Said
+) -> None:
+    assert main(["simulate", str(tmp_path / "none.csv"), "-p", "fifo", "--cluster", "4"]) == 2
+    assert "cannot open the trace" in capsys.readouterr().err
+    text = tmp_path / "text.csv"
+    text.write_text("hello\nworld\n", encoding="utf-8")
+    assert main(["simulate", str(text), "-p", "fifo", "--cluster", "4"]) == 2
+    assert 'has no column "job_id"' in capsys.readouterr().err
+
+
+def test_ctrl_c_ends_a_long_replay() -> None:
+    core = pytest.importorskip("torchtide._core")
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    try:
+        trace = core.draw_trace(20_000, 64, 40.0, 1)  # minutes of rounds
+        signal.setitimer(signal.ITIMER_REAL, 0.2)
+        with pytest.raises(KeyboardInterrupt):
+            core.simulate(trace, "makespan", 1, 64)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def test_numbers_and_files_become_clusters(tmp_path: pathlib.Path) -> None:
+    assert (read_cluster("64", "count").nodes, read_cluster("64", "count").gpus_per_node) == (1, 64)
+    assert (read_cluster("64", "node").nodes, read_cluster("64", "node").gpus_per_node) == (8, 8)
+    spec = tmp_path / "c.toml"
+    for text in ("nodes = 2", "nodes = 2\ngpus_per_node = true", "=", "nodes = 1\nracks = 2"):
+        spec.write_text(text, encoding="utf-8")
+        with pytest.raises(OptionError):
+            read_cluster(str(spec), "count")
+
+
+def test_settings_are_numbers_and_lists_of_numbers() -> None:
+    assert read_settings(["queue_limits_s=10,20.5", "seed=7", "starvation_knob=2"]) == {
+        "queue_limits_s": [10.0, 20.5],
+        "seed": 7,
+        "starvation_knob": 2.0,
+    }

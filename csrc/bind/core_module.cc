@@ -6,6 +6,7 @@ namespace py = pybind11;
 void BindBase(py::module_& module);
 void BindRuntime(py::module_& module);
 void BindClient(py::module_& module);
+void BindElastic(py::module_& module);
 
 PYBIND11_MODULE(_core, module) {
   module.doc() =
@@ -13,4 +14,5 @@ PYBIND11_MODULE(_core, module) {
   BindBase(module);
   BindRuntime(module);
   BindClient(module);
+  BindElastic(module);
 }

@@ -192,11 +192,12 @@ class PyGroup {
     const uint32_t latest = header.latest.load();
     const bool sealed = header.sealing.load() == static_cast<uint32_t>(elastic::Sealing::kSealed);
     const uint64_t word = latest > 0 ? header.generations[latest - 1].load() : 0;
-    py::list pids, ready;
+    py::list pids, ready, whole;
     for (int slot = 0; slot < elastic::kMembersMax; ++slot) {
       const elastic::MemberSlot& member = header.members[slot];
       if ((elastic::GenerationWord::Members(word) >> slot & 1) != 0) {
         pids.append(member.pid.load());
+        if (member.has_state.load() != 0) whole.append(member.pid.load());
       } else if (member.state.load() == static_cast<uint32_t>(elastic::MemberState::kReady)) {
         ready.append(member.pid.load());
       }
@@ -210,6 +211,7 @@ class PyGroup {
     report["first_step"] = elastic::GenerationWord::Step(word);
     report["steps"] = header.steps.load();
     report["pids"] = pids;
+    report["with_state"] = whole;
     report["standing_by"] = ready;
     report["finished"] = header.finished.load() != 0;
     return report;

@@ -48,6 +48,7 @@ class Run:
         self._seed = seed
         self._threads = threads
         self._exchange: Any = None
+        self._backed = self._stepped = False
         self._group = DESCRIPTOR in os.environ
         if not self._group and bounds[0] > 1:
             raise OptionError(

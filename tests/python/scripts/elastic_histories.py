@@ -13,6 +13,7 @@ import random
 import signal
 import sys
 import tempfile
+import time
 import traceback
 from pathlib import Path
 
@@ -170,6 +171,7 @@ def train(name, workers, history, out):
     threads = 2 if broken == "threads" and history["start"] == 1 else 1
     with Run(workers, (1, workers), threads=threads) as run, Path(out).open("a") as lines:
         model, optimizer, dataset, arguments = make(name)
+        arguments["epochs"] = history.get("epochs", arguments["epochs"])
         model, optimizer, loader = run.prepare(model, optimizer, dataset, **arguments)
         break_it(run, broken)
         for batch in run.iterations(loader):
@@ -236,6 +238,8 @@ def play(name, workers, history, folder):
         os.environ[DESCRIPTOR] = str(descriptor)
     outs = [str(Path(folder) / f"{history['index']}-{i}") for i in range(count)]
     pids = [child(begin, name, workers, history, outs[i], i) for i in range(count)]
+    if "random_kills" in history:
+        kill_and_replace(name, workers, history, folder, pids, outs)
     codes = [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids]
     if not alone:
         os.close(descriptor)
@@ -248,7 +252,7 @@ def play(name, workers, history, folder):
             found[0].add(int(size))
             found[1].add(digest)
     shown = [[step, sorted(found[0]), sorted(found[1])] for step, found in sorted(steps.items())]
-    return {"codes": codes, "steps": shown}
+    return {"codes": codes, "steps": shown, "killed": history.get("killed", 0)}
 
 
 def begin(name, workers, history, out, index):
@@ -257,6 +261,33 @@ def begin(name, workers, history, out, index):
     if not founder:
         await_first_step(_core.ElasticGroup(int(os.environ[DESCRIPTOR])))
     train(name, workers, history, out)
+
+
+def kill_and_replace(name, workers, history, folder, pids, outs):
+    """Kills processes at random moments; each is replaced by a joiner."""
+    source = random.Random(history["seed"])
+    group = _core.ElasticGroup(int(os.environ[DESCRIPTOR]))
+    for number in range(history["random_kills"]):
+        before, end = group.report()["steps"], time.monotonic() + 60
+        # Two that have the model: a joiner has none until a peer has handed it over.
+        while group.report()["steps"] < before + 1 or len(group.report()["with_state"]) < 2:
+            if time.monotonic() > end:
+                return
+            group.await_news(group.news(), 0.05)
+        for _ in range(source.randrange(12)):  # somewhere among the events of a step
+            group.await_news(group.news(), 0.005)
+        report = group.report()
+        if len(report["with_state"]) < 2 and len(report["pids"]) > len(report["with_state"]):
+            continue  # it has changed meanwhile
+        victim = source.choice(sorted(report["pids"]))
+        if report["finished"] or victim not in pids:
+            break
+        os.kill(victim, signal.SIGKILL)
+        os.waitpid(victim, 0)
+        pids.remove(victim)
+        outs.append(str(Path(folder) / f"{history['index']}-replacement-{number}"))
+        pids.append(child(begin, name, workers, history, outs[-1], history["start"]))
+        history["killed"] = history.get("killed", 0) + 1
 
 
 def by_step(item):

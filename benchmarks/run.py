@@ -13,7 +13,7 @@ import time
 from benchmarks import figure as figures
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
-NAMES = ("overhead", "switch", "sharing", "scaling", "suspend", "hook")
+NAMES = ("overhead", "switch", "sharing", "scaling", "suspend", "hook", "elastic")
 
 
 def measure(name: str, quick: bool) -> tuple[figures.Figure, str]:

@@ -65,9 +65,7 @@ def test_what_a_sample_draws_depends_on_epoch_and_id_only() -> None:
         def __getitem__(self, index: int) -> Any:
             return torch.rand(2) + random.random()
 
-    data = Loader(
-        Drawing(), 2, 2, accumulate=1, epochs=2, shuffle=True, seed=1, collate=None
-    )
+    data = Loader(Drawing(), 2, 2, accumulate=1, epochs=2, shuffle=True, seed=1, collate=None)
     seed_all(1)
     first = data.fetch(0, [3, 4])
     seed_all(2)

@@ -120,9 +120,7 @@ def run(
     from torchtide.cli import run as runner
 
     with exits.reported(json_output):
-        options = runner.RunOptions(
-            name, limit, min_memory, priority, lane, json_output, processes
-        )
+        options = runner.RunOptions(name, limit, min_memory, priority, lane, json_output, processes)
         raise exits.Exit(runner.run(options, command, _edges(context)))
 
 

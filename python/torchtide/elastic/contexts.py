@@ -92,9 +92,7 @@ class Contexts:
         numpy = sys.modules.get("numpy")
         if numpy is not None:
             _, keys, position, has_gauss, gauss = numpy.random.get_state()
-            _NUMPY.pack_into(
-                slot.view, _NUMPY_AT, keys.tobytes(), position, bool(has_gauss), gauss
-            )
+            _NUMPY.pack_into(slot.view, _NUMPY_AT, keys.tobytes(), position, bool(has_gauss), gauss)
         for index, buffer in enumerate(self.buffers):
             changed = buffer._version != self._versions[index]
             if changed:

@@ -60,8 +60,14 @@ class GPT(nn.Module):
         self.token = nn.Embedding(words, width)
         self.position = nn.Parameter(torch.zeros(64, width))
         layer = functools.partial(
-            nn.TransformerEncoderLayer, width, 4, 4 * width, 0.1, F.gelu,
-            batch_first=True, norm_first=True,
+            nn.TransformerEncoderLayer,
+            width,
+            4,
+            4 * width,
+            0.1,
+            F.gelu,
+            batch_first=True,
+            norm_first=True,
         )
         self.blocks = nn.ModuleList([layer() for _ in range(2)])
         self.norm = nn.LayerNorm(width)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import itertools
 import os
 import pathlib
 import signal
@@ -137,7 +138,7 @@ def memory(figure: Figure, folder: pathlib.Path) -> None:
 
 def pause(ends: list[tuple[float, int, int]], sizes: tuple[int, int]) -> float:
     """Seconds between the last step at the old size and the first at the new, less a step's."""
-    gaps = [(b[0] - a[0], a[1], b[1]) for a, b in zip(ends, ends[1:], strict=False)]
+    gaps = [(b[0] - a[0], a[1], b[1]) for a, b in itertools.pairwise(ends)]
     usual = statistics.median(gap for gap, _, after in gaps if after == sizes[1])
     return max(gap for gap, *size in gaps if tuple(size) == sizes) - usual
 

@@ -239,7 +239,7 @@ def test_a_process_that_differs_is_refused_with_what_differs(
     monkeypatch.setenv(DESCRIPTOR, str(descriptor))
     with Run(2, (1, 2)) as first:
         small(first)
-        with Run(2, (1, 2)) as second, pytest.raises(OptionError, match="batch_size 3.*has 2"):
+        with Run(2, (1, 2)) as second, pytest.raises(OptionError, match=r"batch_size 3.*has 2"):
             small(second, batch_size=3)
         with (
             Run(2, (1, 2), threads=2) as third,
@@ -247,7 +247,7 @@ def test_a_process_that_differs_is_refused_with_what_differs(
         ):
             small(third)
         monkeypatch.setattr(torch, "__version__", "0.0")
-        with Run(2, (1, 2)) as fourth, pytest.raises(OptionError, match="torch '0.0'"):
+        with Run(2, (1, 2)) as fourth, pytest.raises(OptionError, match=r"torch '0\.0'"):
             small(fourth)
     os.close(descriptor)
 

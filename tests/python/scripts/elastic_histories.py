@@ -7,6 +7,7 @@ processes are forked from this one, which has imported torch and computed nothin
 """
 
 import functools
+import itertools
 import json
 import os
 import random
@@ -237,7 +238,7 @@ def play(name, workers, history, folder):
     start = history["start"]
     sizes = [start, *[size for _, size in sorted(history.get("sizes", {}).items(), key=by_step)]]
     alone = history.get("alone", False)
-    joiners = sum(max(0, b - a) for a, b in zip(sizes, sizes[1:], strict=False))
+    joiners = sum(max(0, b - a) for a, b in itertools.pairwise(sizes))
     count = 1 if alone else start + joiners
     if not alone:
         descriptor = _core.elastic_create(1, workers, start)

@@ -93,7 +93,7 @@ class Loader:
             return len(dataset)
         except (TypeError, NotImplementedError):
             raise OptionError(
-                f"{type(dataset).__name__} has no length, so nobody can say which samples are whose",
+                f"{type(dataset).__name__} has no length: nobody can say which samples are whose",
                 asked="prepare",
                 advice="use a map-style dataset with __len__ and __getitem__",
             ) from None

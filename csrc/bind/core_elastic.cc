@@ -13,6 +13,7 @@
 #include "bind/status_error.h"
 #include "elastic/exchange.h"
 #include "shm/futex.h"
+#include "shm/process.h"
 
 namespace py = pybind11;
 
@@ -197,7 +198,8 @@ class PyGroup {
       const elastic::MemberSlot& member = header.members[slot];
       if ((elastic::GenerationWord::Members(word) >> slot & 1) != 0) {
         pids.append(member.pid.load());
-        if (member.has_state.load() != 0) whole.append(member.pid.load());
+        const bool alive = shm::ProcessAlive(member.pid.load(), member.start_time.load());
+        if (alive && member.has_state.load() != 0) whole.append(member.pid.load());
       } else if (member.state.load() == static_cast<uint32_t>(elastic::MemberState::kReady)) {
         ready.append(member.pid.load());
       }

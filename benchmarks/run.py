@@ -13,7 +13,16 @@ import time
 from benchmarks import figure as figures
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
-NAMES = ("overhead", "switch", "sharing", "scaling", "suspend", "hook", "simulator")
+NAMES = (
+    "overhead",
+    "switch",
+    "sharing",
+    "scaling",
+    "suspend",
+    "hook",
+    "elastic",
+    "simulator",
+)
 
 
 def measure(name: str, quick: bool) -> tuple[figures.Figure, str]:

@@ -78,6 +78,7 @@ class Worker:
         body: Body,
         environment: dict[str, str] | None = None,
         fresh: bool = False,
+        wait_first: bool = True,
         **arguments: Any,
     ) -> None:
         """Starts the child and waits for its first yield.
@@ -87,6 +88,8 @@ class Worker:
             environment: variables that the child sets before the body runs.
             fresh: a new interpreter instead of a fork of the zygote, for variables that libraries
                 read when they are loaded.
+            wait_first: wait for the first yield here; else `receive` collects it, for children that
+                need each other to get there.
             **arguments: of `body`.
         """
         context = _fresh_context if fresh else _context
@@ -97,7 +100,7 @@ class Worker:
         with _environment(environment or {} if fresh else {}):
             self.process.start()
         theirs.close()
-        self.first = self._receive(START_SECONDS_MAX)
+        self.first = self._receive(START_SECONDS_MAX) if wait_first else None
 
     def _receive(self, seconds_max: float) -> Any:
         if not self._channel.poll(seconds_max):

@@ -7,6 +7,7 @@ void BindBase(py::module_& module);
 void BindRuntime(py::module_& module);
 void BindClient(py::module_& module);
 void BindSim(py::module_& module);
+void BindElastic(py::module_& module);
 
 PYBIND11_MODULE(_core, module) {
   module.doc() =
@@ -16,4 +17,5 @@ PYBIND11_MODULE(_core, module) {
   BindRuntime(module);
   BindClient(module);
   BindSim(module);
+  BindElastic(module);
 }

@@ -12,6 +12,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from torchtide import memory as memory
+    from torchtide.elastic import elastic as elastic
     from torchtide.runtime import iterations as iterations
     from torchtide.runtime import job as job
     from torchtide.runtime import pause as pause
@@ -21,9 +22,9 @@ if TYPE_CHECKING:
     from torchtide.runtime import start as start
 
 _RUNTIME = {"iterations", "job", "start", "set_limit", "pause", "resume", "report"}
-_MODULES = {"memory", "runtime", "errors", "cli"}
+_MODULES = {"memory", "runtime", "errors", "cli", "elastic"}
 
-__all__ = ["__version__", "errors", "memory", *sorted(_RUNTIME)]
+__all__ = ["__version__", "elastic", "errors", "memory", *sorted(_RUNTIME)]
 
 
 def __getattr__(name: str) -> Any:

@@ -2,9 +2,10 @@
 torchtide's core without torch: options, the job's runtime, the client of the daemon, the simulator.
 """
 from __future__ import annotations
+import collections.abc
 import typing
 import typing_extensions
-__all__: list[str] = ['Client', 'DaemonUnavailable', 'ProtocolError', 'Trace', 'api', 'begin_iteration', 'cluster_policies', 'draw_trace', 'end_iteration', 'format_bytes', 'get_option', 'leave', 'memory_table', 'name', 'options', 'owns', 'parse_bytes', 'read_trace', 'recording', 'register', 'report', 'resume', 'runtime_dir', 'sample', 'set_limit', 'set_option', 'shutdown', 'simulate', 'start', 'started', 'suspend', 'validate']
+__all__: list[str] = ['Client', 'DaemonUnavailable', 'ElasticExchange', 'ElasticGroup', 'ProtocolError', 'Trace', 'api', 'begin_iteration', 'cluster_policies', 'draw_trace', 'elastic_create', 'elastic_plan', 'end_iteration', 'format_bytes', 'get_option', 'leave', 'memory_table', 'name', 'options', 'owns', 'parse_bytes', 'read_trace', 'recording', 'register', 'report', 'resume', 'runtime_dir', 'sample', 'set_limit', 'set_option', 'shutdown', 'simulate', 'start', 'started', 'suspend', 'validate']
 class DaemonUnavailable(ConnectionError):
     pass
 class ProtocolError(RuntimeError):
@@ -36,6 +37,62 @@ class Trace:
     @property
     def name(self) -> str:
         ...
+class ElasticExchange:
+    """
+    One process's part of an elastic job.
+    """
+    def __init__(self, workers: typing.SupportsInt | typing.SupportsIndex, parameters: collections.abc.Sequence[tuple[typing.SupportsInt | typing.SupportsIndex, typing.SupportsInt | typing.SupportsIndex]], context_bytes: typing.SupportsInt | typing.SupportsIndex) -> None:
+        ...
+    def advance(self, step: typing.SupportsInt | typing.SupportsIndex) -> bool:
+        ...
+    def attach(self, fd: typing.SupportsInt | typing.SupportsIndex, contract: str) -> str:
+        ...
+    def await_state(self, step: typing.SupportsInt | typing.SupportsIndex) -> bool:
+        ...
+    def begin(self, step: typing.SupportsInt | typing.SupportsIndex) -> None:
+        ...
+    def bound(self, low: typing.SupportsInt | typing.SupportsIndex, high: typing.SupportsInt | typing.SupportsIndex) -> None:
+        ...
+    def context(self, step: typing.SupportsInt | typing.SupportsIndex, worker: typing.SupportsInt | typing.SupportsIndex) -> memoryview:
+        ...
+    def drop_state(self) -> None:
+        ...
+    def finish(self, step: typing.SupportsInt | typing.SupportsIndex, last: bool) -> bool:
+        ...
+    def fold(self, worker: typing.SupportsInt | typing.SupportsIndex, addresses: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex]) -> None:
+        ...
+    def gradients(self) -> memoryview:
+        ...
+    def leave(self, over: bool) -> None:
+        ...
+    def offsets(self) -> list[int]:
+        ...
+    def place(self) -> dict[str, typing.Any]:
+        ...
+    def stand(self) -> bool:
+        ...
+    def state(self, bytes: typing.SupportsInt | typing.SupportsIndex = 0) -> memoryview:
+        ...
+    def state_done(self, bytes: typing.SupportsInt | typing.SupportsIndex = 0) -> None:
+        ...
+    def times(self) -> tuple[typing.Any, ...]:
+        ...
+    def used(self) -> bytes:
+        ...
+class ElasticGroup:
+    """
+    An elastic job seen from outside.
+    """
+    def __init__(self, fd: typing.SupportsInt | typing.SupportsIndex) -> None:
+        ...
+    def await_news(self, seen: typing.SupportsInt | typing.SupportsIndex, seconds: typing.SupportsFloat | typing.SupportsIndex) -> bool:
+        ...
+    def news(self) -> int:
+        ...
+    def report(self) -> dict[str, typing.Any]:
+        ...
+    def resize(self, target: typing.SupportsInt | typing.SupportsIndex) -> None:
+        ...
 def api() -> typing_extensions.CapsuleType:
     ...
 def begin_iteration(phase: typing.SupportsInt | typing.SupportsIndex = 0) -> None:
@@ -49,6 +106,14 @@ def cluster_policies() -> list[tuple[str, str]]:
 def draw_trace(jobs: typing.SupportsInt | typing.SupportsIndex, gpus: typing.SupportsInt | typing.SupportsIndex, load: typing.SupportsFloat | typing.SupportsIndex, seed: typing.SupportsInt | typing.SupportsIndex) -> Trace:
     """
     Draws a trace, for measurements of speed.
+    """
+def elastic_create(low: typing.SupportsInt | typing.SupportsIndex, high: typing.SupportsInt | typing.SupportsIndex, target: typing.SupportsInt | typing.SupportsIndex) -> int:
+    """
+    Descriptor of the memory file of a new elastic job. Raises ValueError.
+    """
+def elastic_plan(workers: typing.SupportsInt | typing.SupportsIndex, processes: typing.SupportsInt | typing.SupportsIndex) -> tuple[list[tuple[int, int]], float, str]:
+    """
+    Who carries which logical workers: (ranges by rank, byte factor, reason).
     """
 def end_iteration(continuing: bool = False) -> None:
     """

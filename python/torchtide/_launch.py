@@ -42,6 +42,7 @@ JOB_VARIABLES: Final = (
     "TIDE_MIN_MEMORY",
     "TIDE_PRIORITY",
     "TIDE_LANE",
+    "TIDE_ELASTIC_FD",
 )
 CLAIM_VARIABLE: Final = "TIDE_JOB_PID"
 #: Value of TIDE_LANE for a process that takes no turns.

@@ -107,6 +107,10 @@ def run(
     lane: Annotated[
         int | None, typer.Option(metavar="N", help="Lane to join; -1 joins none.")
     ] = None,
+    processes: Annotated[
+        str | None,
+        typer.Option(metavar="LOW:HIGH", help="Run an elastic script in so many processes."),
+    ] = None,
     json_output: Json = False,
 ) -> None:
     """Start a command as a job: tide run -- python train.py.
@@ -117,7 +121,7 @@ def run(
     from torchtide.cli import run as runner
 
     with exits.reported(json_output):
-        options = runner.RunOptions(name, limit, min_memory, priority, lane, json_output)
+        options = runner.RunOptions(name, limit, min_memory, priority, lane, json_output, processes)
         raise exits.Exit(runner.run(options, command, _edges(context)))
 
 
@@ -180,6 +184,21 @@ def resume(
 
     with exits.reported(json_output, f"tide resume {job}"):
         raise exits.Exit(jobs.resume(_edges(context), job, timeout, json_output))
+
+
+@app.command()
+def resize(
+    context: typer.Context,
+    job: Annotated[str, typer.Argument(help="Name of a job started with --processes.")],
+    processes: Annotated[int, typer.Argument(help="How many are wanted.")],
+    timeout: Timeout = 120.0,
+    json_output: Json = False,
+) -> None:
+    """Change the number of processes of an elastic job while it trains."""
+    from torchtide.cli import elastic
+
+    with exits.reported(json_output, f"tide resize {job} {processes}"):
+        raise exits.Exit(elastic.resize(job, processes, timeout, json_output))
 
 
 @app.command()

@@ -30,6 +30,7 @@ _BY_TYPE: Final[tuple[tuple[type[errors.TideError], int], ...]] = (
     (errors.LimitConflict, CONFLICT),
     (errors.Stale, CONFLICT),
     (errors.SuspendTimeout, DEADLINE),
+    (errors.ResizeAborted, DEADLINE),
 )
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from torchtide import _launch
-from torchtide.cli import command_line, core, exits, settings
+from torchtide.cli import command_line, core, elastic, exits, settings
 from torchtide.cli.edges import Edges
 from torchtide.cli.text import clean
 from torchtide.errors import DaemonUnavailable, OptionError
@@ -36,10 +36,11 @@ class RunOptions:
     priority: str | None = None
     lane: int | None = None
     json_output: bool = False
+    processes: str | None = None
 
 
 def run(options: RunOptions, command: Sequence[str], edges: Edges) -> int:
-    """Becomes `command` as a job. Returns only when that is impossible.
+    """Becomes `command` as a job. Returns only when that is impossible, or from an elastic job.
 
     Args:
         options: What `tide run` was told.
@@ -47,7 +48,7 @@ def run(options: RunOptions, command: Sequence[str], edges: Edges) -> int:
         edges: The world outside.
 
     Returns:
-        126 or 127 when the command cannot be executed.
+        126 or 127 when the command cannot be executed; with `processes`, the job's exit code.
 
     Raises:
         OptionError: A bad option, file or command line; nothing has been started.
@@ -55,6 +56,7 @@ def run(options: RunOptions, command: Sequence[str], edges: Edges) -> int:
         DaemonUnavailable: There is none and the option `daemon` is "require".
     """
     chosen = checked_options(options)
+    bounds = elastic.parse_processes(options.processes) if options.processes is not None else None
     inspection = checked_command(command)
     program = shutil.which(command[0], path=edges.environ.get("PATH"))
     if program is None:
@@ -65,6 +67,8 @@ def run(options: RunOptions, command: Sequence[str], edges: Edges) -> int:
     started = _start_daemon(edges, environ)
     if options.json_output:
         exits.emit_json(_told(environ, command, started))
+    if bounds is not None:
+        return elastic.launch(program, command, environ, bounds)
     try:
         edges.replace_process(program, command, environ)
     except OSError as error:

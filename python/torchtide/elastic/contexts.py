@@ -1,0 +1,141 @@
+"""What belongs to a logical worker and not to a process: random states and buffers."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+import struct
+import sys
+from collections.abc import Sequence
+from typing import Any, Final
+
+import torch
+
+from torchtide.elastic.data import seed_all
+
+_TORCH: Final = 5056  # bytes of the state of torch's CPU generator
+_PYTHON: Final = struct.Struct("<625I?d")
+_NUMPY: Final = struct.Struct("<2496sI?d")
+_PYTHON_AT: Final = _TORCH
+_NUMPY_AT: Final = _PYTHON_AT + _PYTHON.size
+_RANDOM_BYTES: Final = -(-(_NUMPY_AT + _NUMPY.size) // 64) * 64
+
+
+class Slot:
+    """Typed views of the bytes of one context."""
+
+    def __init__(self, view: memoryview, buffers: Sequence[torch.Tensor]) -> None:
+        """Lays the fields out over `view`."""
+        whole = torch.frombuffer(view, dtype=torch.uint8)
+        self.view = view
+        self.torch_state = whole[:_TORCH]
+        #: 1 where the worker has changed that buffer since the beginning.
+        self.changed = whole[_RANDOM_BYTES : _RANDOM_BYTES + len(buffers)]
+        at = _RANDOM_BYTES + _aligned(len(buffers))
+        self.buffers: list[torch.Tensor] = []
+        for buffer in buffers:
+            piece = whole[at : at + buffer.nbytes]
+            self.buffers.append(piece.view(buffer.dtype).view(buffer.shape))
+            at += _aligned(buffer.nbytes)
+
+
+class Contexts:
+    """Puts the context of a logical worker into this process, and takes it out again."""
+
+    def __init__(self, buffers: Sequence[torch.Tensor], seed: int) -> None:
+        """Remembers the buffers as they are: every worker begins with them."""
+        self.buffers = list(buffers)
+        self._seed = seed
+        self._initial = [buffer.detach().clone() for buffer in self.buffers]
+        self._touched = [False] * len(self.buffers)  # differs from the initial value, perhaps
+        self._versions = [buffer._version for buffer in self.buffers]
+        self.size_bytes = (
+            _RANDOM_BYTES
+            + _aligned(len(self.buffers))
+            + sum(_aligned(buffer.nbytes) for buffer in self.buffers)
+        )
+
+    def initial_changed(self) -> None:
+        """The buffers have just been received from a peer: they are the new beginning."""
+        for initial, buffer in zip(self._initial, self.buffers, strict=True):
+            initial.copy_(buffer)
+        self._touched = [False] * len(self.buffers)
+
+    def initial(self) -> list[torch.Tensor]:
+        """The buffers as every worker begins with them."""
+        return self._initial
+
+    def load_first(self, worker: int) -> None:
+        """The context at step 0, from the seed."""
+        from torchtide.elastic.data import stream_seed
+
+        self._load_buffers(None)
+        seed_all(stream_seed(self._seed, "worker", worker))
+
+    def load(self, slot: Slot) -> None:
+        """The context as `save` left it."""
+        self._load_buffers(slot)
+        torch.set_rng_state(slot.torch_state)
+        *words, has_gauss, gauss = _PYTHON.unpack_from(slot.view, _PYTHON_AT)
+        random.setstate((3, tuple(words), gauss if has_gauss else None))
+        numpy = sys.modules.get("numpy")
+        if numpy is not None:
+            key, position, has_gauss, gauss = _NUMPY.unpack_from(slot.view, _NUMPY_AT)
+            keys = numpy.frombuffer(key, dtype=numpy.uint32)
+            numpy.random.set_state(("MT19937", keys, position, int(has_gauss), gauss))
+
+    def save(self, slot: Slot, before: Slot | None) -> None:
+        """Writes the context of this moment; `before` is what was loaded (None: the first)."""
+        slot.torch_state.copy_(torch.get_rng_state())
+        _, words, gauss = random.getstate()
+        _PYTHON.pack_into(slot.view, _PYTHON_AT, *words, gauss is not None, gauss or 0.0)
+        numpy = sys.modules.get("numpy")
+        if numpy is not None:
+            _, keys, position, has_gauss, gauss = numpy.random.get_state()
+            _NUMPY.pack_into(slot.view, _NUMPY_AT, keys.tobytes(), position, bool(has_gauss), gauss)
+        for index, buffer in enumerate(self.buffers):
+            changed = buffer._version != self._versions[index]
+            if changed:
+                self._touched[index] = True
+            known = before is not None and bool(before.changed[index])
+            slot.changed[index] = changed or known
+            if changed or known:
+                slot.buffers[index].copy_(buffer)
+
+    def _load_buffers(self, slot: Slot | None) -> None:
+        with torch.no_grad():
+            for index, buffer in enumerate(self.buffers):
+                if slot is not None and slot.changed[index]:
+                    buffer.copy_(slot.buffers[index])
+                    self._touched[index] = True
+                elif self._touched[index]:
+                    buffer.copy_(self._initial[index])
+                    self._touched[index] = False
+                self._versions[index] = buffer._version
+
+    @staticmethod
+    def digest(slot: Slot, into: Any) -> None:
+        """Adds everything that counts to a hash."""
+        into.update(slot.view[: _NUMPY_AT + _NUMPY.size])
+        into.update(slot.changed.numpy().tobytes())
+        for changed, buffer in zip(slot.changed, slot.buffers, strict=True):
+            if changed:
+                into.update(tensor_bytes(buffer))
+
+
+def tensor_bytes(tensor: torch.Tensor) -> bytes:
+    """The elements in logical order."""
+    flat = tensor.detach().contiguous().reshape(-1)
+    return flat.view(torch.uint8).numpy().tobytes() if flat.numel() else b""
+
+
+def tensors_digest(tensors: Sequence[torch.Tensor]) -> str:
+    """SHA-256 of tensors, one after the other."""
+    found = hashlib.sha256()
+    for tensor in tensors:
+        found.update(tensor_bytes(tensor))
+    return found.hexdigest()
+
+
+def _aligned(size: int) -> int:
+    return -(-size // 64) * 64

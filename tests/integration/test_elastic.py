@@ -1,0 +1,115 @@
+"""Histories of sizes and kills give the bits of one process; what is left out breaks them."""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+import random
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+pytest.importorskip("torch")
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+SCRIPT = ROOT / "tests/python/scripts/elastic_histories.py"
+ALONE: dict[str, Any] = {"start": 1, "alone": True}
+WORKERS = 4
+
+
+def play(model: str, histories: list[dict[str, Any]], workers: int = WORKERS) -> list[Any]:
+    """One result a history; see the script."""
+    wish = {"model": model, "workers": workers, "histories": histories}
+    environment = os.environ | {"PYTHONPATH": str(ROOT / "python"), "TIDE_DAEMON": "off"}
+    result = subprocess.run(
+        [sys.executable, str(SCRIPT), json.dumps(wish)],
+        capture_output=True,
+        text=True,
+        env=environment,
+        timeout=120,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    found = json.loads(result.stdout)
+    for history, played in zip(histories, found, strict=True):
+        expected = {0} | ({-9} if history.get("kills") else set())
+        assert set(played["codes"]) <= expected, (history, played["codes"], result.stderr)
+    return found
+
+
+def digests(played: Any) -> list[tuple[int, list[str]]]:
+    """(step, digests of all processes): one digest a step when they agree."""
+    return [(step, found) for step, _, found in played["steps"]]
+
+
+def sizes(played: Any) -> list[int]:
+    """The number of processes of each step."""
+    return [size[0] for _, size, _ in played["steps"]]
+
+
+def random_history(seed: int, steps: int = 14) -> dict[str, Any]:
+    source = random.Random(seed)
+    size = source.randint(1, WORKERS)
+    history: dict[str, Any] = {"start": size, "sizes": {}}
+    for step in sorted(source.sample(range(1, steps - 1), 3)):
+        size = source.choice([other for other in range(1, WORKERS + 1) if other != size])
+        history["sizes"][str(step)] = size
+    return history
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model", ["resnet", "gpt", "tied", "lstm"])
+def test_histories_of_sizes_and_kills_give_the_bits_of_one_process(model: str) -> None:
+    seed = int(os.environ.get("TIDE_TEST_SEED", "11")) + len(model)
+    rounds = int(os.environ.get("TIDE_TEST_HISTORIES", "1"))
+    print(f"seed {seed}, {rounds} random histories")
+    kills = {"3": [1, "backward", 0], "6": [0, "forward", 1]}
+    histories = [ALONE, {"start": 3, "kills": kills}]
+    histories += [random_history(seed + round_) for round_ in range(rounds)]
+    alone, killed, *moved = play(model, histories)
+    assert len(alone["steps"]) > 10
+    for played in (killed, *moved):
+        assert digests(played) == digests(alone)
+    assert sizes(killed)[2:7] == [3, 2, 2, 2, 1]  # each kill cost a process and no step
+    for played, history in zip(moved, histories[2:], strict=True):
+        assert set(sizes(played)) == {history["start"], *history["sizes"].values()}
+
+
+@pytest.mark.slow
+def test_a_number_of_workers_that_is_no_power_of_two() -> None:
+    alone, three, moved = play(
+        "gpt", [ALONE, {"start": 4}, {"start": 2, "sizes": {"1": 5, "3": 3}}], workers=6
+    )
+    assert digests(three) == digests(alone)
+    assert digests(moved) == digests(alone)
+
+
+@pytest.mark.slow
+def test_kills_at_random_moments_lose_and_double_nothing() -> None:
+    seed = int(os.environ.get("TIDE_TEST_SEED", "23"))
+    kills = int(os.environ.get("TIDE_TEST_KILLS", "8"))
+    print(f"seed {seed}, {kills} kills")
+    epochs = 6 + 2 * kills
+    alone, killed = play(
+        "lstm",
+        [
+            ALONE | {"epochs": epochs},
+            {"start": 3, "epochs": epochs, "random_kills": kills, "seed": seed},
+        ],
+    )
+    assert killed["killed"] >= kills // 2  # the training may end first; see the script
+    assert digests(killed) == digests(alone)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("model", "how"),
+    [("gpt", "order"), ("gpt", "random"), ("resnet", "buffers"), ("resnet", "threads")],
+)
+def test_what_is_done_as_usual_breaks_the_bits(model: str, how: str) -> None:
+    one, two = play(model, [{"start": 1, "broken": how}, {"start": 2, "broken": how}])
+    assert all(len(found) == 1 for _, found in digests(one))
+    assert digests(one) != digests(two)

@@ -1,0 +1,128 @@
+"""`tide run --processes` and `tide resize` on the example: one result, whatever happens to it."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+pytest.importorskip("torch")
+pytest.importorskip("sklearn")
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+EXAMPLE = str(ROOT / "examples/elastic_digits.py")
+TIDE = [sys.executable, "-m", "torchtide"]
+DEADLINE_S = 90.0
+EPOCHS = "24"  # long enough for a joiner to import torch meanwhile
+
+
+@pytest.fixture
+def environment(tmp_path: pathlib.Path) -> dict[str, str]:
+    runtime = tmp_path / "run"
+    runtime.mkdir(mode=0o700)
+    return os.environ | {
+        "PYTHONPATH": str(ROOT / "python"),
+        "TIDE_RUNTIME_DIR": str(runtime),
+        "TIDE_DAEMON": "off",
+    }
+
+
+@contextlib.contextmanager
+def started(environment: dict[str, str], *words: str) -> Iterator[subprocess.Popen[str]]:
+    with subprocess.Popen(
+        [*TIDE, "run", *words], env=environment, stdout=subprocess.PIPE, text=True
+    ) as job:
+        try:
+            yield job
+        finally:
+            job.terminate()
+
+
+def tide(environment: dict[str, str], *words: str) -> tuple[int, dict[str, Any]]:
+    result = subprocess.run(
+        [*TIDE, *words, "--json"], env=environment, capture_output=True, text=True, check=False
+    )
+    return result.returncode, json.loads(result.stdout)
+
+
+def await_step(job: subprocess.Popen[str], step: int) -> None:
+    """Reads the job's output until that step; training goes on meanwhile."""
+    end = time.monotonic() + DEADLINE_S
+    assert job.stdout is not None
+    for line in job.stdout:
+        if line.startswith("step ") and int(line.split()[1]) >= step:
+            return
+        assert time.monotonic() < end
+    raise AssertionError("the job ended before that step")
+
+
+@pytest.mark.slow
+def test_growing_shrinking_and_killing_leave_the_result_of_plain_python(
+    tmp_path: pathlib.Path, environment: dict[str, str]
+) -> None:
+    alone, moved = tmp_path / "alone.json", tmp_path / "moved.json"
+    command = [sys.executable, EXAMPLE, "--epochs", EPOCHS, "--out"]
+    subprocess.run(
+        [*command, str(alone)], env=environment, check=True, timeout=DEADLINE_S, capture_output=True
+    )
+    with started(environment, "--processes", "1:4", "--", *command, str(moved)) as job:
+        await_step(job, 2)
+        code, answer = tide(environment, "resize", "elastic_digits", "3")
+        assert (code, answer["to"], len(answer["pids"])) == (0, 3, 3)
+        os.kill(answer["pids"][1], signal.SIGKILL)
+        await_step(job, answer["step"] + 8)
+        code, answer = tide(environment, "resize", "elastic_digits", "1")
+        assert (code, len(answer["pids"])) == (0, 1)
+        job.communicate(timeout=DEADLINE_S)
+        assert job.returncode == 0
+    assert json.loads(moved.read_text()) == json.loads(alone.read_text())
+    assert list((tmp_path / "run/elastic").iterdir()) == []
+
+
+@pytest.mark.slow
+def test_a_wrong_size_is_refused_and_the_job_goes_on(environment: dict[str, str]) -> None:
+    command = [sys.executable, EXAMPLE, "--epochs", "400"]
+    with started(environment, "--processes", "1:2", "--name", "small", "--", *command) as job:
+        await_step(job, 1)
+        for size, words in (("0", "1 to 2"), ("3", "1 to 2")):
+            code, answer = tide(environment, "resize", "small", size)
+            assert code == 2
+            assert words in answer["error"]["available"]
+        code, answer = tide(environment, "resize", "smal", "1")
+        assert code == 3
+        assert "there are small" in answer["error"]["available"]
+        await_step(job, 3)
+        job.terminate()
+        job.communicate(timeout=DEADLINE_S)
+        assert job.returncode == 128 + signal.SIGTERM
+
+
+@pytest.mark.slow
+def test_a_script_that_raises_ends_the_job_with_its_code(
+    tmp_path: pathlib.Path, environment: dict[str, str]
+) -> None:
+    script = tmp_path / "raises.py"
+    script.write_text("raise SystemExit(7)\n")
+    command = [*TIDE, "run", "--processes", "2", "--", sys.executable, str(script)]
+    result = subprocess.run(
+        command, env=environment, capture_output=True, text=True, timeout=DEADLINE_S, check=False
+    )
+    assert result.returncode in (7, 128 + signal.SIGTERM)
+    assert "ended with code 7" in result.stderr
+
+
+@pytest.mark.parametrize("text", ["0", "3:2", "1:", "x", "1:99", "-1"])
+def test_bounds_that_make_no_sense_are_refused(text: str, environment: dict[str, str]) -> None:
+    command = [*TIDE, "run", f"--processes={text}", "--", "true"]
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert result.returncode == 2
+    assert "the fewest and the most processes" in result.stderr

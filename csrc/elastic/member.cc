@@ -55,7 +55,7 @@ bool Member::Reusable(int slot) const {
   const MemberSlot& found = header.members[slot];
   if (!Is(found, MemberState::kLeft) && Runs(found)) return false;
   const uint32_t latest = header.latest.load();
-  if (latest == 0) return true;
+  if (latest == 0 || header.finished.load() != 0) return true;
   const uint32_t members = GenerationWord::Members(word(latest - 1));
   if ((members & Bit(slot)) != 0) return false;
   // Whoever is still in an older generation may have to ask what this slot had published.
@@ -66,7 +66,7 @@ bool Member::Reusable(int slot) const {
   return true;
 }
 
-absl::Status Member::Claim() {
+bool Member::TryClaim() {
   for (const bool fresh : {true, false}) {
     for (int slot = 0; slot < kMembersMax; ++slot) {
       MemberSlot& candidate = group_.member(slot);
@@ -85,11 +85,26 @@ absl::Status Member::Claim() {
       candidate.state.store(static_cast<uint32_t>(MemberState::kBooting));
       slot_ = slot;
       group_.Announce();
-      return absl::OkStatus();
+      return true;
     }
   }
-  return absl::ResourceExhaustedError(
-      absl::StrCat("all ", kMembersMax, " places of the job are taken"));
+  return false;
+}
+
+absl::Status Member::Claim() {
+  std::atomic<uint32_t>& news = group_.header().news;
+  const int64_t end_ns = clock_.MonotonicNanos() + absl::ToInt64Nanoseconds(options_.found);
+  for (;;) {
+    const uint32_t seen = news.load();
+    if (TryClaim()) return absl::OkStatus();
+    // The place of a dead member is free once the others have regrouped.
+    if (options_.interrupt) TIDE_RETURN_IF_ERROR(options_.interrupt());
+    if (clock_.MonotonicNanos() > end_ns) {
+      return absl::ResourceExhaustedError(
+          absl::StrCat("all ", kMembersMax, " places of the job are taken"));
+    }
+    shm::FutexWait(news, seen, absl::Milliseconds(20));
+  }
 }
 
 void Member::Leave() {

@@ -39,7 +39,8 @@ class Member {
   Member& operator=(const Member&) = delete;
   ~Member();  // leaves
 
-  /// Takes a free slot. Errors: ResourceExhausted.
+  /// Takes a free slot, or one that a dead member leaves; waits for that until the others have
+  /// regrouped. Errors: ResourceExhausted.
   absl::Status Claim();
   /// Stands by until a generation has this process, and enters it. False: the training is over.
   absl::StatusOr<bool> Stand();
@@ -91,6 +92,7 @@ class Member {
   Peer* Find(int slot);
   bool Propose(uint64_t step);
   absl::Status WaitFor(const std::function<bool()>& done, const char* what);
+  bool TryClaim();
   bool Reusable(int slot) const;
   uint32_t ReadyMask() const;
   bool Found(absl::Duration waited);

@@ -286,9 +286,9 @@ def kill_and_replace(name, workers, history, folder, pids, outs):
         report = group.report()
         if len(report["with_state"]) < 2:
             continue  # it has changed meanwhile
-        victim = source.choice(sorted(report["pids"]))
-        if report["finished"] or victim not in pids:
+        if report["finished"]:
             break
+        victim = source.choice([pid for pid in sorted(report["pids"]) if pid in pids])
         os.kill(victim, signal.SIGKILL)
         os.waitpid(victim, 0)
         pids.remove(victim)

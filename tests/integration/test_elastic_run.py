@@ -22,7 +22,8 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 EXAMPLE = str(ROOT / "examples/elastic_digits.py")
 TIDE = [sys.executable, "-m", "torchtide"]
 DEADLINE_S = 90.0
-EPOCHS = "24"  # long enough for a joiner to import torch meanwhile
+PACED = str(ROOT / "tests/integration/scripts/elastic_paced.py")
+EPOCHS = "12"
 
 
 @pytest.fixture
@@ -69,20 +70,23 @@ def await_step(job: subprocess.Popen[str], step: int) -> None:
 def test_growing_shrinking_and_killing_leave_the_result_of_plain_python(
     tmp_path: pathlib.Path, environment: dict[str, str]
 ) -> None:
-    alone, moved = tmp_path / "alone.json", tmp_path / "moved.json"
-    command = [sys.executable, EXAMPLE, "--epochs", EPOCHS, "--out"]
-    subprocess.run(
-        [*command, str(alone)], env=environment, check=True, timeout=DEADLINE_S, capture_output=True
-    )
-    with started(environment, "--processes", "1:4", "--", *command, str(moved)) as job:
+    alone, moved, pipe = tmp_path / "alone.json", tmp_path / "moved.json", tmp_path / "go"
+    os.mkfifo(pipe)
+    command = [sys.executable, PACED, "-", "--epochs", EPOCHS, "--out", str(alone)]
+    subprocess.run(command, env=environment, check=True, timeout=DEADLINE_S, capture_output=True)
+    command = [sys.executable, PACED, str(pipe), "--epochs", EPOCHS, "--out", str(moved)]
+    with started(environment, "--processes", "1:4", "--name", "digits", "--", *command) as job:
         await_step(job, 2)
-        code, answer = tide(environment, "resize", "elastic_digits", "3")
+        go = os.open(pipe, os.O_RDWR)
+        code, answer = tide(environment, "resize", "digits", "3")
         assert (code, answer["to"], len(answer["pids"])) == (0, 3, 3)
         os.kill(answer["pids"][1], signal.SIGKILL)
         await_step(job, answer["step"] + 8)
-        code, answer = tide(environment, "resize", "elastic_digits", "1")
+        code, answer = tide(environment, "resize", "digits", "1")
         assert (code, len(answer["pids"])) == (0, 1)
+        os.write(go, b"go")
         job.communicate(timeout=DEADLINE_S)
+        os.close(go)
         assert job.returncode == 0
     assert json.loads(moved.read_text()) == json.loads(alone.read_text())
     assert list((tmp_path / "run/elastic").iterdir()) == []

@@ -20,9 +20,9 @@ GIB = 1 << 30
 PAGE = 2 << 20
 THREADS = len(os.sched_getaffinity(0))
 PERCENTS = (90, 70, 50)
-# 79 million parameters P: the footprint is 4 P (two moments, and gradients as scratch) beside the
-# interpreter, and half of it is above the smallest limit (scratch and the window of the file tier).
-SIZES = {"width": 6144, "depth": 2, "batch": 128}
+# 77 million parameters P in eight layers: the footprint is 4 P (two moments, and gradients as
+# scratch) beside the interpreter. 1024 rows, as a batch of a small language model has tokens.
+SIZES = {"width": 3072, "depth": 8, "batch": 1024}
 SETTLE_STEPS = 1
 NO_LIMIT = 0
 

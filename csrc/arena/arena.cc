@@ -91,6 +91,7 @@ absl::StatusOr<void*> Arena::TryAllocate(Bytes size, const Signature& signature,
   block.pinned = pinned;
   private_blocks_[offset->value()] = block;
   PublishStreamed();
+  if (recording()) table_.CountOperator(size, now());
   ++stats_.allocations;
   stats_.foreign_thread_allocations += pinned;
   if (pinned) stats_.pinned_bytes += size;
@@ -169,11 +170,17 @@ void Arena::Touch(const void* pointer, size_t size) {
   const char* at = static_cast<const char*>(pointer);
   if (size == 0 || at < private_base_ || at >= private_base_ + options_.address_space.size())
     return;
-  absl::MutexLock lock(&mu_);
   const Bytes offset(at - private_base_);
-  if (offset + Bytes(static_cast<int64_t>(size)) > private_heap_.top()) return;
-  table_.Touch(offset, Bytes(static_cast<int64_t>(size)), tick(), now());
-  PublishStreamed();
+  std::vector<PageIndex> missing;
+  {
+    absl::MutexLock lock(&mu_);
+    if (offset + Bytes(static_cast<int64_t>(size)) > private_heap_.top()) return;
+    missing = table_.Touch(offset, Bytes(static_cast<int64_t>(size)), tick(), now());
+    PublishStreamed();
+  }
+  // Without the lock: a hint about mappings that stay valid whatever becomes of the pages.
+  for (const PageIndex page : missing)
+    backend_.ReadAhead(private_base_ + (page.value() << kPageShift), kPage);
 }
 
 void Arena::set_recording(bool on) {
@@ -300,7 +307,7 @@ MoveReport Arena::Demote(PageCount count) {
   pages::DemotionPlan plan;
   {
     absl::MutexLock lock(&mu_);
-    plan = pages::PlanDemotion(table_.DemotionCandidates(), count);
+    plan = pages::PlanDemotion(table_.DemotionCandidates(), count, table_.FilePages());
   }
   MoveReport report;
   report.short_by = plan.short_by;
@@ -325,6 +332,11 @@ MoveReport Arena::Promote(PageCount count) {
     absl::MutexLock lock(&mu_);
     order = table_.FilePages();
   }
+  // Those that streaming costs most come first; resuming wants the order of the next iteration.
+  if (static_cast<int64_t>(order.size()) > count.value()) {
+    std::stable_sort(order.begin(), order.end(),
+                     [](const auto& a, const auto& b) { return a.bursts > b.bursts; });
+  }
   for (const pages::PageUse& use : order) {
     if (report.moved >= count) break;
     absl::MutexLock lock(&mu_);
@@ -342,15 +354,30 @@ MoveReport Arena::Promote(PageCount count) {
 std::vector<Arena::StreamPage> Arena::FilePages() {
   absl::MutexLock lock(&mu_);
   std::vector<StreamPage> result;
-  for (const pages::PageUse& use : table_.FilePages()) {
-    result.push_back(StreamPageOf(use.page));
-  }
+  for (const pages::PageUse& use : table_.FilePages()) result.push_back(StreamPageOf(use.page));
   return result;
 }
 
-Arena::StreamPage Arena::StreamPageOf(PageIndex index) const {
-  const pages::Page& page = table_.page(index);
-  return {index, page.slot, table_.Address(index), page.use.first_tick, page.use.last_tick};
+std::vector<Arena::StreamPage> Arena::StreamVisits() {
+  absl::MutexLock lock(&mu_);
+  std::vector<StreamPage> result;
+  for (const pages::PageUse& use : table_.FilePages()) {
+    for (int i = 0; i < use.visits_known(); ++i)
+      result.push_back(StreamPageOf(use.page, use.visits[i]));
+  }
+  std::stable_sort(result.begin(), result.end(), [](const StreamPage& a, const StreamPage& b) {
+    return a.visit.first < b.visit.first;
+  });
+  return result;
+}
+
+Bytes Arena::StreamingDepth() {
+  absl::MutexLock lock(&mu_);
+  return pages::StreamingDepth(table_.FilePages()).bytes();
+}
+
+Arena::StreamPage Arena::StreamPageOf(PageIndex index, pages::Visit visit) const {
+  return {index, table_.page(index).slot, table_.Address(index), visit};
 }
 
 bool Arena::NoteReadAhead(const StreamPage& page, int64_t recent) {
@@ -365,11 +392,11 @@ bool Arena::NoteReadAhead(const StreamPage& page, int64_t recent) {
 
 void Arena::NoteFound(const StreamPage& page) { NoteReadAhead(page, 0); }
 
-std::vector<Arena::StreamPage> Arena::TakeOldest(int count, int64_t protect_from) {
+std::vector<Arena::StreamPage> Arena::TakeFarthest(int count,
+                                                   const pages::PageTable::DropRule& rule) {
   absl::MutexLock lock(&mu_);
   std::vector<StreamPage> result;
-  for (PageIndex page : table_.TakeOldest(count, protect_from))
-    result.push_back(StreamPageOf(page));
+  for (PageIndex page : table_.TakeFarthest(count, rule)) result.push_back(StreamPageOf(page));
   PublishStreamed();
   return result;
 }
@@ -382,6 +409,7 @@ ArenaStats Arena::Stats() {
   stats.committed_bytes = counts.committed.bytes() + privatised_live_;
   stats.cached_bytes = counts.cached.bytes();
   stats.demoted_bytes = counts.file.bytes();
+  stats.largest_operator_bytes = table_.largest_operator();
   return stats;
 }
 

@@ -43,14 +43,15 @@ struct ArenaStats {
   Bytes privatised_bytes;
   int64_t demoted_pages = 0;
   int64_t promoted_pages = 0;
-  Bytes live_bytes;             // private heap, blocks
-  Bytes committed_bytes;        // private pages paid for, privatised blocks included
-  Bytes cached_bytes;           // of those, with no live block
-  Bytes demoted_bytes;          // pages in the file tier
-  Bytes pinned_bytes;           // blocks that never move
-  Bytes lane_peak_bytes;        // highest use of the lane by this process
-  Bytes persistent_bytes;       // blocks alive at the last boundary
-  Bytes private_scratch_bytes;  // pages an iteration used beyond what was alive at its end
+  Bytes live_bytes;              // private heap, blocks
+  Bytes committed_bytes;         // private pages paid for, privatised blocks included
+  Bytes cached_bytes;            // of those, with no live block
+  Bytes demoted_bytes;           // pages in the file tier
+  Bytes pinned_bytes;            // blocks that never move
+  Bytes lane_peak_bytes;         // highest use of the lane by this process
+  Bytes persistent_bytes;        // blocks alive at the last boundary
+  Bytes private_scratch_bytes;   // pages an iteration used beyond what was alive at its end
+  Bytes largest_operator_bytes;  // most that one operator of a recorded iteration used
 };
 
 struct MoveReport {
@@ -87,7 +88,8 @@ class Arena {
   void CountSmall() {
     if (InIteration()) ++sequence_;
   }
-  /// The running operator uses [pointer, pointer + size). Cheap when nothing is recorded.
+  /// The running operator is about to use [pointer, pointer + size); called while recording. What
+  /// of it is in the file tier alone is read in at once, faster than one page fault after another.
   void Touch(const void* pointer, size_t size);
   void NextOperator() {
     tick_.fetch_add(1, std::memory_order_relaxed);
@@ -123,23 +125,25 @@ class Arena {
   MoveReport Demote(PageCount count);
   MoveReport Promote(PageCount count);
 
-  /// File-tier pages in learnt order of use, for streaming.
+  /// A file-tier page, for streaming.
   struct StreamPage {
     PageIndex page;
     SpillSlot slot;
     char* at;
-    int32_t first_tick;
-    int32_t last_tick;
+    pages::Visit visit;
   };
   std::vector<StreamPage> FilePages();
+  /// Their visits in the order in which they begin.
+  std::vector<StreamPage> StreamVisits();
+  /// Window that they need: bytes of them that operators use at one time.
+  Bytes StreamingDepth();
   /// Says that the page is read ahead for an operator at `recent`; false when it is not what
   /// FilePages said any more, or in memory already.
   bool NoteReadAhead(const StreamPage& page, int64_t recent);
   /// Says that the page was found in memory though no operator was seen to touch it.
   void NoteFound(const StreamPage& page);
-  /// Pages to drop, least recently used first, none used since `protect_from`; they count as
-  /// dropped.
-  std::vector<StreamPage> TakeOldest(int count, int64_t protect_from);
+  /// Pages to drop, those that are needed last first; they count as dropped.
+  std::vector<StreamPage> TakeFarthest(int count, const pages::PageTable::DropRule& rule);
 
   ArenaStats Stats();
   absl::Status Validate();
@@ -179,7 +183,8 @@ class Arena {
   void PublishStreamed() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) {
     streamed_.store(table_.counts().streamed.value(), std::memory_order_relaxed);
   }
-  StreamPage StreamPageOf(PageIndex page) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  StreamPage StreamPageOf(PageIndex page, pages::Visit visit = {}) const
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   /// Pages with live blocks in either tier.
   PageCount Occupied() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void* TryLane(Bytes size, const Signature& signature) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);

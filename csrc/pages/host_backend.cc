@@ -144,7 +144,10 @@ class HostBackend final : public Backend {
   }
 
   void ReadAhead(char* at, Bytes size) override {
-    if (madvise(at, size.size(), MADV_POPULATE_WRITE) != 0) madvise(at, size.size(), MADV_WILLNEED);
+    // Asked for exactly first: page faults alone would read ahead as far as the disk is set to,
+    // often megabytes of other pages around.
+    madvise(at, size.size(), MADV_WILLNEED);
+    madvise(at, size.size(), MADV_POPULATE_WRITE);
   }
 
   void StartWriteBack(int fd, Bytes offset, Bytes size) override {

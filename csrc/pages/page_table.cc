@@ -23,25 +23,19 @@ PageTable::Run PageTable::PagesOf(Bytes offset, Bytes size) {
 absl::Status PageTable::Occupy(Bytes offset, Bytes size, bool pinned, bool may_spill) {
   const Run run = PagesOf(offset, size);
   if (run.last >= static_cast<int64_t>(pages_.size())) pages_.resize(run.last + 1);
-  std::vector<int64_t> fresh;
+  std::vector<int64_t> free;
   for (int64_t i = run.first; i <= run.last; ++i) {
-    if (pages_[i].state == PageState::kFree) fresh.push_back(i);
+    if (pages_[i].state == PageState::kFree) free.push_back(i);
   }
-  if (!fresh.empty()) {
-    const PageCount count(static_cast<int64_t>(fresh.size()));
-    absl::Status granted = account_.Reserve(count.bytes());
-    if (granted.ok()) {
-      for (int64_t i : fresh) pages_[i].state = PageState::kPrivate;
-      counts_.committed = counts_.committed + count;
-      counts_.cached = counts_.cached + count;
-    } else if (may_spill && spill_ != nullptr) {
-      absl::Status spilled = BirthInFileTier(fresh);
-      if (!spilled.ok()) {
-        return absl::Status(granted.code(),
-                            absl::StrCat(granted.message(), "; ", spilled.message()));
-      }
-    } else {
-      return granted;
+  const bool partly = may_spill && spill_ != nullptr;
+  absl::Status refused;
+  const std::vector<int64_t> paid = Commit(free, run, partly, refused);
+  if (!free.empty()) {
+    absl::Status spilled = partly ? BirthInFileTier(free) : refused;
+    if (!spilled.ok()) {
+      Uncommit(paid);
+      if (!partly) return refused;
+      return absl::Status(refused.code(), absl::StrCat(refused.message(), "; ", spilled.message()));
     }
   }
   for (int64_t i = run.first; i <= run.last; ++i) {
@@ -51,6 +45,35 @@ absl::Status PageTable::Occupy(Bytes offset, Bytes size, bool pinned, bool may_s
     page.pinned += pinned;
   }
   return absl::OkStatus();
+}
+
+std::vector<int64_t> PageTable::Commit(std::vector<int64_t>& free, const Run& run, bool partly,
+                                       absl::Status& refused) {
+  if (free.empty()) return {};
+  const PageCount count(static_cast<int64_t>(free.size()));
+  int64_t paid = count.value();
+  refused = account_.Reserve(count.bytes());
+  if (!refused.ok() && TrimOutside(count, run) > PageCount(0))
+    refused = account_.Reserve(count.bytes());
+  if (!refused.ok()) {
+    for (paid = 0; partly && paid < count.value() && account_.Reserve(kPage).ok(); ++paid) {
+    }
+  }
+  const std::vector<int64_t> committed(free.begin(), free.begin() + paid);
+  for (const int64_t i : committed) pages_[i].state = PageState::kPrivate;
+  counts_.committed = counts_.committed + PageCount(paid);
+  counts_.cached = counts_.cached + PageCount(paid);
+  free.erase(free.begin(), free.begin() + paid);
+  return committed;
+}
+
+void PageTable::Uncommit(const std::vector<int64_t>& pages) {
+  // Nobody has touched them: there is nothing to give back to the system.
+  const PageCount count(static_cast<int64_t>(pages.size()));
+  for (const int64_t i : pages) pages_[i].state = PageState::kFree;
+  counts_.committed = counts_.committed - count;
+  counts_.cached = counts_.cached - count;
+  if (count > PageCount(0)) account_.Release(count.bytes());
 }
 
 absl::Status PageTable::BirthInFileTier(const std::vector<int64_t>& fresh) {
@@ -120,32 +143,51 @@ void PageTable::NoteInMemory(PageIndex index, int64_t recent) {
   page.recent = recent;
 }
 
-std::vector<PageIndex> PageTable::TakeOldest(int count, int64_t protect_from) {
-  std::vector<std::pair<int64_t, int64_t>> oldest;  // (recent, index)
-  for (size_t i = 0; i < pages_.size(); ++i) {
+std::vector<PageIndex> PageTable::TakeFarthest(int count, const DropRule& rule) {
+  struct Candidate {
+    int32_t next_use;
+    int64_t recent;
+    int64_t index;
+  };
+  std::vector<Candidate> candidates;
+  for (size_t i = 0; i < pages_.size() && counts_.streamed.value() > 0; ++i) {
     const Page& page = pages_[i];
-    if (page.state == PageState::kFile && page.in_memory && page.recent < protect_from) {
-      oldest.push_back({page.recent, static_cast<int64_t>(i)});
-    }
+    if (page.state != PageState::kFile || !page.in_memory || page.recent >= rule.protect_from)
+      continue;
+    int32_t next_use = TicksToNextUse(page.use, rule.tick, iteration_ticks_);
+    // A block born in this iteration: gone by its end, if it is like most.
+    if (page.use.bursts == 0 && page.recording.bursts > 0)
+      next_use = std::max(0, iteration_ticks_ - rule.tick);
+    if (next_use > rule.beyond)
+      candidates.push_back({next_use, page.recent, static_cast<int64_t>(i)});
   }
-  const size_t take = std::min<size_t>(count, oldest.size());
-  std::partial_sort(oldest.begin(), oldest.begin() + take, oldest.end());
+  const size_t take = std::min<size_t>(count, candidates.size());
+  std::partial_sort(candidates.begin(), candidates.begin() + static_cast<int64_t>(take),
+                    candidates.end(), [](const Candidate& a, const Candidate& b) {
+                      if (a.next_use != b.next_use) return a.next_use > b.next_use;
+                      if (a.recent != b.recent) return a.recent < b.recent;
+                      return a.index < b.index;
+                    });
   std::vector<PageIndex> taken;
   for (size_t i = 0; i < take; ++i) {
-    Page& page = pages_[oldest[i].second];
-    page.in_memory = false;
+    pages_[candidates[i].index].in_memory = false;
     counts_.streamed = counts_.streamed - PageCount(1);
-    taken.push_back(PageIndex(oldest[i].second));
+    taken.push_back(PageIndex(candidates[i].index));
   }
   return taken;
 }
 
 PageCount PageTable::Trim(PageCount keep) {
+  return TrimOutside(PageCount(counts_.cached.value() - keep.value()), {-1, -1});
+}
+
+PageCount PageTable::TrimOutside(PageCount count, const Run& run) {
   int64_t trimmed = 0;
-  int64_t left = counts_.cached.value() - keep.value();
+  int64_t left = std::min(count.value(), counts_.cached.value());
   for (int64_t i = static_cast<int64_t>(pages_.size()) - 1; i >= 0 && left > 0; --i) {
     Page& page = pages_[i];
     if (page.state != PageState::kPrivate || page.blocks > 0) continue;
+    if (i >= run.first && i <= run.last) continue;
     if (!backend_.Discard(Address(i), kPage).ok()) continue;
     page.state = PageState::kFree;
     ++trimmed;
@@ -231,18 +273,40 @@ std::vector<PageUse> PageTable::FilePages() const {
   return result;
 }
 
-void PageTable::Touch(Bytes offset, Bytes size, int32_t tick, int64_t now) {
-  // A burst ends when no operator touched the page for this many others: shorter gaps are one
-  // visit, as no transfer out and in would fit between.
-  constexpr int32_t kBurstGapTicks = 64;
+std::vector<PageIndex> PageTable::Touch(Bytes offset, Bytes size, int32_t tick, int64_t now) {
+  // A visit ends when neither a few operators nor as many bytes as a window holds lie between two
+  // touches: within less, no transfer out and in would fit.
+  constexpr int32_t kGapTicks = 32;
+  constexpr int64_t kGapBytes = int64_t{64} << 20;
   const Run run = PagesOf(offset, size);
+  CountOperator(size, now);
+  recording_ticks_ = std::max(recording_ticks_, tick + 1);
+  std::vector<PageIndex> missing;
   for (int64_t i = run.first; i <= run.last && i < static_cast<int64_t>(pages_.size()); ++i) {
     PageUse& use = pages_[i].recording;
     if (use.first_tick < 0) use.first_tick = tick;
-    if (use.last_tick < 0 || tick - use.last_tick > kBurstGapTicks) ++use.bursts;
+    const bool gap =
+        tick - use.last_tick > kGapTicks && touched_bytes_ - pages_[i].touched_at > kGapBytes;
+    if (use.bursts == 0 || gap) {
+      ++use.bursts;
+      if (use.bursts <= PageUse::kVisitsKept) use.visits[use.bursts - 1].first = tick;
+    }
+    use.visits[use.visits_known() - 1].last = tick;
     use.last_tick = tick;
-    if (pages_[i].state == PageState::kFile) NoteInMemory(PageIndex(i), now);
+    pages_[i].touched_at = touched_bytes_ + size.value();
+    if (pages_[i].state != PageState::kFile) continue;
+    if (!pages_[i].in_memory) missing.push_back(PageIndex(i));
+    NoteInMemory(PageIndex(i), now);
   }
+  touched_bytes_ += size.value();
+  return missing;
+}
+
+void PageTable::CountOperator(Bytes size, int64_t now) {
+  if (now != operator_now_) operator_bytes_ = Bytes(0);
+  operator_now_ = now;
+  operator_bytes_ += size;
+  largest_operator_ = std::max(largest_operator_, operator_bytes_);
 }
 
 void PageTable::FinishRecording() {
@@ -250,6 +314,8 @@ void PageTable::FinishRecording() {
     if (page.blocks > 0) page.use = page.recording;
     page.recording = PageUse();
   }
+  iteration_ticks_ = recording_ticks_;
+  recording_ticks_ = 0;
 }
 
 void PageTable::AfterForkInChild() {

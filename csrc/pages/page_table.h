@@ -31,6 +31,7 @@ struct Page {
                         // over all iterations
   PageUse use;          // of the last recorded iteration; use.page is unset
   PageUse recording;    // of the iteration being recorded
+  int64_t touched_at = 0;  // bytes that operators had used when this page was touched last
 };
 
 /// Where the bytes are.
@@ -59,8 +60,9 @@ class PageTable {
   char* Address(PageIndex index) const { return Address(index.value()); }
 
   /// A block begins to live on [offset, offset + size): commits the free pages under it. When the
-  /// account refuses, the pages are born in the file tier instead (nothing is there yet, so no byte
-  /// has to move) if `may_spill`. Errors: the account's, nothing changed.
+  /// account refuses, cached pages elsewhere are given back for them; what it still refuses is born
+  /// in the file tier (nothing is there yet, so no byte has to move) if `may_spill`. Errors: the
+  /// account's; nothing changed but that cached pages may be gone.
   absl::Status Occupy(Bytes offset, Bytes size, bool pinned, bool may_spill);
   /// The block is gone. Demoted pages with no block left become free.
   void Vacate(Bytes offset, Bytes size, bool pinned);
@@ -80,17 +82,28 @@ class PageTable {
   std::vector<PageUse> FilePages() const;
 
   /// Records that an operator uses [offset, offset + size): `tick` counts within the iteration,
-  /// `now` over all.
-  void Touch(Bytes offset, Bytes size, int32_t tick, int64_t now);
+  /// `now` over all. Returns those of its file-tier pages that were not in memory.
+  std::vector<PageIndex> Touch(Bytes offset, Bytes size, int32_t tick, int64_t now);
 
   /// Streaming of demoted pages. A page that was read ahead is in memory until it is taken to be
   /// dropped.
   void NoteInMemory(PageIndex index, int64_t recent);
-  /// At most `count` pages in memory that no operator used since `protect_from`, least recently
-  /// used first. They count as dropped from here on.
-  std::vector<PageIndex> TakeOldest(int count, int64_t protect_from);
+  /// Which pages in memory may be dropped.
+  struct DropRule {
+    int64_t protect_from;  // none that an operator used since
+    int32_t tick;          // of the iteration that runs
+    int32_t beyond;        // only pages whose next use is more than so many operators away
+  };
+  /// At most `count` of them, farthest next use first (Belady's choice, by the learnt visits), and
+  /// least recently used first among equals. They count as dropped from here on.
+  std::vector<PageIndex> TakeFarthest(int count, const DropRule& rule);
   /// The recorded iteration becomes the learnt one.
   void FinishRecording();
+  /// Counts a block that the operator `now` has made.
+  void CountOperator(Bytes size, int64_t now);
+  /// Most bytes that one operator of a recorded iteration used, since its blocks have to be in
+  /// memory.
+  Bytes largest_operator() const { return largest_operator_; }
 
   /// Brackets of fork.
   void AfterForkInChild();
@@ -105,6 +118,12 @@ class PageTable {
   };
   static Run PagesOf(Bytes offset, Bytes size);
   char* Address(int64_t index) const { return base_ + (index << kPageShift); }
+  /// Pays for all pages of `free`, or with `partly` for as many as the account grants; takes those
+  /// off `free` and returns them. `refused`: why some are left.
+  std::vector<int64_t> Commit(std::vector<int64_t>& free, const Run& run, bool partly,
+                              absl::Status& refused);
+  void Uncommit(const std::vector<int64_t>& pages);
+  PageCount TrimOutside(PageCount count, const Run& run);
   absl::Status BirthInFileTier(const std::vector<int64_t>& fresh);
   void LeaveFileTier(Page& page);
 
@@ -115,6 +134,12 @@ class PageTable {
   SpillFile* spill_ = nullptr;
   std::vector<Page> pages_;  // up to the highest page ever occupied
   PageCounts counts_;
+  int64_t touched_bytes_ = 0;    // by all operators, for distances between uses
+  int32_t iteration_ticks_ = 0;  // operators of the learnt iteration
+  int32_t recording_ticks_ = 0;  // of the one being recorded
+  int64_t operator_now_ = -1;    // the operator that touches at the moment
+  Bytes operator_bytes_;         // and what it has touched so far
+  Bytes largest_operator_;
 };
 
 }  // namespace tide::pages

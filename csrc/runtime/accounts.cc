@@ -8,8 +8,11 @@ namespace tide::runtime {
 
 Bytes JobAccount::other_bytes() const {
   const shm::JobSlot& own = slot();
-  const int64_t streamed = std::min(own.file_resident_bytes.load(std::memory_order_relaxed),
-                                    window_.load(std::memory_order_relaxed));
+  const int64_t window = window_.load(std::memory_order_relaxed);
+  const int64_t streamed =
+      reserved_.load(std::memory_order_relaxed)
+          ? window
+          : std::min(own.file_resident_bytes.load(std::memory_order_relaxed), window);
   return Bytes(own.outside_bytes.load(std::memory_order_relaxed) + streamed +
                own.scratch_peak_bytes.load(std::memory_order_relaxed));
 }

@@ -26,7 +26,11 @@ class JobAccount final : public pages::Account {
   Bytes limit() const { return Bytes(limit_.load(std::memory_order_relaxed)); }
   /// What the limit sets aside for streaming demoted pages: more of them may be in memory for a
   /// moment, and go again.
-  void SetWindow(Bytes window) { window_.store(window.value(), std::memory_order_relaxed); }
+  /// Memory of the file tier. `reserved`: pages stream, so all of it is charged from now on.
+  void SetWindow(Bytes window, bool reserved) {
+    window_.store(window.value(), std::memory_order_relaxed);
+    reserved_.store(reserved, std::memory_order_relaxed);
+  }
   /// Everything the limit counts besides private pages, re-measured by the sampler: bytes outside
   /// our pages, the resident window of the file tier and this job's use of the lane.
   Bytes other_bytes() const;
@@ -39,6 +43,7 @@ class JobAccount final : public pages::Account {
   const SlotId slot_;
   std::atomic<int64_t> limit_{0};  // relaxed: a lone number
   std::atomic<int64_t> window_{0};
+  std::atomic<bool> reserved_{false};
 };
 
 /// Pages of the lane's scratch: one physical memory for all members, paid once, as large as the

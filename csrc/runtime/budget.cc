@@ -14,10 +14,10 @@
 namespace tide::runtime {
 namespace {
 
-// Enough to keep a disk busy while operators work on what was read; more only takes memory from the
-// job.
-constexpr Bytes kWindowMax = MiB(96);
-constexpr Bytes kWindowMin = MiB(16);
+// Of a device that is full.
+constexpr Bytes kNarrowWindow = MiB(16);
+// Demoting widens the window that streaming needs, which demotes a little more: at most so often.
+constexpr int kPlanRounds = 6;
 constexpr int64_t kAskedRecentlyNanos = 3'000'000'000;
 
 double Seconds(int64_t nanos) { return static_cast<double>(nanos) * 1e-9; }
@@ -55,11 +55,10 @@ BudgetState Runtime::MeasureBudget() {
   state.pinned = stats.pinned_bytes;
   for (Bytes scratch : scratch_history_)
     state.private_scratch = std::max(state.private_scratch, scratch);
-  const Bytes eighth((state.alive + state.demoted).value() / 8);
+  state.largest_operator = stats.largest_operator_bytes;
   const Bytes capacity = device_->Capacity();
   state.device_free = capacity > Bytes(0) ? capacity - device_->Used() : GiB(1 << 20);
-  state.window =
-      state.device_free < kWindowMax ? kWindowMin : std::clamp(eighth, kWindowMin, kWindowMax);
+  state.window = PlanWindow(state, arena_->StreamingDepth());
   state.asked = Bytes(own.reclaim_bytes.load(std::memory_order_acquire));
   const Bytes request = state.asked;
   if (state.device_free < Bytes(0)) state.asked += -state.device_free;
@@ -75,7 +74,29 @@ BudgetState Runtime::MeasureBudget() {
 
 void Runtime::ApplyBudget() {
   const Bytes request(slot().reclaim_bytes.load(std::memory_order_acquire));
-  const BudgetState state = MeasureBudget();
+  BudgetState state = MeasureBudget();
+  bool moved = false;
+  for (int round = 0; round < kPlanRounds; ++round) {
+    if (!MoveByPlan(state)) break;
+    moved = true;
+    const bool asked = state.asked > Bytes(0);
+    if (asked) break;  // what was asked for is given once
+    state = MeasureBudget();
+  }
+  if (moved) SampleSoon();
+  // Answered once, by what could be given: whoever still needs asks again.
+  if (request > Bytes(0))
+    slot().reclaim_bytes.fetch_sub(request.value(), std::memory_order_release);
+  absl::MutexLock lock(&report_mu_);
+  report_.budget = state;
+  report_.smallest = SmallestPossibleLimit(state);
+  report_.predicted_suspend_seconds =
+      static_cast<double>((state.alive - state.pinned).value()) / demote_bytes_per_s_;
+  report_.predicted_resume_seconds =
+      static_cast<double>((state.alive + state.demoted).value()) / promote_bytes_per_s_;
+}
+
+bool Runtime::MoveByPlan(const BudgetState& state) {
   BudgetPlan plan = PlanBudget(state);
   const int64_t begin = clock_.MonotonicNanos();
   if (plan.trim) arena_->Trim(plan.trim_keep);
@@ -84,12 +105,14 @@ void Runtime::ApplyBudget() {
     plan.demote = PagesFor(state.alive);
     plan.promote = PageCount(0);
   }
+  bool demoted = false;
   if (plan.demote > PageCount(0)) {
     absl::Status ready = EnsureSpill();
     const arena::MoveReport moved =
         ready.ok() ? arena_->Demote(plan.demote) : arena::MoveReport{{}, plan.demote, ready, ""};
     demote_bytes_per_s_ =
         Blend(demote_bytes_per_s_, moved.moved.bytes(), clock_.MonotonicNanos() - begin);
+    demoted = moved.moved > PageCount(0);
     if (moved.moved > PageCount(0) || !moved.status.ok()) {
       Tell("demote",
            absl::StrCat("demoted ", FormatBytes(moved.moved.bytes()), " (", plan.reason, "; ",
@@ -102,17 +125,7 @@ void Runtime::ApplyBudget() {
     promote_bytes_per_s_ =
         Blend(promote_bytes_per_s_, moved.moved.bytes(), clock_.MonotonicNanos() - begin);
   }
-  if (plan.demote > PageCount(0) || plan.promote > PageCount(0)) SampleSoon();
-  // Answered once, by what could be given: whoever still needs asks again.
-  if (request > Bytes(0))
-    slot().reclaim_bytes.fetch_sub(request.value(), std::memory_order_release);
-  absl::MutexLock lock(&report_mu_);
-  report_.budget = state;
-  report_.smallest = SmallestPossibleLimit(state);
-  report_.predicted_suspend_seconds =
-      static_cast<double>((state.alive - state.pinned).value()) / demote_bytes_per_s_;
-  report_.predicted_resume_seconds =
-      static_cast<double>((state.alive + state.demoted).value()) / promote_bytes_per_s_;
+  return demoted;
 }
 
 GrantResult Runtime::ApplyGrant(const GrantRequest& grant) {
@@ -133,7 +146,7 @@ GrantResult Runtime::ApplyGrant(const GrantRequest& grant) {
         "the limit of ", FormatBytes(grant.limit), " is ", FormatBytes(result.overage),
         " below the smallest possible, ", FormatBytes(smallest.total), " (outside of tensors ",
         FormatBytes(smallest.outside), ", pinned ", FormatBytes(smallest.pinned),
-        ", scratch of an iteration ", FormatBytes(smallest.scratch), ", window ",
+        ", scratch of its largest operator ", FormatBytes(smallest.scratch), ", window ",
         FormatBytes(smallest.window), "); the old limit stays");
     return result;
   }
@@ -233,7 +246,7 @@ void Runtime::RelieveDevice() {
   if (over <= Bytes(0)) return;
   {
     absl::MutexLock lock(&spill_mu_);
-    if (spill_) pager_->SetWindow(kWindowMin, spill_->fd());
+    if (spill_) pager_->SetWindow(kNarrowWindow, spill_->fd());
   }
   const auto phase = static_cast<shm::Phase>(slot().phase.load(std::memory_order_relaxed));
   if (phase == shm::Phase::kRunning) AskOthers(over, /*busy_too=*/false);
@@ -316,9 +329,9 @@ void Runtime::StartStreaming() {
   }
   if (fd < 0) return;
   const Bytes window = MeasureBudget().window;
-  account_.SetWindow(window);
+  account_.SetWindow(window, arena_->Stats().demoted_bytes > Bytes(0));
   pager_->SetWindow(window, fd);
-  pager_->BeginIteration(arena_->FilePages());
+  pager_->BeginIteration(arena_->StreamVisits());
 }
 
 }  // namespace tide::runtime

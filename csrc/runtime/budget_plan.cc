@@ -11,6 +11,11 @@ namespace {
 // somebody does not send them out again.
 constexpr Bytes kPromoteMargin = MiB(32);
 constexpr Bytes kUnlimited = Bytes(int64_t{1} << 60);
+// The window: at least enough to read and write at all; beside what operators use at one time,
+// enough to keep a disk busy while they work on it. More only takes memory from the job.
+constexpr Bytes kWindowMin = MiB(16);
+constexpr Bytes kReadAhead = MiB(32);
+constexpr Bytes kWindowMax = MiB(96);
 
 Bytes FloorPages(Bytes bytes) {
   return Bytes(std::max<int64_t>(0, bytes.value()) >> kPageShift << kPageShift);
@@ -18,6 +23,20 @@ Bytes FloorPages(Bytes bytes) {
 PageCount PagesIn(Bytes bytes) { return PageCount(FloorPages(bytes).value() >> kPageShift); }
 
 }  // namespace
+
+Bytes PlanWindow(const BudgetState& state, Bytes depth) {
+  if (state.device_free < kWindowMax) return kWindowMin;
+  Bytes window = depth + kReadAhead;
+  Bytes most = kWindowMax;
+  if (state.limit > Bytes(0)) {
+    const Bytes room = state.limit - state.outside - state.lane_peak;
+    if (room < state.private_scratch + window)
+      window = std::max(window, state.largest_operator + kWindowMin);
+    most = std::max(most, Bytes(room.value() / 2));
+    most = std::max(std::min(most, room), kWindowMin);
+  }
+  return std::min(window, most);
+}
 
 BudgetPlan PlanBudget(const BudgetState& state) {
   BudgetPlan plan;
@@ -79,8 +98,9 @@ SmallestLimit SmallestPossibleLimit(const BudgetState& state) {
   SmallestLimit smallest;
   smallest.outside = state.outside;
   smallest.pinned = state.pinned;
-  smallest.scratch = state.lane_peak + state.private_scratch;
-  smallest.window = state.window;
+  const bool recorded = state.largest_operator > Bytes(0);
+  smallest.scratch = state.lane_peak + (recorded ? state.largest_operator : state.private_scratch);
+  smallest.window = kWindowMin;
   smallest.total = smallest.outside + smallest.pinned + smallest.scratch + smallest.window;
   return smallest;
 }

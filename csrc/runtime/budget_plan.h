@@ -9,15 +9,16 @@ namespace tide::runtime {
 
 /// All sizes of one job at a boundary, in bytes unless a name says otherwise.
 struct BudgetState {
-  Bytes limit;            // 0: none
-  Bytes outside;          // interpreter, libraries, small blocks, children
-  Bytes lane_peak;        // this job's use of the lane's scratch
-  Bytes alive;            // private pages with live blocks
-  Bytes cached;           // private pages without
-  Bytes demoted;          // pages in the file tier
-  Bytes pinned;           // blocks that never move
-  Bytes private_scratch;  // private pages an iteration needs beyond `alive`
-  Bytes window;           // memory that streaming demoted pages through an iteration takes
+  Bytes limit;             // 0: none
+  Bytes outside;           // interpreter, libraries, small blocks, children
+  Bytes lane_peak;         // this job's use of the lane's scratch
+  Bytes alive;             // private pages with live blocks
+  Bytes cached;            // private pages without
+  Bytes demoted;           // pages in the file tier
+  Bytes pinned;            // blocks that never move
+  Bytes private_scratch;   // private pages an iteration needs beyond `alive`
+  Bytes largest_operator;  // blocks that one operator uses at most; 0: not recorded yet
+  Bytes window;            // memory that streaming demoted pages through an iteration takes
   Bytes device_free;  // capacity minus used; negative when over; a very large number when unlimited
   Bytes asked;        // bytes that others asked for
   Bytes guaranteed;   // share that others cannot ask for
@@ -36,6 +37,11 @@ struct BudgetPlan {
   std::string reason;
 };
 
+/// The window for pages that stream: what operators use of them at one time (`depth`) and room to
+/// read ahead. Where not even the iteration's scratch fits, scratch streams too and the window has
+/// to hold the largest operator.
+Bytes PlanWindow(const BudgetState& state, Bytes depth);
+
 BudgetPlan PlanBudget(const BudgetState& state);
 
 /// The smallest limit that this job can run under, and its parts.
@@ -43,8 +49,8 @@ struct SmallestLimit {
   Bytes total;
   Bytes outside;
   Bytes pinned;
-  Bytes scratch;  // lane and private scratch of an iteration
-  Bytes window;
+  Bytes scratch;  // of the lane, and the blocks of the largest operator: all else can stream
+  Bytes window;   // for reading ahead and writing behind
 };
 SmallestLimit SmallestPossibleLimit(const BudgetState& state);
 

@@ -1,6 +1,7 @@
 #include "runtime/pager.h"
 
 #include <algorithm>
+#include <limits>
 #include <thread>
 
 namespace tide::runtime {
@@ -23,16 +24,16 @@ void Pager::SetWindow(Bytes window, int fd) {
   absl::MutexLock lock(&mu_);
   if (started_) return;
   started_ = true;
-  std::thread([this] { Loop(); }).detach();
+  std::thread([this] { ReadLoop(); }).detach();
+  std::thread([this] { DropLoop(); }).detach();
 }
 
-void Pager::BeginIteration(std::vector<arena::Arena::StreamPage> pages) {
+void Pager::BeginIteration(std::vector<arena::Arena::StreamPage> visits) {
   absl::MutexLock lock(&mu_);
-  schedule_ = std::move(pages);
+  schedule_ = std::move(visits);
   next_ = 0;
   begin_now_ = arena_.now();
-  woken_ = true;
-  work_.Signal();
+  Wake();
 }
 
 void Pager::EndIteration() {
@@ -40,42 +41,74 @@ void Pager::EndIteration() {
   absl::MutexLock lock(&mu_);
   next_ = 0;
   begin_now_ = arena_.now();
-  woken_ = true;
-  work_.Signal();
+  Wake();
 }
 
 void Pager::Check() {
   const int64_t in_memory = arena_.streamed().value();
   const int64_t window = window_pages_.load(std::memory_order_relaxed);
-  while (arena_.streamed().value() > 2 * window && Drop(kDropBatch) > 0) {
+  while (arena_.streamed().value() > 2 * window && Drop(kDropBatch, -1) > 0) {
   }
   const int64_t now = arena_.now();
   if (in_memory <= window && now - woken_at_.load(std::memory_order_relaxed) < kWakeEvery) return;
   woken_at_.store(now, std::memory_order_relaxed);
   absl::MutexLock lock(&mu_);
-  woken_ = true;
-  work_.Signal();
+  Wake();
 }
 
-void Pager::Loop() {
+void Pager::Wake() {
+  read_woken_ = drop_woken_ = true;
+  read_work_.Signal();
+  drop_work_.Signal();
+}
+
+void Pager::ReadLoop() {
   for (;;) {
     {
       absl::MutexLock lock(&mu_);
-      while (!woken_) work_.Wait(&mu_);
-      woken_ = false;
+      while (!read_woken_) read_work_.Wait(&mu_);
+      read_woken_ = false;
     }
-    for (bool busy = true; busy;) {
+    while (arena_.streamed().value() < window_pages_.load(std::memory_order_relaxed) && ReadOne()) {
+    }
+    absl::MutexLock lock(&mu_);
+    drop_woken_ = true;
+    drop_work_.Signal();
+  }
+}
+
+void Pager::DropLoop() {
+  for (;;) {
+    {
+      absl::MutexLock lock(&mu_);
+      while (!drop_woken_) drop_work_.Wait(&mu_);
+      drop_woken_ = false;
+    }
+    for (;;) {
+      // Behind the operators: what is used later than what is to be read next. Over the window,
+      // whatever is not in use now.
       const int64_t window = window_pages_.load(std::memory_order_relaxed);
-      // A little below the window, so that reading ahead always has room.
-      busy = arena_.streamed().value() > window * 3 / 4 && Drop(kDropBatch) > 0;
-      while (arena_.streamed().value() < window && ReadOne()) busy = true;
+      const int64_t streamed = arena_.streamed().value();
+      const int32_t beyond = streamed > window ? 0 : TicksToNextRead();
+      if (streamed + kDropBatch <= window || Drop(kDropBatch, beyond) == 0) break;
+      absl::MutexLock lock(&mu_);
+      read_woken_ = true;
+      read_work_.Signal();
     }
   }
 }
 
-int Pager::Drop(int count) {
-  const std::vector<arena::Arena::StreamPage> pages =
-      arena_.TakeOldest(count, arena_.now() - kProtectOperators);
+int32_t Pager::TicksToNextRead() {
+  absl::MutexLock lock(&mu_);
+  if (next_ == schedule_.size()) return std::numeric_limits<int32_t>::max();
+  const int64_t tick = arena_.now() - begin_now_;
+  return static_cast<int32_t>(std::max<int64_t>(0, schedule_[next_].visit.first - tick));
+}
+
+int Pager::Drop(int count, int32_t beyond) {
+  const std::vector<arena::Arena::StreamPage> pages = arena_.TakeFarthest(
+      count,
+      {.protect_from = arena_.now() - kProtectOperators, .tick = arena_.tick(), .beyond = beyond});
   const int fd = fd_.load(std::memory_order_relaxed);
   // On pages that may meanwhile have become something else: a hint neither changes contents nor
   // depends on them.
@@ -91,11 +124,11 @@ bool Pager::ReadOne() {
   {
     absl::MutexLock lock(&mu_);
     const int64_t tick = arena_.now() - begin_now_;
-    while (next_ < schedule_.size() && schedule_[next_].first_tick < tick)
+    while (next_ < schedule_.size() && schedule_[next_].visit.last < tick)
       ++next_;  // operators were faster
     if (next_ == schedule_.size()) return false;
     page = schedule_[next_++];
-    due = begin_now_ + page.first_tick;
+    due = std::max(begin_now_ + page.visit.first, arena_.now());
   }
   if (arena_.NoteReadAhead(page, due)) backend_.ReadAhead(page.at, kPage);
   return true;

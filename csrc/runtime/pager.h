@@ -13,8 +13,9 @@
 
 namespace tide::runtime {
 
-/// One copy thread, started when something streams. It only gives hints to the kernel about
-/// mappings that stay valid, so being late or wrong costs time and never a byte.
+/// Two threads, started when something streams: one reads, one drops, so that a disk does both at
+/// once. They only give hints to the kernel about mappings that stay valid, so being late or wrong
+/// costs time and never a byte.
 class Pager {
  public:
   /// All borrowed for ever.
@@ -22,12 +23,12 @@ class Pager {
 
   /// From now on at most `window` of the file tier should be in memory. `fd`: of the spill file.
   void SetWindow(Bytes window, int fd);
-  /// The iteration that begins will touch `pages` (sorted by first touch).
-  void BeginIteration(std::vector<arena::Arena::StreamPage> pages);
+  /// The iteration that begins will make these visits, sorted by their beginning.
+  void BeginIteration(std::vector<arena::Arena::StreamPage> visits);
   /// Between iterations the beginning of the next one is read ahead.
   void EndIteration();
 
-  /// Called by the stepping thread at an operator or an allocation: wakes the copy thread when the
+  /// Called by the stepping thread at an operator or an allocation: wakes the threads when the
   /// window is full or the next pages are due. Beyond twice the window it drops pages itself, so
   /// that operators cannot outrun the disk.
   void AtSafePoint() {
@@ -38,9 +39,14 @@ class Pager {
 
  private:
   void Check();
-  void Loop();
-  /// Drops up to `count` pages that were not used in the last operators; returns how many.
-  int Drop(int count);
+  void ReadLoop();
+  void DropLoop();
+  void Wake() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  /// Drops up to `count` pages that no operator uses within the next `beyond` ones; returns how
+  /// many.
+  int Drop(int count, int32_t beyond);
+  /// Operators until the next visit that is to be read; INT32_MAX when none is left.
+  int32_t TicksToNextRead();
   /// Reads one page ahead; false when the window is full or nothing is left.
   bool ReadOne();
 
@@ -52,11 +58,12 @@ class Pager {
   std::atomic<int64_t> woken_at_{-1000};  // relaxed: operator at which the thread was woken last
 
   absl::Mutex mu_;
-  absl::CondVar work_;
+  absl::CondVar read_work_, drop_work_;
   std::vector<arena::Arena::StreamPage> schedule_ ABSL_GUARDED_BY(mu_);
   size_t next_ ABSL_GUARDED_BY(mu_) = 0;        // entry of the schedule to read next
   int64_t begin_now_ ABSL_GUARDED_BY(mu_) = 0;  // operator count at which the schedule's tick 0 is
-  bool woken_ ABSL_GUARDED_BY(mu_) = false;
+  bool read_woken_ ABSL_GUARDED_BY(mu_) = false;
+  bool drop_woken_ ABSL_GUARDED_BY(mu_) = false;
   bool started_ ABSL_GUARDED_BY(mu_) = false;
 };
 

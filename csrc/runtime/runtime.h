@@ -125,6 +125,8 @@ class Runtime {
   // budget.cc
   BudgetState MeasureBudget();
   void ApplyBudget();
+  /// One round of it; true when pages were demoted, which may ask for another.
+  bool MoveByPlan(const BudgetState& state);
   GrantResult ApplyGrant(const GrantRequest& grant);
   absl::Status EnsureSpill();
   bool NeedMemory(Bytes bytes, bool last_resort);

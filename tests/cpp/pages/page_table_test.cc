@@ -114,16 +114,20 @@ TEST_P(PageTableTest, OverTheBudgetABlockIsBornInTheFileTier) {
   ASSERT_TRUE(Occupy(0, 1).ok());
   EXPECT_FALSE(Occupy(1, 2).ok());
   EXPECT_EQ(table_->counts().file, PageCount(0));
-  ASSERT_TRUE(Occupy(1, 2, false, /*may_spill=*/true).ok());
-  EXPECT_EQ(State(1), PageState::kFile);
+  EXPECT_EQ(account_.used(), kPage) << "a refusal commits nothing";
+  ASSERT_TRUE(Occupy(1, 3, false, /*may_spill=*/true).ok());
+  EXPECT_EQ(State(1), PageState::kPrivate) << "what fits";
   EXPECT_EQ(State(2), PageState::kFile);
+  EXPECT_EQ(State(3), PageState::kFile);
   EXPECT_EQ(table_->counts().streamed, PageCount(2)) << "about to be written";
-  Fill(1, 'x');
+  Fill(2, 'x');
+  EXPECT_TRUE(absl::IsResourceExhausted(table_->Promote(PageIndex(2))));
+  Vacate(0, 1);
+  EXPECT_EQ(table_->Trim(PageCount(0)), PageCount(1));
   ASSERT_TRUE(table_->Promote(PageIndex(2)).ok());
-  EXPECT_TRUE(absl::IsResourceExhausted(table_->Promote(PageIndex(1))));
-  EXPECT_TRUE(All(1, 'x'));
-  Vacate(1, 2);
-  EXPECT_EQ(State(1), PageState::kFree);
+  EXPECT_TRUE(All(2, 'x'));
+  Vacate(1, 3);
+  EXPECT_EQ(State(3), PageState::kFree);
 }
 
 // Told by a data loader's thread: it allocates beside a demoted block and writes while the stepping
@@ -217,11 +221,18 @@ TEST_P(PageTableTest, RecordsVisitsAndOrdersFilePagesByFirstUse) {
   table_->Touch(kPage * 2, Bytes(8), 1, 1);
   table_->Touch(Bytes(0), kPage * 2, 5, 5);
   table_->Touch(Bytes(0), Bytes(8), 10, 10);
-  table_->Touch(Bytes(0), Bytes(8), 100, 100);
+  table_->Touch(Bytes(0), Bytes(8), 70, 70);  // many operators later, but hardly a byte
+  for (const int tick : {71, 72, 73}) table_->Touch(kPage * 3, MiB(50), tick, tick);
+  table_->Touch(Bytes(0), Bytes(8), 75, 75);  // many bytes, but few operators later
+  for (const int tick : {91, 92, 93}) table_->Touch(kPage * 3, MiB(50), tick, tick);
+  table_->Touch(Bytes(0), Bytes(8), 120, 120);
   table_->FinishRecording();
   EXPECT_EQ(table_->page(PageIndex(0)).use.bursts, 2);
+  EXPECT_EQ(table_->page(PageIndex(0)).use.visits[0], (Visit{5, 75}));
+  EXPECT_EQ(table_->page(PageIndex(0)).use.visits[1], (Visit{120, 120}));
   EXPECT_EQ(table_->page(PageIndex(0)).use.first_tick, 5);
-  EXPECT_EQ(table_->page(PageIndex(0)).use.last_tick, 100);
+  EXPECT_EQ(table_->page(PageIndex(0)).use.last_tick, 120);
+  EXPECT_EQ(table_->largest_operator(), MiB(50));
   EXPECT_EQ(table_->page(PageIndex(1)).use.bursts, 1);
   for (int64_t i = 0; i < 3; ++i) ASSERT_TRUE(table_->Demote(PageIndex(i)).ok());
   const auto order = table_->FilePages();
@@ -229,14 +240,45 @@ TEST_P(PageTableTest, RecordsVisitsAndOrdersFilePagesByFirstUse) {
   EXPECT_EQ(order[0].page, PageIndex(2));
 }
 
-TEST_P(PageTableTest, TakesTheLeastRecentlyUsedPagesAndNoneInUse) {
+TEST_P(PageTableTest, DropsThePagesThatAreNeededLastAndNoneInUse) {
   ASSERT_TRUE(Occupy(0, 4).ok());
   for (int64_t i = 0; i < 4; ++i) ASSERT_TRUE(table_->Demote(PageIndex(i)).ok());
-  for (int64_t i = 0; i < 4; ++i) table_->Touch(kPage * i, Bytes(1), 0, 10 - i);
+  // Nothing is learnt: the least recently used go first.
+  for (int64_t i = 0; i < 4; ++i) table_->Touch(kPage * i, Bytes(1), 10 * i, 10 - i);
   EXPECT_EQ(table_->counts().streamed, PageCount(4));
-  EXPECT_EQ(table_->TakeOldest(8, 9), (std::vector<PageIndex>{PageIndex(3), PageIndex(2)}));
+  EXPECT_EQ(table_->TakeFarthest(8, {.protect_from = 9, .tick = 30, .beyond = -1}),
+            (std::vector<PageIndex>{PageIndex(3), PageIndex(2)}));
   EXPECT_EQ(table_->counts().streamed, PageCount(2));
-  EXPECT_EQ(table_->TakeOldest(1, 100), std::vector<PageIndex>{PageIndex(1)});
+  EXPECT_EQ(table_->TakeFarthest(1, {.protect_from = 100, .tick = 30, .beyond = -1}),
+            std::vector<PageIndex>{PageIndex(1)});
+  // Learnt: pages 0 to 3 are used at ticks 0, 10, 20, 30 of 31.
+  table_->FinishRecording();
+  for (int64_t i = 0; i < 4; ++i) table_->NoteInMemory(PageIndex(i), 0);
+  EXPECT_EQ(table_->TakeFarthest(4, {.protect_from = 100, .tick = 15, .beyond = 15}),
+            (std::vector<PageIndex>{PageIndex(1), PageIndex(0)}));
+  EXPECT_EQ(table_->TakeFarthest(4, {.protect_from = 100, .tick = 20, .beyond = 0}),
+            std::vector<PageIndex>{PageIndex(3)})
+      << "the page in use stays";
+}
+
+TEST_P(PageTableTest, GivesItsOwnCachedPagesBackBeforeABlockIsRefused) {
+  account_.set_limit(kPage * 4);
+  ASSERT_TRUE(Occupy(0, 2).ok());
+  Vacate(0, 2);
+  EXPECT_EQ(table_->counts().cached, PageCount(2));
+  ASSERT_TRUE(Occupy(4, 4).ok());
+  EXPECT_EQ(table_->counts().cached, PageCount(0));
+  EXPECT_EQ(State(0), PageState::kFree);
+  EXPECT_TRUE(table_->Validate().ok());
+}
+
+TEST_P(PageTableTest, ABirthThatFailsInTheFileTierTakesNothing) {
+  account_.set_limit(kPage * 3);
+  ArmFault("pages.map", absl::UnavailableError("armed"));
+  EXPECT_TRUE(absl::IsResourceExhausted(Occupy(0, 5, false, /*may_spill=*/true)));
+  DisarmFaults();
+  EXPECT_EQ(table_->counts().committed, PageCount(0));
+  EXPECT_EQ(account_.used(), Bytes(0));
 }
 
 }  // namespace

@@ -15,6 +15,7 @@ PageUse Use(int64_t page, int32_t first, int32_t bursts) {
   use.page = PageIndex(page);
   use.first_tick = use.last_tick = first;
   use.bursts = bursts;
+  for (int i = 0; i < use.visits_known(); ++i) use.visits[i] = {first + 100 * i, first + 100 * i};
   return use;
 }
 
@@ -81,7 +82,7 @@ TEST(PlanDemotionTest, ColdPagesGoFirstThenTheEndOfTheSweep) {
 
 TEST(PlanDemotionTest, PagesVisitedTooOftenStay) {
   const DemotionPlan plan =
-      PlanDemotion({Use(0, 5, 9), Use(1, 6, 2)}, PageCount(2), {.visits_max = 3});
+      PlanDemotion({Use(0, 5, 9), Use(1, 6, 2)}, PageCount(2), {}, {.visits_max = 3});
   EXPECT_EQ(plan.pages, std::vector<PageIndex>{PageIndex(1)});
   EXPECT_EQ(plan.short_by, PageCount(1));
 }

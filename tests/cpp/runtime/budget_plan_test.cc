@@ -22,6 +22,7 @@ BudgetState RandomState(uint64_t seed) {
   state.cached = pages(50);
   state.demoted = random.Below(2) == 0 ? Bytes(0) : pages(150);
   state.private_scratch = pages(30);
+  state.largest_operator = random.Below(3) == 0 ? Bytes(0) : pages(40);
   state.window = pages(20);
   state.device_free = pages(200) - pages(50);
   state.asked = random.Below(2) == 0 ? Bytes(0) : pages(100);
@@ -108,8 +109,34 @@ TEST(BudgetPlanTest, UnderTheSmallestLimitNotEvenDemotingEverythingFits) {
     EXPECT_EQ(smallest.total,
               smallest.outside + smallest.pinned + smallest.scratch + smallest.window);
     state.limit = smallest.total;
+    state.window = smallest.window;
     const BudgetPlan plan = PlanBudget(state);
-    EXPECT_LE(plan.demote, PagesFor(state.alive - state.pinned)) << "never more than can move";
+    EXPECT_LE(plan.demote, PagesFor(state.alive));
+    if (state.largest_operator >= state.private_scratch) {
+      EXPECT_LE(plan.demote, PagesFor(state.alive - state.pinned)) << "never more than can move";
+    }
+  });
+}
+
+TEST(BudgetPlanTest, TheWindowHoldsWhatIsUsedAtOnceAsFarAsThereIsRoom) {
+  ForEachState([](BudgetState state, const BudgetPlan&) {
+    const Bytes depth(state.guaranteed.value() / 2);
+    const Bytes window = PlanWindow(state, depth);
+    EXPECT_GE(window, MiB(16)) << "without it nothing can be read ahead";
+    if (state.limit == Bytes(0)) {
+      EXPECT_LE(window, MiB(96));
+      return;
+    }
+    const Bytes room = state.limit - state.outside - state.lane_peak;
+    EXPECT_LE(window, std::max(room, MiB(16)));
+    const bool wide =
+        state.device_free >= MiB(96) && room.value() / 2 >= depth.value() + (16 << 20);
+    if (wide) {
+      EXPECT_GE(window, depth + MiB(16));
+      if (room < state.private_scratch) {
+        EXPECT_GE(window, std::min(state.largest_operator + MiB(16), Bytes(room.value() / 2)));
+      }
+    }
   });
 }
 

@@ -35,7 +35,15 @@ const std::vector<OptionInfo>& OptionTable() {
       {"spill.max", "TIDE_SPILL_MAX", "64GiB", "bytes", "Cap of one job's spill file."},
       {"spill.free_min", "TIDE_SPILL_FREE_MIN", "1GiB", "bytes",
        "Free space that spilling leaves on the disk."},
-      {"lane", "TIDE_LANE", "0", "count", "Lane to join; -1 joins none."},
+      {"lane", "TIDE_LANE", "0", "count",
+       "Lane to join, chosen by the admission rule if nobody says; -1 joins none."},
+      {"lane.max", "TIDE_LANE_MAX", "1", "count",
+       "Lanes that the admission rule may fill, whose jobs run at the same time. On a CPU a second "
+       "lane pays when each job uses fewer threads than there are cores."},
+      {"admission", "TIDE_ADMISSION", "stream", "text",
+       "What a job does that does not fit beside the others by its measured sizes: stream (it "
+       "runs, "
+       "and pages not in use are out between turns) or queue (it waits until others end)."},
       {"lane.policy", "TIDE_LANE_POLICY", "fair", "text",
        "Turn policy of a lane this process creates: fifo, fair, rr, srtf, pack, priority."},
       {"lane.grace_ms", "TIDE_LANE_GRACE_MS", "2000", "ms",

@@ -38,6 +38,8 @@ const char* PhaseName(shm::Phase phase) {
       return "loading";
     case shm::Phase::kPaused:
       return "paused";
+    case shm::Phase::kQueued:
+      return "queued";
     case shm::Phase::kOutside:
       break;
   }

@@ -60,7 +60,7 @@ class DeviceSource {
   virtual DeviceView Read() = 0;
 };
 
-/// "outside", "waiting", "running", "loading", "paused".
+/// "outside", "waiting", "running", "loading", "paused", "queued".
 const char* PhaseName(shm::Phase phase);
 
 }  // namespace tide::coordinator

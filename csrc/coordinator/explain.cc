@@ -6,6 +6,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "coordinator/text.h"
+#include "sched/admission.h"
 
 namespace tide::coordinator {
 namespace {
@@ -54,6 +55,34 @@ bool ExplainPaused(const Inputs& in, Explanation& out) {
   }
   absl::StrAppend(&out.text, "; `tide resume ", in.job.name, "` continues it");
   out.advice.push_back(absl::StrCat("tide resume ", in.job.name));
+  return true;
+}
+
+bool ExplainQueued(const Inputs& in, Explanation& out) {
+  if (in.slot == nullptr || in.slot->phase != shm::Phase::kQueued) return false;
+  out.reason = "queued";
+  std::vector<sched::AdmissionMember> members;
+  for (const SlotView& slot : in.view.slots) {
+    sched::AdmissionMember& member = members.emplace_back();
+    member.id = SlotId(slot.index);
+    member.joined = absl::Nanoseconds(slot.joined_ns);
+    member.persistent = Bytes(slot.persistent_bytes + slot.outside_bytes);
+    member.scratch = Bytes(slot.scratch_peak_bytes);
+    member.lane = slot.lane;
+    member.priority = static_cast<sched::Priority>(slot.priority);
+    member.queued = slot.phase == shm::Phase::kQueued;
+    member.measured = member.queued;  // nobody else is decided on
+    if (!member.queued) out.ahead.push_back(SlotName(in.state, slot));
+  }
+  sched::AdmissionOptions options;
+  options.capacity = Bytes(in.view.capacity_bytes);
+  options.lane_fixed = in.slot->lane;
+  options.queue = true;
+  out.text = absl::StrCat("waiting to be admitted: ",
+                          sched::Admit(members, SlotId(in.slot->index), options).reason);
+  out.advice.push_back(absl::StrCat(
+      "TIDE_ADMISSION=stream runs it at once, with pages out between turns; a limit for another "
+      "job makes room: tide limit JOB SIZE"));
   return true;
 }
 
@@ -164,7 +193,7 @@ std::string StateWord(const Job& job, const SlotView* slot) {
   if (!job.live()) return "gone";
   if (job.paused) return "paused";
   if (slot != nullptr) return PhaseName(slot->phase);
-  for (const char* word : {"waiting", "running", "loading", "paused"}) {
+  for (const char* word : {"waiting", "running", "loading", "paused", "queued"}) {
     if (job.report && job.report->phase == word) return word;
   }
   return "outside";
@@ -220,7 +249,7 @@ Explanation Explain(const State& state, const Job& job, const DeviceView& view, 
   out.state = StateWord(job, slot);
   const Inputs in{state, job, view, slot, now};
   const bool explained = ExplainEnded(in, out) || ExplainPaused(in, out) ||
-                         ExplainNoSlot(in, out) || ExplainTurn(in, out) ||
+                         ExplainNoSlot(in, out) || ExplainQueued(in, out) || ExplainTurn(in, out) ||
                          ExplainLoading(in, out) || ExplainReclaim(in, out) ||
                          ExplainDemoted(in, out);
   if (!explained) ExplainRunning(in, out);

@@ -21,7 +21,7 @@ struct Explanation {
 
 Explanation Explain(const State& state, const Job& job, const DeviceView& view, const Moment& now);
 
-/// "waiting", "running", "loading", "paused", "outside" or "gone".
+/// "waiting", "running", "loading", "paused", "queued", "outside" or "gone".
 std::string StateWord(const Job& job, const SlotView* slot);
 /// The name by which people know a slot: of its job, else of the slot itself.
 std::string SlotName(const State& state, const SlotView& slot);

@@ -23,7 +23,7 @@ constexpr int kRecordIterations = 1;
 
 int Runtime::LaneMembers() {
   lane::Members members;
-  lane::GatherMembers(device_->table(), LaneId(options_.lane), SlotId(), members);
+  lane::GatherMembers(device_->table(), lane_, SlotId(), members);
   return static_cast<int>(members.size());
 }
 
@@ -110,15 +110,14 @@ absl::Status Runtime::BeginIteration(int phase, const std::function<bool()>& int
 absl::Status Runtime::TakeTurn(const std::function<bool()>& interrupted) {
   if (options_.lane >= 0 && !in_lane_) {
     turn_ = std::make_unique<lane::Turn>(*device_, slot_id_, clock_);
-    TIDE_RETURN_IF_ERROR(turn_->Join(LaneId(options_.lane), options_.weight_milli * 0.001,
-                                     static_cast<sched::Priority>(options_.priority)));
-    in_lane_ = true;
+    TIDE_RETURN_IF_ERROR(JoinLane(LaneId(DecideAdmission().lane)));
   }
   bool stop = false;
   for (;;) {
     CarryOutOrders();
-    if (suspended_.load(std::memory_order_relaxed)) {
-      if (interrupted && interrupted()) return absl::CancelledError("interrupted while paused");
+    if (suspended_.load(std::memory_order_relaxed) || WaitsForAdmission()) {
+      if (interrupted && interrupted())
+        return absl::CancelledError("interrupted while paused or waiting to be admitted");
       if (in_lane_) turn_->SetReady(false);  // a turn that was kept goes to others
       // Sleeps on the wake word: read first, looked at the orders above after an earlier read, so
       // nothing is missed.
@@ -162,7 +161,7 @@ void Runtime::LeaveStuckHolder() {
 
 absl::Status Runtime::AttachScratch() {
   TIDE_ASSIGN_OR_RETURN(scratch_,
-                        lane::Scratch::Attach(*device_, slot_id_, LaneId(options_.lane),
+                        lane::Scratch::Attach(*device_, slot_id_, lane_,
                                               Bytes(BytesOption("memory.reserve_address_space"))));
   return absl::OkStatus();
 }
@@ -172,7 +171,7 @@ void Runtime::MapScratch() {
   absl::Status status;
   if (!scratch_ || scratch_->Stale()) status = AttachScratch();
   if (status.ok()) {
-    lane_account_.Attach(LaneId(options_.lane));
+    lane_account_.Attach(lane_);
     status = arena_->AttachLane(scratch_->fd());
   }
   if (status.ok()) {

@@ -281,15 +281,21 @@ absl::Status Runtime::Resume() {
   if (!suspended_.load(std::memory_order_relaxed)) return absl::OkStatus();
   const int64_t begin = clock_.MonotonicNanos();
   suspended_.store(false, std::memory_order_relaxed);
-  // As much as the budget and the device allow; what does not fit streams.
-  const BudgetState state = MeasureBudget();
-  const BudgetPlan plan = PlanBudget(state);
-  const arena::MoveReport moved = arena_->Promote(plan.promote);
+  if (!queued_) BringBack();
   const int64_t took = clock_.MonotonicNanos() - begin;
-  promote_bytes_per_s_ = Blend(promote_bytes_per_s_, moved.moved.bytes(), took);
   absl::MutexLock lock(&report_mu_);
   report_.resume_seconds = Seconds(took);
   return absl::OkStatus();
+}
+
+PageCount Runtime::BringBack() {
+  // As much as the budget and the device allow; what does not fit streams.
+  const int64_t begin = clock_.MonotonicNanos();
+  const BudgetPlan plan = PlanBudget(MeasureBudget());
+  const arena::MoveReport moved = arena_->Promote(plan.promote);
+  promote_bytes_per_s_ =
+      Blend(promote_bytes_per_s_, moved.moved.bytes(), clock_.MonotonicNanos() - begin);
+  return moved.moved;
 }
 
 void Runtime::CarryOutOrders() {

@@ -51,6 +51,8 @@ absl::string_view PhaseWord(uint32_t phase) {
       return "loading";
     case shm::Phase::kPaused:
       return "paused";
+    case shm::Phase::kQueued:
+      return "queued";
   }
   return "outside";
 }

@@ -54,6 +54,19 @@ absl::StatusOr<JobOptions> JobOptions::FromOptions() {
   TIDE_ASSIGN_OR_RETURN(options.limit, ParseBytes(TextOption("job.limit")));
   TIDE_ASSIGN_OR_RETURN(options.guaranteed, ParseBytes(TextOption("job.min_memory")));
   options.lane = static_cast<int>(IntOption("lane"));
+  TIDE_ASSIGN_OR_RETURN(const OptionValue lane, GetOption("lane"));
+  options.lane_fixed = lane.origin != "default";
+  options.lanes_max = static_cast<int>(IntOption("lane.max"));
+  if (options.lanes_max < 1 || options.lanes_max > shm::kLaneCount) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("lane.max ", options.lanes_max, " is not between 1 and ", shm::kLaneCount));
+  }
+  const std::string admission = TextOption("admission");
+  if (admission != "stream" && admission != "queue") {
+    return absl::InvalidArgumentError(
+        absl::StrCat("admission \"", admission, "\" is not one of stream, queue"));
+  }
+  options.queue = admission == "queue";
   if (options.lane < -1 || options.lane >= shm::kLaneCount) {
     return absl::InvalidArgumentError(
         absl::StrCat("lane ", options.lane, " is not between -1 (none) and ", shm::kLaneCount - 1));

@@ -27,6 +27,7 @@
 #include "runtime/daemon_link.h"
 #include "runtime/orders.h"
 #include "runtime/pager.h"
+#include "sched/admission.h"
 #include "shm/device_file.h"
 
 namespace tide::runtime {
@@ -37,7 +38,10 @@ struct JobOptions {
   int priority = 1;  // 0 opportunistic, 1 normal, 2 guaranteed
   Bytes limit;
   Bytes guaranteed;
-  int lane = 0;  // -1: none
+  int lane = 0;             // -1: none
+  bool lane_fixed = false;  // somebody asked for this lane; else the admission rule chooses
+  int lanes_max = 1;
+  bool queue = false;  // waits when it does not fit beside the others
   int weight_milli = 1000;
   static absl::StatusOr<JobOptions> FromOptions();
 };
@@ -113,7 +117,7 @@ class Runtime {
   absl::Status Init();
   shm::JobSlot& slot() { return device_->slot(slot_id_); }
 
-  // turn.cc
+  // boundary.cc
   absl::Status TakeTurn(const std::function<bool()>& interrupted);
   void MapScratch();
   absl::Status AttachScratch();
@@ -121,6 +125,17 @@ class Runtime {
   int LaneMembers();
   /// Whether iteration `index` is one of those before lifetimes are known.
   static bool Learning(int64_t index);
+
+  // admission.cc
+  /// Whether the job has to wait until others end; enters and leaves the queue.
+  bool WaitsForAdmission();
+  bool Measured();
+  sched::AdmissionDecision DecideAdmission();
+  void EnterQueue(const std::string& reason);
+  void LeaveQueue();
+  /// Takes an empty lane when this one is shared.
+  void SpreadOverLanes();
+  absl::Status JoinLane(LaneId lane);
 
   // budget.cc
   BudgetState MeasureBudget();
@@ -138,6 +153,8 @@ class Runtime {
   void ChargeStreamed();
   absl::Status Suspend();
   absl::Status Resume();
+  /// Promotes what fits; what does not streams. Returns the pages moved.
+  PageCount BringBack();
   void StartStreaming();
   void UpdateRecording();
 
@@ -163,9 +180,12 @@ class Runtime {
   std::optional<lane::Scratch> scratch_;
   uint64_t mapped_generation_ = 0;  // of the scratch whose pages are mapped
   bool in_lane_ = false;            // a member of the lane
-  bool keep_turn_ = false;          // survivors could not leave
-  bool lane_was_used_ = false;      // the last iteration ran on lane pages
-  bool trimmed_ = false;            // private scratch was given back after the lane took over
+  LaneId lane_;                     // the one it joined last
+  bool admitted_ = false;           // its measured sizes were looked at and it may run
+  bool queued_ = false;
+  bool keep_turn_ = false;      // survivors could not leave
+  bool lane_was_used_ = false;  // the last iteration ran on lane pages
+  bool trimmed_ = false;        // private scratch was given back after the lane took over
   bool trim_scratch_ = false;
   bool iteration_open_ = false;
   int64_t iteration_begin_ns_ = 0;

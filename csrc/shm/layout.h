@@ -22,7 +22,14 @@ inline constexpr int kChildrenKept = 16;
 enum class SlotState : uint32_t { kFree = 0, kClaiming = 1, kLive = 2 };
 
 /// What a member of a lane is doing, as `tide top` shows it.
-enum class Phase : uint32_t { kOutside = 0, kWaiting = 1, kRunning = 2, kLoading = 3, kPaused = 4 };
+enum class Phase : uint32_t {
+  kOutside = 0,
+  kWaiting = 1,
+  kRunning = 2,
+  kLoading = 3,
+  kPaused = 4,
+  kQueued = 5
+};
 
 enum SlotFlags : uint32_t {
   kReady = 1u << 0,     // wants the turn (its batch is there)
@@ -30,6 +37,7 @@ enum SlotFlags : uint32_t {
   kIdle = 1u << 2,      // gave up its membership for now (a notebook with no cell running)
   kForked = 1u << 3,    // never set in the table: children pass through
   kOrphans = 1u << 4,   // the owner is dead; the slot counts what its children still hold
+  kQueued = 1u << 5,    // waits to be admitted: its pages are out and it takes no turns
 };
 
 struct alignas(64) JobSlot {

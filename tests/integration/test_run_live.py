@@ -7,88 +7,22 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Iterator
 
 import cli_processes as processes
 import pytest
 import torch  # noqa: F401  (this test runs on every supported torch)
+from live_machine import DEADLINE_S, Machine
 
 pytestmark = pytest.mark.integration
 MIB = 1 << 20
-DEADLINE_S = 90.0
-
-TRAIN = """
-import torch
-torch.set_num_threads(1)
-linear = torch.nn.Linear
-model = torch.nn.Sequential(linear(1024, 1024), torch.nn.ReLU(), linear(1024, 1024))
-optimizer = torch.optim.Adam(model.parameters())
-while True:
-    batch = torch.randn(64, 1024)
-    loss = (model(batch) - batch).pow(2).mean()
-    optimizer.zero_grad()
-    loss.backward()
-    optimizer.step()
-"""
-
-
-class Machine:
-    """A daemon of its own, and one job that trains until it is told to end."""
-
-    def __init__(self, folder: pathlib.Path) -> None:
-        self.folder = folder
-        self.environ = processes.environment(folder, TIDE_CAPACITY="4GiB")
-        (folder / "train.py").write_text(TRAIN)
-        self.job = self.start("--limit", "1GiB", "--", "python", "train.py")
-
-    def start(self, *arguments: str) -> subprocess.Popen[bytes]:
-        """`tide run` in the background."""
-        with (self.folder / "log").open("ab") as log:
-            return subprocess.Popen(
-                [*processes.TIDE, "run", *arguments],
-                env=self.environ,
-                cwd=self.folder,
-                stdout=log,
-                stderr=log,
-            )
-
-    def tide(self, *arguments: str, code: int = 0) -> str:
-        """Output of a command that must end with `code`."""
-        ended = processes.tide(arguments, self.environ, self.folder)
-        assert ended.returncode == code, ended.stdout + ended.stderr
-        return ended.stdout + ended.stderr
-
-    def record(self, name: str = "train") -> dict[str, Any]:
-        """A job as `ps --json` has it; empty when there is none."""
-        ended = processes.tide(["ps", "--json"], self.environ, self.folder)
-        jobs = json.loads(ended.stdout)["jobs"]
-        return next((job for job in jobs if job["name"] == name), {})
-
-    def until(self, condition: Callable[[dict[str, Any]], bool], name: str = "train") -> None:
-        """Asks again until the record of a job is as it should be."""
-        deadline = time.monotonic() + DEADLINE_S
-        record: dict[str, Any] = {}
-        while time.monotonic() < deadline:
-            record = self.record(name)
-            if record and condition(record):
-                return
-        log = (self.folder / "log").read_text()
-        raise AssertionError(f"{name} is {record}\n{log}")
-
-    def daemon_pid(self) -> int:
-        return int((self.folder / "run" / "tided.pid").read_text())
-
-    def close(self) -> None:
-        self.job.kill()
-        self.job.wait()
-        processes.tide(["shutdown"], self.environ, self.folder)
 
 
 @pytest.fixture(scope="module")
 def machine() -> Iterator[Machine]:
     with tempfile.TemporaryDirectory(prefix="tide-live-") as folder:
-        machine = Machine(pathlib.Path(folder))
+        machine = Machine(pathlib.Path(folder), TIDE_CAPACITY="4GiB")
+        machine.start("--limit", "1GiB", "--", "python", "train.py")
         try:
             machine.until(lambda job: int(job["iterations"]) > 8)
             yield machine
@@ -98,7 +32,7 @@ def machine() -> Iterator[Machine]:
 
 def test_a_script_without_changes_is_a_job_with_its_figures(machine: Machine) -> None:
     job = machine.record()
-    assert job["pid"] == machine.job.pid
+    assert job["pid"] == machine.jobs[0].pid
     assert (job["limit"], job["priority"]) == (1 << 30, "normal")
     machine.until(lambda now: now["resident"] > 8 * MIB and now["steps_per_s"] > 0)
     table = machine.tide("ps")
@@ -190,7 +124,7 @@ def test_jobs_train_on_without_the_daemon_and_find_the_next_one(machine: Machine
     while ended.returncode == 0 and time.monotonic() < deadline:
         ended = processes.tide(["ps", "--json"], machine.environ, machine.folder)
     assert (ended.returncode, json.loads(ended.stdout)) == (4, {"jobs": []})
-    assert machine.job.poll() is None
+    assert machine.jobs[0].poll() is None
     assert machine.start("--", "true").wait(DEADLINE_S) == 0
     machine.until(lambda job: bool(job["attached"]) and int(job["iterations"]) > 0)
-    assert machine.record()["pid"] == machine.job.pid
+    assert machine.record()["pid"] == machine.jobs[0].pid

@@ -23,6 +23,7 @@ _STYLES: Final = {
     "loading": "cyan",
     "waiting": "yellow",
     "paused": "magenta",
+    "queued": "blue",
     "outside": "",
     "gone": "dim",
 }

@@ -15,6 +15,9 @@ const std::vector<OptionInfo>& OptionTable() {
       {"job.priority", "TIDE_PRIORITY", "normal", "text", "guaranteed, normal or opportunistic."},
       {"job.limit", "TIDE_LIMIT", "0", "bytes", "Budget of the job at start; 0 means none."},
       {"job.min_memory", "TIDE_MIN_MEMORY", "0", "bytes", "Guaranteed share of the job."},
+      {"job.iterations", "TIDE_JOB_ITERATIONS", "0", "count",
+       "Iterations that the job will run in all, for turn policies that look ahead (srtf); 0 means "
+       "what tide.iterations says."},
       {"job.id", "TIDE_JOB_ID", "0", "count", "Set by `tide run` for its children."},
       {"device.capacity", "TIDE_CAPACITY", "0", "bytes",
        "Capacity of the CPU device; 0 means what the cgroup and free memory allow."},

@@ -144,6 +144,10 @@ py::dict Report() {
   dict["demoted_pages_total"] = arena.demoted_pages;
   dict["promoted_pages_total"] = arena.promoted_pages;
   dict["iterations"] = report.iterations;
+  const int64_t remaining_ns = Running().RemainingNanos();
+  dict["remaining_seconds"] = remaining_ns < 0
+                                  ? py::object(py::none())
+                                  : py::float_(static_cast<double>(remaining_ns) * 1e-9);
   dict["suspended"] = report.suspended;
   dict["suspend_seconds"] = report.suspend_seconds;
   dict["resume_seconds"] = report.resume_seconds;
@@ -171,6 +175,9 @@ void BindRuntime(py::module_& module) {
              "Waits for the turn. Raises KeyboardInterrupt.");
   module.def("end_iteration", &EndIteration, py::arg("continuing") = false,
              "Passes the turn on. `continuing`: the next iteration begins at once.");
+  module.def(
+      "expect_iterations", [](int64_t count) { Running().ExpectIterations(count); },
+      py::arg("count"), "The job will run `count` more iterations; 0: unknown.");
   module.def("leave", [] {
     py::gil_scoped_release release;
     Running().Leave().IgnoreError();

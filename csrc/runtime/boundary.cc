@@ -57,6 +57,7 @@ absl::Status Runtime::EndIteration(bool continuing) {
   }
   if (in_lane_) turn_->RecordIteration(absl::Nanoseconds(now - iteration_begin_ns_));
   own.iterations.store(iterations, std::memory_order_relaxed);
+  PredictRemaining(now - iteration_begin_ns_);
   if (in_lane_ && !keep_turn_) {
     turn_->SetLearning(Learning(iterations));
     turn_->Release(continuing);
@@ -72,6 +73,29 @@ absl::Status Runtime::EndIteration(bool continuing) {
   absl::MutexLock lock(&report_mu_);
   report_.gate_seconds_last = static_cast<double>(clock_.MonotonicNanos() - now) * 1e-9;
   return left;
+}
+
+void Runtime::ExpectIterations(int64_t count) {
+  if (options_.iterations > 0) return;  // the user has said how many the whole job has
+  const int64_t done = iterations_.load(std::memory_order_relaxed);
+  iterations_expected_.store(count > 0 ? done + count : 0, std::memory_order_relaxed);
+}
+
+void Runtime::PredictRemaining(int64_t last_iteration_ns) {
+  constexpr double kKept = 0.8;  // of the mean, at each iteration
+  const int64_t done = iterations_.load(std::memory_order_relaxed);
+  if (Learning(done - 1)) return;
+  const double last = static_cast<double>(last_iteration_ns);
+  mean_iteration_ns_ =
+      mean_iteration_ns_ > 0 ? kKept * mean_iteration_ns_ + (1 - kKept) * last : last;
+  const int64_t expected = options_.iterations > 0
+                               ? options_.iterations
+                               : iterations_expected_.load(std::memory_order_relaxed);
+  // More iterations than were said: nothing is known any more.
+  const bool known = expected >= done && expected > 0;
+  const double remaining_ns = static_cast<double>(expected - done) * mean_iteration_ns_;
+  slot().remaining_ns.store(known ? static_cast<int64_t>(remaining_ns) : -1,
+                            std::memory_order_relaxed);  // relaxed: one number
 }
 
 void Runtime::UpdateRecording() {

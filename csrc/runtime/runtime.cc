@@ -67,6 +67,7 @@ absl::StatusOr<JobOptions> JobOptions::FromOptions() {
         absl::StrCat("admission \"", admission, "\" is not one of stream, queue"));
   }
   options.queue = admission == "queue";
+  options.iterations = IntOption("job.iterations");
   if (options.lane < -1 || options.lane >= shm::kLaneCount) {
     return absl::InvalidArgumentError(
         absl::StrCat("lane ", options.lane, " is not between -1 (none) and ", shm::kLaneCount - 1));

@@ -41,7 +41,8 @@ struct JobOptions {
   int lane = 0;             // -1: none
   bool lane_fixed = false;  // somebody asked for this lane; else the admission rule chooses
   int lanes_max = 1;
-  bool queue = false;  // waits when it does not fit beside the others
+  int64_t iterations = 0;  // of the whole job; 0: not said
+  bool queue = false;      // waits when it does not fit beside the others
   int weight_milli = 1000;
   static absl::StatusOr<JobOptions> FromOptions();
 };
@@ -85,6 +86,8 @@ class Runtime {
   /// while waiting. Errors: Cancelled when it says so; nothing has begun then, and it may be called
   /// again.
   absl::Status BeginIteration(int phase, const std::function<bool()>& interrupted);
+  /// The job will run `count` more iterations; 0: unknown. Turn policies that look ahead use it.
+  void ExpectIterations(int64_t count);
   /// The job will run no more iterations for now (idle notebook, end of training).
   absl::Status Leave();
 
@@ -95,6 +98,8 @@ class Runtime {
   void CarryOutOrders();
 
   RuntimeReport Report();
+  /// Predicted service until the job ends; -1: unknown.
+  int64_t RemainingNanos() { return slot().remaining_ns.load(std::memory_order_relaxed); }
   std::string MemoryTable();
   arena::Arena& arena() { return *arena_; }
   shm::DeviceFile& device() { return *device_; }
@@ -157,6 +162,7 @@ class Runtime {
   PageCount BringBack();
   void StartStreaming();
   void UpdateRecording();
+  void PredictRemaining(int64_t last_iteration_ns);
 
   static void FillApi(TideCoreApi& api);
   void InstallForkHandlers();
@@ -192,6 +198,7 @@ class Runtime {
   std::deque<Bytes> scratch_history_;  // private scratch of the last iterations
   int64_t asked_at_ns_ = 0;            // when others last asked this job for memory
   int record_iterations_ = 0;          // left to record
+  double mean_iteration_ns_ = 0;       // of the measured ones, the last ones most
   double demote_bytes_per_s_ = 1e9;    // measured at every move; the first guess is a disk's
   double promote_bytes_per_s_ = 1e9;
 
@@ -200,6 +207,7 @@ class Runtime {
   std::unique_ptr<DaemonLink> link_ ABSL_GUARDED_BY(link_mu_);
   std::atomic<bool> suspended_{false};
   std::atomic<int64_t> iterations_{0};
+  std::atomic<int64_t> iterations_expected_{0};  // in all; 0: unknown
   std::atomic<int64_t> waited_ns_{0};
   std::atomic<int64_t> asked_in_vain_ns_{0};  // when others last had nothing to give
 

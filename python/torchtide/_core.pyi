@@ -5,7 +5,7 @@ from __future__ import annotations
 import collections.abc
 import typing
 import typing_extensions
-__all__: list[str] = ['Client', 'DaemonUnavailable', 'ElasticExchange', 'ElasticGroup', 'ProtocolError', 'Trace', 'api', 'begin_iteration', 'cluster_policies', 'draw_trace', 'elastic_create', 'elastic_plan', 'end_iteration', 'format_bytes', 'get_option', 'leave', 'memory_table', 'name', 'options', 'owns', 'parse_bytes', 'read_trace', 'recording', 'register', 'report', 'resume', 'runtime_dir', 'sample', 'set_limit', 'set_option', 'shutdown', 'simulate', 'start', 'started', 'suspend', 'validate']
+__all__: list[str] = ['Client', 'DaemonUnavailable', 'ElasticExchange', 'ElasticGroup', 'ProtocolError', 'Trace', 'api', 'begin_iteration', 'cluster_policies', 'draw_trace', 'elastic_create', 'elastic_plan', 'end_iteration', 'expect_iterations', 'format_bytes', 'get_option', 'leave', 'memory_table', 'name', 'options', 'owns', 'parse_bytes', 'read_trace', 'recording', 'register', 'report', 'resume', 'runtime_dir', 'sample', 'set_limit', 'set_option', 'shutdown', 'simulate', 'start', 'started', 'suspend', 'validate']
 class DaemonUnavailable(ConnectionError):
     pass
 class ProtocolError(RuntimeError):
@@ -118,6 +118,10 @@ def elastic_plan(workers: typing.SupportsInt | typing.SupportsIndex, processes: 
 def end_iteration(continuing: bool = False) -> None:
     """
     Passes the turn on. `continuing`: the next iteration begins at once.
+    """
+def expect_iterations(count: typing.SupportsInt | typing.SupportsIndex) -> None:
+    """
+    The job will run `count` more iterations; 0: unknown.
     """
 def format_bytes(bytes: typing.SupportsInt | typing.SupportsIndex) -> str:
     """

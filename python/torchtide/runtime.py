@@ -126,11 +126,16 @@ def _say_goodbye() -> None:
     _core.shutdown(1 if getattr(sys, "last_value", None) is not None else 0)
 
 
-def iterations(loader: Iterable[_T]) -> Iterator[_T]:
+def iterations(loader: Iterable[_T], *, total: int | None = None) -> Iterator[_T]:
     """Iterates over `loader`, one turn of the lane an iteration.
 
     Starts the runtime when it does not run yet. The boundary is where it costs least: at the first
     forward after an optimizer step where there is one, else at each batch.
+
+    Args:
+        loader: what to iterate over.
+        total: iterations that this process will still run, this loader included; default: the
+            length of `loader` where it has one. Turn policies that look ahead (srtf) use it.
 
     Yields:
         the batches of `loader`.
@@ -140,6 +145,7 @@ def iterations(loader: Iterable[_T]) -> Iterator[_T]:
         return
     source = iter(loader)
     GATE.adopt()
+    _core.expect_iterations(_length(loader) if total is None else total)
     try:
         while True:
             try:
@@ -150,6 +156,14 @@ def iterations(loader: Iterable[_T]) -> Iterator[_T]:
             yield batch
     finally:
         GATE.end()
+
+
+def _length(loader: object) -> int:
+    """Batches of a loader; 0 when it does not say: an IterableDataset's loader raises."""
+    try:
+        return len(loader)  # type: ignore[arg-type]
+    except (TypeError, NotImplementedError):
+        return 0
 
 
 def job(

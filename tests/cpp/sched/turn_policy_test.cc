@@ -134,6 +134,10 @@ TEST(SrtfTest, TheShortestRunsFirstAndTheUnknownLast) {
   EXPECT_EQ(NextTurn(TurnPolicyId::kSrtf, members, {}).next, SlotId(1));
   members[1].ready = false;
   EXPECT_EQ(NextTurn(TurnPolicyId::kSrtf, members, {}).next, SlotId(0));
+  members[2].ready = true;
+  members[0].learning = true;
+  EXPECT_EQ(NextTurn(TurnPolicyId::kSrtf, members, {}).next, SlotId(0))
+      << "a newcomer is measured before anything long goes on";
 }
 
 TEST(PackTest, TurnsGoAroundByArrivalQuantumByQuantum) {

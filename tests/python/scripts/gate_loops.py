@@ -468,5 +468,22 @@ def boundaries_by_hand_count():
             tide.runtime.boundary()
 
 
+@check
+def the_remaining_time_is_predicted_from_the_length_of_the_loader():
+    model, optimizer = model_and_optimizer()
+    warmed_up(model, optimizer)
+    seen = []
+    for inputs, targets in tide.iterations(batches(40)):
+        train(model, optimizer, inputs, targets)
+        seen.append(tide.report()["remaining_seconds"])
+    assert seen[10] > seen[-2] > 0, seen
+    for _ in tide.iterations(batches(3), total=1000):
+        pass
+    assert tide.report()["remaining_seconds"] > 5 * seen[10], seen
+    for _ in tide.iterations(iter(batches(3))):  # of no known length
+        pass
+    assert tide.report()["remaining_seconds"] is None
+
+
 if __name__ == "__main__":
     main()

@@ -114,6 +114,7 @@ absl::Status Runtime::JoinLane(LaneId lane) {
   in_lane_ = false;
   TIDE_RETURN_IF_ERROR(turn_->Join(lane, options_.weight_milli * 0.001,
                                    static_cast<sched::Priority>(options_.priority)));
+  turn_->SetLearning(!Measured());  // before its first turn as well
   in_lane_ = true;
   lane_ = lane;
   return absl::OkStatus();

@@ -84,7 +84,7 @@ void Runtime::ExpectIterations(int64_t count) {
 void Runtime::PredictRemaining(int64_t last_iteration_ns) {
   constexpr double kKept = 0.8;  // of the mean, at each iteration
   const int64_t done = iterations_.load(std::memory_order_relaxed);
-  if (Learning(done - 1)) return;
+  if (Learning(done)) return;  // the last learning iteration gives the first prediction
   const double last = static_cast<double>(last_iteration_ns);
   mean_iteration_ns_ =
       mean_iteration_ns_ > 0 ? kKept * mean_iteration_ns_ + (1 - kKept) * last : last;

@@ -1,4 +1,4 @@
-"""A small transformer: gradient accumulation, bfloat16 autocast, clipping, warm-up, averaged weights."""
+"""A small transformer: accumulated gradients, bfloat16, clipping, warm-up, averaged weights."""
 
 import copy
 import math
@@ -63,5 +63,9 @@ for step in range(STEPS):
             mean.lerp_(now, 0.1)
     print(f"step {step} loss {total:.4f} norm {norm:.3f} lr {scheduler.get_last_lr()[0]:.2e}")
 
-state = {"model": model.state_dict(), "average": average.state_dict(), "adam": optimizer.state_dict()}
-torch.save(state, "result.pt")
+state = {
+    "model": model.state_dict(),
+    "average": average.state_dict(),
+    "adam": optimizer.state_dict(),
+}
+torch.save(state | {"adam": optimizer.state_dict()}, "result.pt")

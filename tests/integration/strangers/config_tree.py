@@ -1,4 +1,4 @@
-"""A tree of settings with targets to instantiate and overrides on the command line; changes folder."""
+"""A tree of settings with targets to instantiate and overrides as arguments; changes folder."""
 
 import importlib
 import json

@@ -1,4 +1,4 @@
-"""Reinforcement learning style: a target network, a replay buffer that grows, evaluation between steps."""
+"""Reinforcement learning: a target network, a replay buffer that grows, evaluation inside."""
 
 import copy
 from collections import deque
@@ -13,7 +13,11 @@ ACTIONS, STATE = 8, 256
 
 def network():
     return nn.Sequential(
-        nn.Linear(STATE, 1024), nn.ReLU(), nn.Linear(1024, 1024), nn.ReLU(), nn.Linear(1024, ACTIONS)
+        nn.Linear(STATE, 1024),
+        nn.ReLU(),
+        nn.Linear(1024, 1024),
+        nn.ReLU(),
+        nn.Linear(1024, ACTIONS),
     )
 
 

@@ -1,4 +1,4 @@
-"""Style transfer's way to optimize: LBFGS over an image, a frozen network, a closure it calls often."""
+"""Style transfer's way: LBFGS over an image, a frozen network, a closure called often."""
 
 import torch
 import torch.nn.functional as F

@@ -2,9 +2,7 @@
 
 import torch
 
-model = torch.nn.Sequential(
-    torch.nn.Linear(512, 1024), torch.nn.ReLU(), torch.nn.Linear(1024, 512)
-)
+model = torch.nn.Sequential(torch.nn.Linear(512, 1024), torch.nn.ReLU(), torch.nn.Linear(1024, 512))
 optimizer = torch.optim.Adam(model.parameters())
 while True:
     batch = torch.randn(256, 512)

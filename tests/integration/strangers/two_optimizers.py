@@ -1,4 +1,4 @@
-"""A GAN: two optimizers that take turns, a fixed noise that lives for ever, samples kept on the way."""
+"""A GAN: two optimizers that take turns, noise that lives for ever, samples kept on the way."""
 
 import torch
 from torch import nn

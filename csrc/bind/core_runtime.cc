@@ -175,6 +175,13 @@ void BindRuntime(py::module_& module) {
     py::gil_scoped_release release;
     Running().Leave().IgnoreError();
   });
+  module.def(
+      "carry_out_orders",
+      [] {
+        py::gil_scoped_release release;
+        Running().CarryOutOrders();
+      },
+      "Carries out what was asked of the job, between two iterations and on the thread of them.");
   module.def("recording", [] { return Running().arena().recording(); });
   module.def("set_limit", &SetLimit, py::arg("limit"), py::arg("guaranteed") = 0,
              py::arg("now") = true);

@@ -5,7 +5,10 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import pathlib
+import re
+import shutil
 import subprocess
+import sys
 import sysconfig
 import venv
 import zipfile
@@ -14,6 +17,12 @@ import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "python" / "torchtide"
+
+#: What any Linux with glibc and a C++ runtime has.
+RUNTIME_LIBRARIES = (
+    "ld-linux", "libc.so", "libm.so", "libdl.so", "libpthread.so", "librt.so", "libgcc_s.so",
+    "libstdc++.so", "linux-vdso", "statically",
+)  # fmt: skip
 
 pytestmark = pytest.mark.slow
 
@@ -34,6 +43,43 @@ def wheel() -> pathlib.Path:
     return ROOT / result.stdout.strip().splitlines()[-1]
 
 
+def closure(*names: str) -> set[str]:
+    """Distributions and what they require, by name, extras left out."""
+    seen: set[str] = set()
+    queue = list(names)
+    while queue:
+        name = re.split(r"[^A-Za-z0-9._-]", queue.pop())[0].lower().replace("_", "-")
+        if name in seen:
+            continue
+        seen.add(name)
+        for requirement in importlib.metadata.distribution(name).requires or []:
+            if ";" not in requirement:  # a marker: an extra, another system or Python
+                queue.append(requirement)
+    return seen
+
+
+@pytest.fixture(scope="module")
+def base(wheel: pathlib.Path, tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    """bin/ of a new environment with the wheel and what pip would install with it: no torch."""
+    folder = tmp_path_factory.mktemp("base") / "venv"
+    install(wheel, folder)
+    [site] = folder.glob("lib/python*/site-packages")
+    for name in closure("msgpack", "typer", "rich"):
+        for file in importlib.metadata.distribution(name).files or []:
+            if ".." not in file.parts and "__pycache__" not in file.parts:
+                (site / file).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(str(file.locate()), site / file)
+    return folder / "bin"
+
+
+def install(wheel: pathlib.Path, folder: pathlib.Path) -> None:
+    """A new environment with nothing but the wheel."""
+    venv.create(folder, symlinks=True)
+    pip = [sys.executable, "-m", "pip", "--python", folder / "bin" / "python"]
+    options = ["--no-deps", "--no-index", "--disable-pip-version-check"]
+    subprocess.run([*pip, "install", "-q", *options, wheel], check=True, timeout=300)
+
+
 @pytest.fixture(scope="module")
 def clean(wheel: pathlib.Path, tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     """bin/ of a new environment with the wheel; what it depends on comes from ours by a path file.
@@ -41,9 +87,7 @@ def clean(wheel: pathlib.Path, tmp_path_factory: pytest.TempPathFactory) -> path
     Installing torch again would take minutes.
     """
     folder = tmp_path_factory.mktemp("clean") / "venv"
-    venv.create(folder, with_pip=True, symlinks=True)
-    command = [folder / "bin" / "python", "-m", "pip", "install", "-q", "--no-deps", "--no-index"]
-    subprocess.run([*command, wheel], check=True, timeout=300)
+    install(wheel, folder)
     [site] = folder.glob("lib/python*/site-packages")
     (site / "dependencies.pth").write_text(sysconfig.get_paths()["purelib"] + "\n")
     return folder / "bin"
@@ -77,6 +121,40 @@ def test_the_wheel_carries_modules_daemon_types_and_injection(wheel: pathlib.Pat
     assert not [
         name for name in names if name.startswith(("tests/", "csrc/")) or "__pycache__" in name
     ]
+
+
+def test_the_wheel_brings_its_libraries_and_its_name_says_where_it_runs(
+    wheel: pathlib.Path, base: pathlib.Path
+) -> None:
+    assert re.search(r"-manylinux_2_\d\d_x86_64\.whl$", wheel.name), wheel.name
+    [package] = base.parent.glob("lib/python*/site-packages/torchtide")
+    [libraries] = base.parent.glob("lib/python*/site-packages/torchtide.libs")
+    objects = [package / "bin" / "tided", *package.glob("_core*.so"), *libraries.glob("*.so*")]
+    assert len(objects) > 10
+    for path in objects:
+        for line in run(["ldd", path], base).splitlines():
+            name, _, target = line.strip().partition(" => ")
+            needed = pathlib.PurePath(name.split()[0]).name
+            ours = os.path.normpath(target.split(" (")[0]).startswith(f"{libraries}/")
+            assert ours or needed.startswith(RUNTIME_LIBRARIES), f"{path.name} needs {line}"
+
+
+def test_the_base_install_is_enough_for_the_command_line(base: pathlib.Path) -> None:
+    missing = "import importlib.util as u; print([n for n in {} if u.find_spec(n)])"
+    names = ["torch", "numpy", "textual", "matplotlib", "IPython"]
+    assert run([base / "python", "-c", missing.format(names)], base) == "[]\n"
+    for words in (["--help"], ["doctor", "--json"], ["config"], ["run", "--", "true"], ["ps"]):
+        run([base / "tide", *words], base)
+    assert "none in this Python" in run([base / "tide", "doctor"], base)
+    run([base / "tide", "shutdown"], base)
+
+
+def test_the_import_takes_little_time(base: pathlib.Path) -> None:
+    code = (
+        "import time; t = time.process_time(); import torchtide, torchtide.runtime; "
+        "print(time.process_time() - t)"
+    )
+    assert min(float(run([base / "python", "-c", code], base)) for _ in range(5)) < 0.15
 
 
 def test_the_installed_package_imports_from_where_it_was_installed(clean: pathlib.Path) -> None:

@@ -95,9 +95,9 @@ class ElasticGroup:
         ...
 def api() -> typing_extensions.CapsuleType:
     ...
-def begin_iteration(phase: typing.SupportsInt | typing.SupportsIndex = 0) -> None:
+def begin_iteration(phase: typing.SupportsInt | typing.SupportsIndex = 0, on_paused: typing.Any = None) -> None:
     """
-    Waits for the turn. Raises KeyboardInterrupt.
+    Waits for the turn; `on_paused` is called when the job is found paused. Raises KeyboardInterrupt.
     """
 def carry_out_orders() -> None:
     """

@@ -14,7 +14,7 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-from torchtide import _core
+from torchtide import _core, _notice
 
 _EVALUATION = 1
 _FIRST_TRAINING_PHASE = 2
@@ -58,6 +58,7 @@ class Gate:
         self._forward_since_step = False
         self._forward_since_batch = False
         self.phase = _FIRST_TRAINING_PHASE
+        self._notice = _notice.PauseNotice()
         self._thread: int | None = None
         self._stepped_optimizers: list[int] = []
         self._phases: dict[tuple[int, ...], int] = {}
@@ -243,7 +244,8 @@ class Gate:
         if self.on_first_iteration is not None:
             first, self.on_first_iteration = self.on_first_iteration, None
             first()
-        _core.begin_iteration(phase)
+        _core.begin_iteration(phase, self._notice.paused)
+        self._notice.running()
         self.open = True
         self.stepped = False
         self.phase = phase

@@ -122,7 +122,7 @@ class Extension:
         GATE.adopt()
 
     def attend(self) -> None:
-        """Carries out what was asked of the job from outside while no cell runs; again and again."""
+        """Carries out what others ask of the job while no cell runs; again and again."""
         if not GATE.open:
             _core.carry_out_orders()
         with contextlib.suppress(RuntimeError):

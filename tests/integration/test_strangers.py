@@ -190,12 +190,16 @@ def squeeze(daemon: Daemon, now: dict[str, Any]) -> None:
         assert answer["status"] == "applied", answer
 
 
-def suspend(daemon: Daemon, name: str) -> None:
-    """Takes a job's memory out, looks at it, brings it back."""
+def suspend(machine: Machine, daemon: Daemon, name: str) -> None:
+    """Takes a job's memory out, looks at it, waits until its user was told, brings it back."""
     before = daemon.command("pause", job=name, timeout_ms=60_000)
     assert before["status"] == "done", before
     still = record(daemon, name)
     assert still["state"] == "paused" and still["resident"] <= 64 * MIB, still
+    end = time.monotonic() + DEADLINE_S
+    while f"{name} is paused" not in machine.log(name):
+        assert time.monotonic() < end, machine.log(name)
+        daemon.followed(0.02)
     daemon.command("resume", job=name, timeout_ms=60_000)
 
 
@@ -215,9 +219,11 @@ def play(machine: Machine, stranger: Stranger, modes: set[str]) -> None:
                 squeeze(daemon, now)
             reach(machine, daemon, "stranger", stranger.middle, job)
             if "suspend" in modes:
-                suspend(daemon, "stranger")
+                suspend(machine, daemon, "stranger")
         assert job.wait(DEADLINE_S) == 0, machine.log("stranger")
-    assert "torchtide:" not in machine.log("stranger")
+    log = machine.log("stranger")
+    assert "not hooked" not in log
+    assert ("stranger is paused" in log and "goes on after" in log) == ("suspend" in modes), log
     if "lane" in modes:
         assert neighbour.poll() is None, machine.log("neighbour")
 

@@ -58,17 +58,22 @@ def closure(*names: str) -> set[str]:
     return seen
 
 
+def copy_requirements(site: pathlib.Path) -> None:
+    """What the base install requires, copied from our environment: no network is needed."""
+    for name in closure("msgpack", "typer", "rich"):
+        for file in importlib.metadata.distribution(name).files or []:
+            if ".." not in file.parts and "__pycache__" not in file.parts:
+                (site / file).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(str(file.locate()), site / file)
+
+
 @pytest.fixture(scope="module")
 def base(wheel: pathlib.Path, tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     """bin/ of a new environment with the wheel and what pip would install with it: no torch."""
     folder = tmp_path_factory.mktemp("base") / "venv"
     install(wheel, folder)
     [site] = folder.glob("lib/python*/site-packages")
-    for name in closure("msgpack", "typer", "rich"):
-        for file in importlib.metadata.distribution(name).files or []:
-            if ".." not in file.parts and "__pycache__" not in file.parts:
-                (site / file).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(str(file.locate()), site / file)
+    copy_requirements(site)
     return folder / "bin"
 
 
@@ -180,3 +185,28 @@ for batch in torchtide.iterations([torch.ones(4, 1024)] * 3):
 print("trained", model.weight.grad.shape)
 """
     assert "trained" in run([clean / "python", "-c", code], clean)
+
+
+@pytest.mark.skipif("TIDE_TEST_ROOT" not in os.environ, reason="TIDE_TEST_ROOT names no root")
+def test_a_minimal_debian_needs_no_package_more_than_python(wheel: pathlib.Path) -> None:
+    """As root, after `debootstrap --variant=minbase --include=python3 bookworm FOLDER`."""
+    root = pathlib.Path(os.environ["TIDE_TEST_ROOT"])
+    site = root / "opt" / "site"
+    shutil.rmtree(site, ignore_errors=True)
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(site)
+    (site / "torchtide" / "bin" / "tided").chmod(0o755)
+    copy_requirements(site)
+    trace = "job_id,submit_s,gpus,duration_s\n1,0,1,60\n2,5,2,30\n"
+    (root / "opt" / "trace.csv").write_text(trace)
+    kept = {"PATH": "/usr/sbin:/usr/bin:/bin", "HOME": "/root", "PYTHONPATH": "/opt/site"}
+    kept |= {"TIDE_RUNTIME_DIR": "/opt/run", "TIDE_CAPACITY": "1GiB"}
+    tide = ["chroot", str(root), "python3", "-m", "torchtide"]
+    for words in (
+        ["run", "--", "true"],
+        ["ps"],
+        ["simulate", "/opt/trace.csv", "-p", "srtf", "--cluster", "2"],
+        ["shutdown"],
+    ):
+        ended = subprocess.run([*tide, *words], env=kept, capture_output=True, text=True)
+        assert ended.returncode == 0, (words, ended.stdout, ended.stderr)

@@ -1,7 +1,7 @@
 """Training scripts of many habits, none of which knows of torchtide: the results are plain torch's.
 
 Each script of strangers/ runs once as it is and then under `tide run`. Its result, saved by the
-script itself, must be equal bit by bit. A few scripts go through everything at the same time (a lane
+script itself, must be equal bit by bit. A few go through everything at the same time (a lane
 beside another job, a limit of 60 %, a suspend and a resume in the middle); with
 TIDE_TEST_STRANGERS=all every script does, and through each of these alone as well.
 """
@@ -16,7 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import cli_processes as processes
@@ -43,7 +43,7 @@ class Stranger:
     middle: int  # boundaries that it has passed by then
     runs: tuple[tuple[str, ...], ...] = ((),)
     result: str = "result.pt"
-    variables: dict[str, str] = field(default_factory=dict)
+    package: str = "torch"  # that it needs
 
 
 STRANGERS = (
@@ -58,6 +58,9 @@ STRANGERS = (
     Stranger("evaluation_inside", 40),
     Stranger("resume", 8, runs=(("1",), ("4",))),
     Stranger("lbfgs", 12),
+    Stranger("hf_trainer", 8, package="transformers"),
+    Stranger("lightning_module", 10, package="lightning"),
+    Stranger("accelerate_loop", 10, package="accelerate"),
 )
 
 
@@ -80,6 +83,7 @@ def plain() -> Iterator[Callable[[Stranger], Any]]:
     with tempfile.TemporaryDirectory(prefix="tide-plain-") as top:
 
         def result(stranger: Stranger) -> Any:
+            pytest.importorskip(stranger.package)
             if stranger.name not in known:
                 folder = pathlib.Path(top) / stranger.name
                 folder.mkdir()

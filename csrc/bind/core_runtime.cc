@@ -22,17 +22,38 @@ Runtime& Running() {
   return *runtime;
 }
 
-/// Ctrl-C while waiting: Python's handlers run, and an exception they raise ends the wait.
-bool Interrupted() {
-  py::gil_scoped_acquire gil;
-  return PyErr_CheckSignals() != 0;
-}
+/// Asked again and again while an iteration waits to begin.
+class Wait {
+ public:
+  explicit Wait(const py::object& on_paused) : on_paused_(on_paused), told_(on_paused.is_none()) {}
 
-void BeginIteration(int phase) {
+  /// Ctrl-C: Python's handlers run, and an exception they raise ends the wait. The first time that
+  /// the job is found paused, its user is told.
+  bool Interrupted() {
+    py::gil_scoped_acquire gil;
+    if (!told_ && Running().Report().suspended) {
+      told_ = true;
+      try {
+        on_paused_();
+      } catch (py::error_already_set& error) {
+        error.restore();
+        return true;
+      }
+    }
+    return PyErr_CheckSignals() != 0;
+  }
+
+ private:
+  const py::object& on_paused_;  // the caller's; touched with the GIL held
+  bool told_;
+};
+
+void BeginIteration(int phase, const py::object& on_paused) {
   absl::Status status;
+  Wait wait(on_paused);
   {
     py::gil_scoped_release release;
-    status = Running().BeginIteration(phase, Interrupted);
+    status = Running().BeginIteration(phase, [&wait] { return wait.Interrupted(); });
   }
   if (PyErr_Occurred() != nullptr) throw py::error_already_set();
   tide::bind::ThrowIfError(status);
@@ -172,7 +193,9 @@ void BindRuntime(py::module_& module) {
   module.def("started", [] { return Runtime::Current() != nullptr; });
   module.def("api", [] { return py::capsule(Running().api(), TIDE_CORE_API_CAPSULE); });
   module.def("begin_iteration", &BeginIteration, py::arg("phase") = 0,
-             "Waits for the turn. Raises KeyboardInterrupt.");
+             py::arg("on_paused") = py::none(),
+             "Waits for the turn; `on_paused` is called when the job is found paused. Raises "
+             "KeyboardInterrupt.");
   module.def("end_iteration", &EndIteration, py::arg("continuing") = false,
              "Passes the turn on. `continuing`: the next iteration begins at once.");
   module.def(
@@ -182,6 +205,13 @@ void BindRuntime(py::module_& module) {
     py::gil_scoped_release release;
     Running().Leave().IgnoreError();
   });
+  module.def(
+      "carry_out_orders",
+      [] {
+        py::gil_scoped_release release;
+        Running().CarryOutOrders();
+      },
+      "Carries out what was asked of the job, between two iterations and on the thread of them.");
   module.def("recording", [] { return Running().arena().recording(); });
   module.def("set_limit", &SetLimit, py::arg("limit"), py::arg("guaranteed") = 0,
              py::arg("now") = true);

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from torchtide.runtime import start as start
 
 _RUNTIME = {"iterations", "job", "start", "set_limit", "pause", "resume", "report"}
-_MODULES = {"memory", "runtime", "errors", "cli", "elastic"}
+_MODULES = {"memory", "runtime", "errors", "cli", "elastic", "notebook"}
+_NOTEBOOK = {"load_ipython_extension", "unload_ipython_extension"}
 
 __all__ = ["__version__", "elastic", "errors", "memory", *sorted(_RUNTIME)]
 
@@ -34,4 +35,6 @@ def __getattr__(name: str) -> Any:
         return importlib.import_module(f"torchtide.{name}")
     if name in _RUNTIME:
         return getattr(importlib.import_module("torchtide.runtime"), name)
+    if name in _NOTEBOOK:  # %load_ext torchtide
+        return getattr(importlib.import_module("torchtide.notebook"), name)
     raise AttributeError(f"module 'torchtide' has no attribute {name!r}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import collections.abc
 import typing
 import typing_extensions
-__all__: list[str] = ['Client', 'DaemonUnavailable', 'ElasticExchange', 'ElasticGroup', 'ProtocolError', 'Trace', 'api', 'begin_iteration', 'cluster_policies', 'draw_trace', 'elastic_create', 'elastic_plan', 'end_iteration', 'expect_iterations', 'format_bytes', 'get_option', 'leave', 'memory_table', 'name', 'options', 'owns', 'parse_bytes', 'read_trace', 'recording', 'register', 'report', 'resume', 'runtime_dir', 'sample', 'set_limit', 'set_option', 'shutdown', 'simulate', 'start', 'started', 'suspend', 'validate']
+__all__: list[str] = ['Client', 'DaemonUnavailable', 'ElasticExchange', 'ElasticGroup', 'ProtocolError', 'Trace', 'api', 'begin_iteration', 'carry_out_orders', 'cluster_policies', 'draw_trace', 'elastic_create', 'elastic_plan', 'end_iteration', 'expect_iterations', 'format_bytes', 'get_option', 'leave', 'memory_table', 'name', 'options', 'owns', 'parse_bytes', 'read_trace', 'recording', 'register', 'report', 'resume', 'runtime_dir', 'sample', 'set_limit', 'set_option', 'shutdown', 'simulate', 'start', 'started', 'suspend', 'validate']
 class DaemonUnavailable(ConnectionError):
     pass
 class ProtocolError(RuntimeError):
@@ -95,9 +95,13 @@ class ElasticGroup:
         ...
 def api() -> typing_extensions.CapsuleType:
     ...
-def begin_iteration(phase: typing.SupportsInt | typing.SupportsIndex = 0) -> None:
+def begin_iteration(phase: typing.SupportsInt | typing.SupportsIndex = 0, on_paused: typing.Any = None) -> None:
     """
-    Waits for the turn. Raises KeyboardInterrupt.
+    Waits for the turn; `on_paused` is called when the job is found paused. Raises KeyboardInterrupt.
+    """
+def carry_out_orders() -> None:
+    """
+    Carries out what was asked of the job, between two iterations and on the thread of them.
     """
 def cluster_policies() -> list[tuple[str, str]]:
     """

@@ -3,19 +3,25 @@
 An iteration ends with an optimizer step, but the turn is given up at the *next* forward of the
 outermost module: by then gradients and outputs of the step are gone, so almost nothing has to leave
 the lane. Gradient accumulation has no step and so no boundary; several optimizers that step one
-after the other give one boundary.
+after the other give one boundary. A loop that updates its weights by hand shows itself by many
+backward passes without any optimizer: each of them then stands for a step.
 """
 
 from __future__ import annotations
 
+import functools
 import threading
 from collections.abc import Callable
 from typing import Any
 
-from torchtide import _core
+from torchtide import _core, _notice
 
 _EVALUATION = 1
 _FIRST_TRAINING_PHASE = 2
+#: So many backward passes without an optimizer's step are a loop that needs none. More than most
+#: scripts accumulate before their first step; where one does, a boundary too many costs copies, no
+#: value.
+_BY_HAND_AFTER = 16
 
 
 class _RootHook:
@@ -52,9 +58,13 @@ class Gate:
         self._forward_since_step = False
         self._forward_since_batch = False
         self.phase = _FIRST_TRAINING_PHASE
+        self._notice = _notice.PauseNotice()
         self._thread: int | None = None
         self._stepped_optimizers: list[int] = []
         self._phases: dict[tuple[int, ...], int] = {}
+        self._by_hand = True  # no optimizer has been seen
+        self._backwards = 0  # of a process without optimizers
+        self._backwards_since_forward = 0
         self._arm: Callable[[bool], None] = lambda on: None
         self._armed = False
         self._root_hook = _RootHook(self)
@@ -64,16 +74,50 @@ class Gate:
     def install(self, arm: Callable[[bool], None]) -> None:
         """Sets the hooks in torch; `arm` starts and stops the operator gate."""
         import torch
-        from torch.optim.optimizer import register_optimizer_step_post_hook
+        from torch.optim import optimizer
 
         self._arm = arm
-        register_optimizer_step_post_hook(self._after_step)
+        self._wrap_backward()
+        optimizer.register_optimizer_step_pre_hook(self._before_step)
+        optimizer.register_optimizer_step_post_hook(self._after_step)
         self._look_for_root()
         self._wrap_scaler(torch.amp.GradScaler)
         self._wrap_loader()
         _let_orphans_go()
 
     # -- what torch tells us ---------------------------------------------------------------
+
+    def _wrap_backward(self) -> None:
+        """A loop that updates its weights by hand has no other sign; gone with the first step."""
+        import torch
+
+        backward = torch.autograd.backward
+
+        @functools.wraps(backward)
+        def wrapped(*args: Any, **kwargs: Any) -> None:
+            backward(*args, **kwargs)
+            if not self._by_hand:
+                if torch.autograd.backward is wrapped:
+                    torch.autograd.backward = backward
+            elif self._mine() and not _in_backward():
+                self._after_backward()
+
+        torch.autograd.backward = wrapped
+
+    def _after_backward(self) -> None:
+        """Stands for a step where no optimizer has been seen for long."""
+        self._backwards += 1
+        self._backwards_since_forward += 1
+        if self._backwards <= _BY_HAND_AFTER:
+            return
+        self._search_unless_gated()
+        if self._backwards_since_forward <= _BY_HAND_AFTER:
+            self.stepped = True  # the next forward of the outermost module is the better place
+        else:
+            self.boundary(_FIRST_TRAINING_PHASE)  # there are no modules
+
+    def _before_step(self, optimizer: Any, args: Any, kwargs: Any) -> None:
+        self._by_hand = False
 
     def _after_step(self, optimizer: Any, args: Any, kwargs: Any) -> None:
         if not self._mine():
@@ -87,8 +131,14 @@ class Gate:
         self.stepped = True
         if id(optimizer) not in self._stepped_optimizers:
             self._stepped_optimizers.append(id(optimizer))
-        # Another optimizer of the same iteration, or a model that no root is known of (the next
-        # fold, a notebook's next cell): the search costs one hook call.
+        self._search_unless_gated()
+
+    def _search_unless_gated(self) -> None:
+        """Looks for a root where none was seen before this step.
+
+        Another optimizer of the same iteration, or a model that no root is known of (the next fold,
+        a notebook's next cell): the search costs one hook call.
+        """
         self.gated = self._forward_since_step
         self._forward_since_step = False
         if not self.gated:
@@ -146,6 +196,7 @@ class Gate:
         if torch.compiler.is_compiling() or not self._mine() or _in_backward():
             return
         self.gated = True
+        self._backwards_since_forward = 0
         self._forward_since_step = True
         self._forward_since_batch = True
         if not torch.is_grad_enabled():
@@ -193,7 +244,8 @@ class Gate:
         if self.on_first_iteration is not None:
             first, self.on_first_iteration = self.on_first_iteration, None
             first()
-        _core.begin_iteration(phase)
+        _core.begin_iteration(phase, self._notice.paused)
+        self._notice.running()
         self.open = True
         self.stepped = False
         self.phase = phase

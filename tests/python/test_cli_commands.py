@@ -404,3 +404,29 @@ def test_an_answer_that_is_no_message_is_a_protocol_error(capsys: Said) -> None:
 def test_a_wrong_command_says_what_there_is(capsys: Said) -> None:
     assert main(["pss"], edges_of(two_jobs())) == 2
     assert "ps" in capsys.readouterr().err
+
+
+# ----------------------------------------------------------------------------------------------
+# help
+
+
+def test_each_help_page_ends_with_examples_that_the_command_line_understands(
+    capsys: Said,
+) -> None:
+    import shlex
+
+    from torchtide.cli import examples
+    from torchtide.cli.app import app
+    from typer.main import get_command
+
+    group = get_command(app)
+    names = {c.name or c.callback.__name__ for c in app.registered_commands if c.callback}
+    assert set(examples.LINES) == names
+    for name in sorted(names):
+        assert main([name, "--help"], edges_of(two_jobs())) == 0
+        shown = capsys.readouterr().out
+        for line in examples.LINES[name]:
+            assert f"  {line}\n" in shown
+            words = shlex.split(line)
+            assert words[:2] == ["tide", name]
+            group.commands[name].make_context(name, words[2:])  # type: ignore[attr-defined]

@@ -5,14 +5,18 @@ import pytest
 
 pytest.importorskip("torch")
 
-SCRIPT = "gate_loops.py"
+SCRIPTS = ("gate_loops.py", "gate_by_hand.py")
+CHECKS = [(script, name) for script in SCRIPTS for name in [*checks.names(script), "exit"]]
 
 
 @pytest.fixture(scope="module")
-def ended(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    return checks.run(SCRIPT, tmp_path_factory.mktemp("gate"), TIDE_LANE="-1")
+def ended(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, str]]:
+    return {
+        script: checks.run(script, tmp_path_factory.mktemp("gate"), TIDE_LANE="-1")
+        for script in SCRIPTS
+    }
 
 
-@pytest.mark.parametrize("check", [*checks.names(SCRIPT), "exit"])
-def test_loop(ended: dict[str, str], check: str) -> None:
-    checks.verify(ended, check)
+@pytest.mark.parametrize(("script", "check"), CHECKS)
+def test_loop(ended: dict[str, dict[str, str]], script: str, check: str) -> None:
+    checks.verify(ended[script], check)

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from torchtide.cli import exits
+from torchtide.cli import examples, exits
 from torchtide.cli.edges import Edges
 
 app = typer.Typer(
@@ -86,7 +86,7 @@ def tide(
     """
 
 
-@app.command(context_settings={"allow_interspersed_args": False})
+@app.command(context_settings={"allow_interspersed_args": False}, epilog=examples.of("run"))
 def run(
     context: typer.Context,
     command: Annotated[
@@ -125,7 +125,7 @@ def run(
         raise exits.Exit(runner.run(options, command, _edges(context)))
 
 
-@app.command()
+@app.command(epilog=examples.of("ps"))
 def ps(context: typer.Context, json_output: Json = False) -> None:
     """List the jobs."""
     from torchtide.cli import jobs
@@ -134,7 +134,7 @@ def ps(context: typer.Context, json_output: Json = False) -> None:
         raise exits.Exit(jobs.ps(_edges(context), json_output))
 
 
-@app.command()
+@app.command(epilog=examples.of("top"))
 def top(
     context: typer.Context,
     once: Annotated[bool, typer.Option("--once", help="Print one picture and end.")] = False,
@@ -149,7 +149,7 @@ def top(
         raise exits.Exit(viewer.top(edges, once=once, interval_s=interval, json_output=json_output))
 
 
-@app.command()
+@app.command(epilog=examples.of("limit"))
 def limit(
     context: typer.Context,
     job: Job,
@@ -164,7 +164,7 @@ def limit(
         raise exits.Exit(jobs.limit(_edges(context), job, size, timeout, json_output))
 
 
-@app.command()
+@app.command(epilog=examples.of("pause"))
 def pause(
     context: typer.Context, job: Job, timeout: Timeout = 60.0, json_output: Json = False
 ) -> None:
@@ -175,7 +175,7 @@ def pause(
         raise exits.Exit(jobs.pause(_edges(context), job, timeout, json_output))
 
 
-@app.command()
+@app.command(epilog=examples.of("resume"))
 def resume(
     context: typer.Context, job: Job, timeout: Timeout = 60.0, json_output: Json = False
 ) -> None:
@@ -186,7 +186,7 @@ def resume(
         raise exits.Exit(jobs.resume(_edges(context), job, timeout, json_output))
 
 
-@app.command()
+@app.command(epilog=examples.of("resize"))
 def resize(
     context: typer.Context,
     job: Annotated[str, typer.Argument(help="Name of a job started with --processes.")],
@@ -201,7 +201,7 @@ def resize(
         raise exits.Exit(elastic.resize(job, processes, timeout, json_output))
 
 
-@app.command()
+@app.command(epilog=examples.of("explain"))
 def explain(context: typer.Context, job: Job, json_output: Json = False) -> None:
     """Say why a job is slow, paused or small."""
     from torchtide.cli import jobs
@@ -210,7 +210,7 @@ def explain(context: typer.Context, job: Job, json_output: Json = False) -> None
         raise exits.Exit(jobs.explain(_edges(context), job, json_output))
 
 
-@app.command()
+@app.command(epilog=examples.of("events"))
 def events(
     context: typer.Context,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until Ctrl-C.")] = False,
@@ -234,7 +234,7 @@ def events(
         raise exits.Exit(code)
 
 
-@app.command()
+@app.command(epilog=examples.of("priority"))
 def priority(
     context: typer.Context,
     job: Job,
@@ -249,7 +249,7 @@ def priority(
         raise exits.Exit(jobs.priority(_edges(context), job, level, timeout, json_output))
 
 
-@app.command()
+@app.command(epilog=examples.of("policy"))
 def policy(
     context: typer.Context,
     words: Annotated[
@@ -265,7 +265,7 @@ def policy(
         raise exits.Exit(jobs.policy(_edges(context), words or [], json_output))
 
 
-@app.command()
+@app.command(epilog=examples.of("simulate"))
 def simulate(
     trace: Annotated[
         Path, typer.Argument(metavar="TRACE.csv", help="job_id,submit_s,gpus,duration_s.")
@@ -299,7 +299,7 @@ def simulate(
         raise exits.Exit(simulator.simulate(request))
 
 
-@app.command()
+@app.command(epilog=examples.of("config"))
 def config(
     context: typer.Context,
     reasons: Annotated[
@@ -314,7 +314,7 @@ def config(
         raise exits.Exit(printer.config(_edges(context), reasons, json_output))
 
 
-@app.command()
+@app.command(epilog=examples.of("doctor"))
 def doctor(context: typer.Context, json_output: Json = False) -> None:
     """Check this machine; each finding comes with its fix."""
     from torchtide.cli import doctor as examiner
@@ -323,7 +323,7 @@ def doctor(context: typer.Context, json_output: Json = False) -> None:
         raise exits.Exit(examiner.doctor(_edges(context), json_output))
 
 
-@app.command()
+@app.command(epilog=examples.of("shutdown"))
 def shutdown(context: typer.Context, json_output: Json = False) -> None:
     """End the daemon; jobs train on."""
     from torchtide.cli import jobs

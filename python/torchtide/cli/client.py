@@ -112,7 +112,12 @@ def suggesting(daemon: Daemon, job: str) -> Iterator[None]:
     try:
         yield
     except errors.NoSuchJob as error:
-        names = [str(record.get("name", "")) for record in daemon.query("ps").get("jobs", [])]
+        jobs = daemon.query("ps").get("jobs", [])
+        if any(job in (record.get("name"), str(record.get("id"))) for record in jobs):
+            error.available = f"{job} has ended"
+            error.advice = f"`tide explain {job}` says how; `tide ps` lists the jobs"
+            raise
+        names = [str(record.get("name", "")) for record in jobs]
         error.available = f'no job is called "{job}"' + known_jobs(job, names)
         error.advice = "`tide ps` lists the jobs"
         raise

@@ -43,6 +43,26 @@ def ps(edges: Edges, json_output: bool) -> int:
 
 def limit(edges: Edges, job: str, size: str, timeout_s: float, json_output: bool) -> int:
     """Sets the budget of a job and tells what that moved."""
+    data, wanted = _ordered_limit(edges, job, size, timeout_s)
+    status, name = str(data.get("status", "applied")), str(data.get("job") or job)
+    if json_output:
+        exits.emit_json({"ok": status != "pending", **data})
+    else:
+        print(text.fold(_limit_sentence(data, name, wanted, status)))
+    return exits.DEADLINE if status == "pending" else exits.OK
+
+
+def order_limit(edges: Edges, job: str, size: str, timeout_s: float) -> str:
+    """Sets the budget of a job; what came of it as a sentence."""
+    data, wanted = _ordered_limit(edges, job, size, timeout_s)
+    name, status = str(data.get("job") or job), str(data.get("status", "applied"))
+    return _limit_sentence(data, name, wanted, status)
+
+
+def _ordered_limit(
+    edges: Edges, job: str, size: str, timeout_s: float
+) -> tuple[dict[str, Any], int]:
+    """The daemon's answer to a limit, and the bytes that `size` stood for."""
     asked = f"tide limit {job} {size}"
     timeout_ms = _timeout_ms(timeout_s)
     fixed = None if size.strip().endswith("%") else _fixed_bytes(size, asked)
@@ -53,19 +73,13 @@ def limit(edges: Edges, job: str, size: str, timeout_s: float, json_output: bool
                 data = daemon.command("limit", job=job, bytes=wanted, timeout_ms=timeout_ms)
         except errors.LimitConflict as error:
             raise _conflict(error, job) from error
-    status = str(data.get("status", "applied"))
-    name = str(data.get("job") or job)
-    if status == "stale":
+    if data.get("status") == "stale":
         raise errors.Stale(
             "a newer limit overtook this one",
             asked=asked,
-            advice=f"`tide explain {name}` says which",
+            advice=f"`tide explain {data.get('job') or job}` says which",
         )
-    if json_output:
-        exits.emit_json({"ok": status != "pending", **data})
-    else:
-        print(text.fold(_limit_sentence(data, name, wanted, status)))
-    return exits.DEADLINE if status == "pending" else exits.OK
+    return data, wanted
 
 
 def pause(edges: Edges, job: str, timeout_s: float, json_output: bool) -> int:
@@ -84,12 +98,22 @@ def pause(edges: Edges, job: str, timeout_s: float, json_output: bool) -> int:
     if json_output:
         exits.emit_json({"ok": True, "predicted_ms": predicted, **data})
         return exits.OK
+    print(_pause_sentence(data, job))
+    return exits.OK
+
+
+def order_pause(edges: Edges, job: str, timeout_s: float) -> str:
+    """Pauses a job; what came of it as a sentence."""
+    with open_daemon(edges.connect, timeout_s + _ANSWER_MARGIN_S) as daemon:
+        data = daemon.command("pause", job=job, timeout_ms=_timeout_ms(timeout_s))
+    return _pause_sentence(data, job)
+
+
+def _pause_sentence(data: dict[str, Any], job: str) -> str:
     name = text.clean(str(data.get("job") or job))
     if data.get("status") == "already_paused":
-        print(f"{name} was paused already")
-    else:
-        print(f"{name} is paused{_took(data)}; `tide resume {name}` continues it")
-    return exits.OK
+        return f"{name} was paused already"
+    return f"{name} is paused{_took(data)}; `tide resume {name}` continues it"
 
 
 def resume(edges: Edges, job: str, timeout_s: float, json_output: bool) -> int:
@@ -102,44 +126,72 @@ def resume(edges: Edges, job: str, timeout_s: float, json_output: bool) -> int:
     if json_output:
         exits.emit_json({"ok": True, **data})
         return exits.OK
+    print(_resume_sentence(data, job))
+    return exits.OK
+
+
+def order_resume(edges: Edges, job: str, timeout_s: float) -> str:
+    """Brings a paused job back; what came of it as a sentence."""
+    with open_daemon(edges.connect, timeout_s + _ANSWER_MARGIN_S) as daemon:
+        data = daemon.command("resume", job=job, timeout_ms=_timeout_ms(timeout_s))
+    return _resume_sentence(data, job)
+
+
+def _resume_sentence(data: dict[str, Any], job: str) -> str:
     name = text.clean(str(data.get("job") or job))
     already = data.get("status") == "already_running"
-    print(f"{name} was running already" if already else f"{name} goes on{_took(data)}")
-    return exits.OK
+    return f"{name} was running already" if already else f"{name} goes on{_took(data)}"
 
 
 def explain(edges: Edges, job: str, json_output: bool) -> int:
     """Prints why a job is as it is, in the daemon's words."""
-    with open_daemon(edges.connect) as daemon, suggesting(daemon, job):
-        data = daemon.query("explain", job=job)
+    data, lines = explanation(edges, job)
     if json_output:
         exits.emit_json(data)
         return exits.OK
-    print(text.fold(str(data.get("text") or f"{job} is {data.get('state', 'unknown')}")))
+    for line in lines:
+        print(text.fold(line, len(line) - len(line.lstrip()) + 4))
+    return exits.OK
+
+
+def explanation(edges: Edges, job: str) -> tuple[dict[str, Any], list[str]]:
+    """Why a job is as it is: the daemon's answer, and its lines."""
+    with open_daemon(edges.connect) as daemon, suggesting(daemon, job):
+        data = daemon.query("explain", job=job)
+    lines = [str(data.get("text") or f"{job} is {data.get('state', 'unknown')}")]
     if data.get("ahead"):
-        print(text.fold("ahead of it: " + ", ".join(map(str, data["ahead"]))))
-    for advice in data.get("advice", []):
-        print(text.fold(f"do: {advice}", 4))
+        lines.append("ahead of it: " + ", ".join(map(str, data["ahead"])))
+    lines += [f"do: {advice}" for advice in data.get("advice", [])]
     events = data.get("events", [])
-    if events:
-        print("lately:")
+    lines += ["lately:"] if events else []
     for event in events:
         when = text.local_time(float(event.get("time", 0)), edges.now())
-        print(text.fold(f"  {when}  {event.get('text', '')}", len(when) + 4))
-    return exits.OK
+        lines.append(f"  {when}  {event.get('text', '')}")
+    return data, lines
 
 
 def priority(edges: Edges, job: str, level: str, timeout_s: float, json_output: bool) -> int:
     """Sets whom a job goes before and whom it gives way to."""
+    data, sentence = _ordered_priority(edges, job, level, timeout_s)
+    _show(json_output, {"ok": True, **data}, lambda: print(text.fold(sentence)))
+    return exits.OK
+
+
+def order_priority(edges: Edges, job: str, level: str, timeout_s: float) -> str:
+    """Sets a priority; what came of it as a sentence."""
+    return _ordered_priority(edges, job, level, timeout_s)[1]
+
+
+def _ordered_priority(
+    edges: Edges, job: str, level: str, timeout_s: float
+) -> tuple[dict[str, Any], str]:
     with (
         open_daemon(edges.connect, timeout_s + _ANSWER_MARGIN_S) as daemon,
         suggesting(daemon, job),
     ):
         timeout_ms = _timeout_ms(timeout_s)
         data = daemon.command("priority", job=job, priority=level, timeout_ms=timeout_ms)
-    sentence = str(data.get("text") or f"priority of {data.get('job', job)} is {level}")
-    _show(json_output, {"ok": True, **data}, lambda: print(text.fold(sentence)))
-    return exits.OK
+    return data, str(data.get("text") or f"priority of {data.get('job', job)} is {level}")
 
 
 def policy(edges: Edges, words: list[str], json_output: bool) -> int:

@@ -53,6 +53,23 @@ def console() -> Console:
 
 def jobs_table(jobs: Sequence[Record], width: int) -> Table:
     """Jobs as a table no wider than `width` cells: shorter numbers first, then fewer columns."""
+    columns, widths, short = fitting_columns(jobs, width)
+    table = _plain_table(gap=1 if short else 2)
+    for column, cells in zip(columns, widths, strict=True):
+        side: JustifyMethod = "right" if column.right else "left"
+        table.add_column(
+            column.header, justify=side, no_wrap=True, overflow="ellipsis", width=cells
+        )
+    for job in jobs:
+        table.add_row(*(cell(column, job, short) for column in columns))
+    return table
+
+
+def fitting_columns(jobs: Sequence[Record], width: int) -> tuple[list[Column], list[int], bool]:
+    """The columns that `width` cells have room for, their widths, and whether in short form.
+
+    Between two columns is a gap of two cells, of one in the short form.
+    """
     short = False
     columns = list(JOB_COLUMNS)
     while _width(columns, jobs, short) > width:
@@ -63,19 +80,10 @@ def jobs_table(jobs: Sequence[Record], width: int) -> Table:
         if expendable.droppable == 0:
             break
         columns.remove(expendable)
-    table = _plain_table(gap=1 if short else 2)
     widths = [_column_width(column, jobs, short) for column in columns]
-    widths[0] = max(
-        1, min(widths[0], width - sum(widths[1:]) - (len(widths) - 1) * (1 if short else 2))
-    )
-    for column, cells in zip(columns, widths, strict=True):
-        side: JustifyMethod = "right" if column.right else "left"
-        table.add_column(
-            column.header, justify=side, no_wrap=True, overflow="ellipsis", width=cells
-        )
-    for job in jobs:
-        table.add_row(*(_cell(column, job, short) for column in columns))
-    return table
+    rest = sum(widths[1:]) + (len(widths) - 1) * (1 if short else 2)
+    widths[0] = max(1, min(widths[0], width - rest))
+    return columns, widths, short
 
 
 def lanes_table(lanes: Sequence[Record]) -> Table:
@@ -185,7 +193,7 @@ JOB_COLUMNS: Final = (
 
 
 def _column_width(column: Column, jobs: Sequence[Record], short: bool) -> int:
-    return max(cell_len(column.header), *(cell_len(_shown(column, job, short)) for job in jobs))
+    return max([cell_len(column.header), *(cell_len(_shown(column, job, short)) for job in jobs)])
 
 
 def _width(columns: Sequence[Column], jobs: Sequence[Record], short: bool) -> int:
@@ -201,7 +209,8 @@ def _shown(column: Column, job: Record, short: bool) -> str:
     return clean((column.short if short else column.long)(job))
 
 
-def _cell(column: Column, job: Record, short: bool) -> Text:
+def cell(column: Column, job: Record, short: bool) -> Text:
+    """One cell of the table of jobs with its colour."""
     text = _shown(column, job, short)
     state = str(job.get("state", ""))
     style = _STYLES.get(state, "") if column.header == "STATE" else "dim" if state == "gone" else ""

@@ -1,7 +1,8 @@
-"""`tide top`: the machine, its jobs and the last events, drawn again and again."""
+"""`tide top`: the machine, its jobs and the last events; once, or live as a plain table of rich."""
 
 from __future__ import annotations
 
+import importlib.util
 import math
 import sys
 import threading
@@ -44,7 +45,11 @@ def top(edges: Edges, *, once: bool, interval_s: float, json_output: bool) -> in
             console = render.console()
             console.print(*picture(snapshot(daemon), console.width, None, edges.now()), sep="\n")
             return exits.OK
-    return _live(edges, interval_s)
+    if importlib.util.find_spec("textual") is None:
+        return _live(edges, interval_s)
+    from torchtide.cli.top_app import run_top
+
+    return run_top(edges, interval_s)
 
 
 def snapshot(daemon: Daemon) -> dict[str, Any]:

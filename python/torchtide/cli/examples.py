@@ -1,0 +1,33 @@
+"""What `tide COMMAND --help` ends with: lines that can be typed as they stand."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+LINES: Final[Mapping[str, tuple[str, ...]]] = {
+    "run": (
+        "tide run -- python train.py --epochs 3",
+        "tide run --limit 2GiB --priority opportunistic -- bash sweep.sh",
+        "tide run --processes 1:4 -- python examples/elastic_digits.py",
+    ),
+    "ps": ("tide ps", "tide ps --json"),
+    "top": ("tide top", "tide top --once"),
+    "limit": ("tide limit train 2GiB", "tide limit train 60%", "tide limit train none"),
+    "pause": ("tide pause train", "tide pause train --timeout 300"),
+    "resume": ("tide resume train",),
+    "resize": ("tide resize elastic_digits 2",),
+    "explain": ("tide explain train",),
+    "events": ("tide events -f", "tide events --job train --since 10m"),
+    "priority": ("tide priority train opportunistic",),
+    "policy": ("tide policy", "tide policy rr", "tide policy 1 srtf"),
+    "simulate": ("tide simulate trace.csv -p fifo -p srtf --cluster 64",),
+    "config": ("tide config --reasons",),
+    "doctor": ("tide doctor",),
+    "shutdown": ("tide shutdown",),
+}
+
+
+def of(command: str) -> str:
+    """The examples of a command; the mark in front keeps click from joining the lines."""
+    return "\b\nExamples:\n" + "\n".join(f"  {line}" for line in LINES[command])

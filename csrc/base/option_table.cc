@@ -61,6 +61,13 @@ const std::vector<OptionInfo>& OptionTable() {
        "How long an elastic job waits for its first processes before it begins with fewer."},
       {"need.wait_ms", "TIDE_NEED_WAIT_MS", "2000", "ms",
        "How long an allocation waits for others to give memory back before it fails."},
+      {"cuda.driver", "TIDE_CUDA_DRIVER", "libcuda.so.1", "text",
+       "The driver's library, looked up like any other; containers may need a path."},
+      {"cuda.spare_max", "TIDE_CUDA_SPARE_MAX", "128MiB", "bytes",
+       "Device memory kept for the next request, per device; given back before anybody is "
+       "refused."},
+      {"cuda.host_mapping", "TIDE_CUDA_HOST_MAPPING", "1", "bool",
+       "Let cold pages live in host memory that the device maps, where the driver offers it."},
       {"test.always_spill", "TIDE_TEST_ALWAYS_SPILL", "0", "bool",
        "Hostile configuration: every persistent page is demoted at every boundary."},
       {"test.always_suspend", "TIDE_TEST_ALWAYS_SUSPEND", "0", "bool",

@@ -8,6 +8,7 @@ void BindRuntime(py::module_& module);
 void BindClient(py::module_& module);
 void BindSim(py::module_& module);
 void BindElastic(py::module_& module);
+void BindCuda(py::module_& module);
 
 PYBIND11_MODULE(_core, module) {
   module.doc() =
@@ -18,4 +19,5 @@ PYBIND11_MODULE(_core, module) {
   BindClient(module);
   BindSim(module);
   BindElastic(module);
+  BindCuda(module);
 }

@@ -6,6 +6,7 @@
 
 #include "runtime/core_api.h"
 #include "torch_hooks/cpu_allocator.h"
+#include "torch_hooks/cuda_slots.h"
 #include "torch_hooks/op_gate.h"
 
 namespace py = pybind11;
@@ -27,6 +28,12 @@ PYBIND11_MODULE(TIDE_TORCH_MODULE, module) {
       "install_cpu_allocator",
       [](const py::capsule& api) { return tide::torch_hooks::InstallCpuAllocator(Api(api)); },
       "Sets the CPU allocator; returns an empty string or the reason why not.");
+  module.def(
+      "install_cuda_slots",
+      [](const py::capsule& api) { return tide::torch_hooks::InstallCudaSlots(Api(api)); },
+      "Points PyTorch's table of driver calls at the core; returns an empty string or why not.");
+  module.def("remove_cuda_slots", &tide::torch_hooks::RemoveCudaSlots);
+  module.def("cuda_slots_installed", &tide::torch_hooks::CudaSlotsInstalled);
   module.def("cpu_allocator_installed", &tide::torch_hooks::CpuAllocatorInstalled);
   module.def(
       "arm_op_gate",

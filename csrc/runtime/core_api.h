@@ -15,6 +15,13 @@ enum TideAllocateResult {
   TIDE_OUT_OF_MEMORY = 2,  // message_out explains; raise the framework's out-of-memory error
 };
 
+/// One entry of a framework's table of driver calls: what may stand there now, and what shall.
+struct TideCudaCall {
+  const char* name;
+  void* replacement;          // with the driver's own signature
+  const void* candidates[3];  // addresses of the driver's call; null: none
+};
+
 struct TideCoreApi {
   uint32_t version;
   uint32_t struct_size;
@@ -26,4 +33,7 @@ struct TideCoreApi {
   /// Called for each operator while the gate is armed: its number, then what it uses.
   void (*next_operator)(void);
   void (*touch)(const void* pointer, size_t size);
+  /// Null and 0 until device memory has been started.
+  const struct TideCudaCall* cuda_calls;
+  int32_t cuda_call_count;
 };

@@ -264,6 +264,7 @@ std::string Runtime::MemoryTable() {
 }
 
 void Runtime::FillApi(TideCoreApi& api) {
+  api = TideCoreApi{};
   api.version = TIDE_CORE_API_VERSION;
   api.struct_size = sizeof(TideCoreApi);
   api.allocate = [](size_t size, void** out, char* message_out, size_t message_size) -> int {

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from torchtide import cuda as cuda
     from torchtide import memory as memory
     from torchtide.elastic import elastic as elastic
     from torchtide.runtime import iterations as iterations
@@ -22,10 +23,10 @@ if TYPE_CHECKING:
     from torchtide.runtime import start as start
 
 _RUNTIME = {"iterations", "job", "start", "set_limit", "pause", "resume", "report"}
-_MODULES = {"memory", "runtime", "errors", "cli", "elastic", "notebook"}
+_MODULES = {"cuda", "memory", "runtime", "errors", "cli", "elastic", "notebook"}
 _NOTEBOOK = {"load_ipython_extension", "unload_ipython_extension"}
 
-__all__ = ["__version__", "elastic", "errors", "memory", *sorted(_RUNTIME)]
+__all__ = ["__version__", "cuda", "elastic", "errors", "memory", *sorted(_RUNTIME)]
 
 
 def __getattr__(name: str) -> Any:

@@ -1,0 +1,137 @@
+// Device memory for Python: start, limit, moves, reports.
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "bind/status_error.h"
+#include "runtime/cuda_job.h"
+
+namespace py = pybind11;
+using tide::Bytes;
+using tide::pages::DeviceTier;
+using tide::runtime::CudaJob;
+
+namespace {
+
+CudaJob& Running(int device) {
+  CudaJob* job = CudaJob::Current();
+  if (job == nullptr) {
+    tide::bind::Throw(absl::FailedPreconditionError(
+        "device memory is not managed in this process; call torchtide.cuda.enable()"));
+  }
+  if (device < 0 || device >= job->device_count()) {
+    tide::bind::Throw(absl::InvalidArgumentError(
+        absl::StrCat("no device ", device, "; there are ", job->device_count())));
+  }
+  return *job;
+}
+
+/// Runs `function` without the GIL: moves take long and the allocation path never waits for Python.
+template <typename Function>
+auto Released(Function function) {
+  py::gil_scoped_release release;
+  return function();
+}
+
+py::dict ReportDict(int device) {
+  CudaJob& job = Running(device);
+  const auto report = Released([&] { return job.Report(device); });
+  py::dict dict;
+  dict["name"] = report.name;
+  dict["uuid"] = report.uuid;
+  dict["table_path"] = report.table_path;
+  dict["total"] = report.total.value();
+  dict["free"] = report.free.value();
+  dict["outside"] = report.outside.value();
+  dict["limit"] = report.limit.value();
+  dict["capacity"] = report.capacity.value();
+  dict["used_by_jobs"] = report.used.value();
+  dict["asked"] = report.asked.value();
+  dict["device"] = report.counts.device.value();
+  dict["spare"] = report.counts.spare.value();
+  dict["host_mapped"] = report.counts.host_mapped.value();
+  dict["host_copy"] = report.counts.host_copy.value();
+  dict["file"] = report.counts.file.value();
+  dict["reserved"] = report.counts.reserved().value();
+  dict["creates"] = report.counts.creates;
+  dict["reused"] = report.counts.reused;
+  dict["refused"] = report.counts.refused;
+  dict["demoted_pages_total"] = report.counts.demoted;
+  dict["promoted_pages_total"] = report.counts.promoted;
+  return dict;
+}
+
+py::dict Shrink(int device, int64_t need, const std::vector<std::pair<uint64_t, int64_t>>& cold,
+                bool any) {
+  std::vector<tide::pages::ColdRange> ranges;
+  for (const auto& [at, size] : cold) ranges.push_back({at, Bytes(size)});
+  CudaJob& job = Running(device);
+  const auto result = Released([&] { return job.Shrink(device, Bytes(need), ranges, any); });
+  py::dict dict;
+  dict["moved"] = result.moved.value();
+  dict["short_by"] = result.short_by.value();
+  dict["reason"] = result.reason;
+  return dict;
+}
+
+int64_t Suspend(int device, bool to_file) {
+  CudaJob& job = Running(device);
+  const DeviceTier tier = to_file ? DeviceTier::kFile : DeviceTier::kHostCopy;
+  return tide::bind::ValueOrThrow(Released([&] { return job.Suspend(device, tier); })).value();
+}
+
+}  // namespace
+
+void BindCuda(py::module_& module) {
+  module.def(
+      "cuda_start",
+      [](const std::string& name) {
+        return tide::bind::ValueOrThrow(Released([&] { return CudaJob::Start(name); }))
+            ->device_count();
+      },
+      py::arg("name"), "Opens the driver and the devices' ledgers; returns how many devices.");
+  module.def("cuda_started", [] { return CudaJob::Current() != nullptr; });
+  module.def("cuda_api", [] {
+    // For the adapter: the table lives as long as the process, as what it points to.
+    static TideCoreApi* const api = new TideCoreApi{};
+    CudaJob& job = Running(0);
+    api->version = TIDE_CORE_API_VERSION;
+    api->struct_size = sizeof(TideCoreApi);
+    api->cuda_calls = job.adapter_calls().data();
+    api->cuda_call_count = static_cast<int32_t>(job.adapter_calls().size());
+    return py::capsule(static_cast<const void*>(api), TIDE_CORE_API_CAPSULE);
+  });
+  module.def(
+      "cuda_set_limit",
+      [](int device, int64_t limit) {
+        return Running(device).SetLimit(device, Bytes(limit)).value();
+      },
+      py::arg("device"), py::arg("limit"), "Returns by how many bytes the job is over it.");
+  module.def("cuda_shrink", &Shrink, py::arg("device"), py::arg("need"), py::arg("cold"),
+             py::arg("any") = false);
+  module.def("cuda_host_mapping", [] {
+    CudaJob& job = Running(0);
+    return Released([&] { return job.pages().host_mapping(); });
+  });
+  module.def(
+      "cuda_restore",
+      [](int device) {
+        CudaJob& job = Running(device);
+        return tide::bind::ValueOrThrow(Released([&] { return job.Restore(device); })).value();
+      },
+      "Brings pages back as far as they fit; returns the bytes that are still away.");
+  module.def("cuda_suspend", &Suspend, py::arg("device"), py::arg("to_file") = false);
+  module.def("cuda_resume", [](int device) {
+    CudaJob& job = Running(device);
+    tide::bind::ThrowIfError(Released([&] { return job.Resume(device); }));
+  });
+  module.def("cuda_answer_others", [](int device, int64_t answered) {
+    Running(device).AnswerOthers(device, Bytes(answered));
+  });
+  module.def("cuda_report", &ReportDict, py::arg("device"));
+  module.def("cuda_memory_table", [](int device) { return Running(device).MemoryTable(device); });
+  module.def("cuda_validate", [] { tide::bind::ThrowIfError(Running(0).pages().Validate()); });
+}

@@ -1,0 +1,61 @@
+#include "pages/device_plan.h"
+
+#include <algorithm>
+#include <tuple>
+
+#include "absl/strings/str_cat.h"
+
+namespace tide::pages {
+namespace {
+
+struct Candidate {
+  const DevicePage* page;
+  Bytes cold;        // bytes of it that are in a cold range
+  size_t rank = ~0;  // of the coldest range that touches it
+};
+
+Candidate Judge(const DevicePage& page, const std::vector<ColdRange>& cold) {
+  Candidate candidate{&page, Bytes(0)};
+  const cuda::DevicePointer end = page.address + page.size.size();
+  for (size_t i = 0; i < cold.size(); ++i) {
+    const cuda::DevicePointer first = std::max(page.address, cold[i].at);
+    const cuda::DevicePointer last = std::min(end, cold[i].at + cold[i].size.size());
+    if (first >= last) continue;
+    candidate.cold += Bytes(static_cast<int64_t>(last - first));
+    candidate.rank = std::min(candidate.rank, i);
+  }
+  return candidate;
+}
+
+}  // namespace
+
+DevicePlan PlanDeviceDemotion(const std::vector<DevicePage>& pages,
+                              const std::vector<ColdRange>& cold, Bytes need, bool any) {
+  std::vector<Candidate> candidates;
+  for (const DevicePage& page : pages) {
+    if (page.tier != DeviceTier::kDevice || page.pinned || page.address == 0) continue;
+    const Candidate candidate = Judge(page, cold);
+    if (candidate.cold > Bytes(0) || any) candidates.push_back(candidate);
+  }
+  auto order = [](const Candidate& c) {
+    const bool whole = c.cold >= c.page->size;
+    return std::tuple(whole ? 0 : c.cold > Bytes(0) ? 1 : 2, c.rank, ~c.page->address);
+  };
+  std::sort(candidates.begin(), candidates.end(),
+            [&](const Candidate& a, const Candidate& b) { return order(a) < order(b); });
+  DevicePlan plan;
+  Bytes cold_found;
+  for (const Candidate& candidate : candidates) {
+    if (plan.found >= need) break;
+    plan.tokens.push_back(candidate.page->token);
+    plan.found += candidate.page->size;
+    if (candidate.cold > Bytes(0)) cold_found += candidate.page->size;
+  }
+  plan.short_by = std::max(need - plan.found, Bytes(0));
+  plan.reason = absl::StrCat(FormatBytes(plan.found), " of ", FormatBytes(need),
+                             " found: ", FormatBytes(cold_found), " with cold tensors, ",
+                             FormatBytes(plan.found - cold_found), " others");
+  return plan;
+}
+
+}  // namespace tide::pages

@@ -1,0 +1,31 @@
+// Which device pages leave when the budget shrinks: a pure function of where the cold tensors lie.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "base/bytes.h"
+#include "pages/device_pages.h"
+
+namespace tide::pages {
+
+/// Addresses of tensors that an iteration touches rarely, coldest first; optimizer state mostly.
+struct ColdRange {
+  cuda::DevicePointer at = 0;
+  Bytes size;
+};
+
+struct DevicePlan {
+  std::vector<cuda::Handle> tokens;  // in the order in which they should leave
+  Bytes found;
+  Bytes short_by;
+  std::string reason;
+};
+
+/// Chooses pages of at least `need` bytes: those that cold ranges cover whole, then those they
+/// touch, then, only when `any`, the rest from the highest address down. Pages that are away, not
+/// mapped or shared are never chosen. Deterministic.
+DevicePlan PlanDeviceDemotion(const std::vector<DevicePage>& pages,
+                              const std::vector<ColdRange>& cold, Bytes need, bool any);
+
+}  // namespace tide::pages

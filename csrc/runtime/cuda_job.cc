@@ -1,0 +1,303 @@
+#include "runtime/cuda_job.h"
+
+#include <algorithm>
+
+#include "absl/strings/str_cat.h"
+#include "absl/time/time.h"
+#include "base/clock.h"
+#include "base/options.h"
+#include "base/status.h"
+#include "sched/victims.h"
+#include "shm/runtime_dir.h"
+#include "shm/slot_table.h"
+
+namespace tide::runtime {
+namespace {
+
+using pages::DeviceTier;
+namespace cuda = pages::cuda;
+
+std::atomic<CudaJob*> g_job{nullptr};
+
+/// Adapter functions have the driver's signatures and no context argument: there is one job.
+template <auto Method>
+struct Forward;
+template <typename Result, typename... Arguments,
+          Result (pages::DevicePages::*Method)(Arguments...)>
+struct Forward<Method> {
+  static Result Call(Arguments... arguments) {
+    return (CudaJob::Current()->pages().*Method)(arguments...);
+  }
+};
+
+/// Names of tables are at most 32 letters and digits: "cuda_" and the last 27 of the identifier's.
+std::string TableName(const std::string& uuid) {
+  std::string digits;
+  for (char c : uuid.substr(uuid.find('-') + 1)) {
+    if (c != '-') digits += c;
+  }
+  return absl::StrCat("cuda_", digits.substr(digits.size() - std::min<size_t>(digits.size(), 27)));
+}
+
+template <auto Method>
+void* Replacement() {
+  return reinterpret_cast<void*>(&Forward<Method>::Call);
+}
+
+}  // namespace
+
+CudaJob* CudaJob::Current() { return g_job.load(std::memory_order_acquire); }
+
+absl::StatusOr<CudaJob*> CudaJob::Start(const std::string& name) {
+  if (CudaJob* running = Current(); running != nullptr) return running;
+  TIDE_ASSIGN_OR_RETURN(auto driver, cuda::Driver::Open(TextOption("cuda.driver")));
+  std::unique_ptr<CudaJob> job(new CudaJob(std::move(driver)));
+  std::vector<pages::Account*> accounts;
+  for (int i = 0; i < job->device_count(); ++i) {
+    if (absl::Status status = job->OpenDevice(name, i); !status.ok()) {
+      for (auto& device : job->devices_) device->file->Free(device->slot);
+      return status;
+    }
+    accounts.push_back(job->devices_.back()->account.get());
+  }
+  pages::DevicePagesOptions options;
+  options.spare_max = Bytes(BytesOption("cuda.spare_max"));
+  options.host_mapping = BoolOption("cuda.host_mapping");
+  options.need_memory = [raw = job.get()](int device, Bytes size) {
+    return raw->NeedMemory(device, size);
+  };
+  job->pages_ = std::make_unique<pages::DevicePages>(*job->driver_, accounts, std::move(options));
+  job->FillAdapterCalls();
+  g_job.store(job.release(), std::memory_order_release);
+  return Current();
+}
+
+absl::Status CudaJob::OpenDevice(const std::string& name, int index) {
+  auto device = std::make_unique<Device>();
+  TIDE_ASSIGN_OR_RETURN(
+      device->file, shm::DeviceFile::Open(shm::RuntimeDir(), TableName(driver_->DeviceUuid(index))));
+  TIDE_ASSIGN_OR_RETURN(device->slot, device->file->Claim(name));
+  device->account = std::make_unique<JobAccount>(*device->file, device->slot);
+  devices_.push_back(std::move(device));
+  return absl::OkStatus();
+}
+
+void CudaJob::FillAdapterCalls() {
+  using pages::DevicePages;
+  struct Call {
+    const char* name;
+    void* replacement;
+  };
+  const Call calls[] = {
+      {"cuMemCreate", Replacement<&DevicePages::Create>()},
+      {"cuMemRelease", Replacement<&DevicePages::Release>()},
+      {"cuMemMap", Replacement<&DevicePages::Map>()},
+      {"cuMemUnmap", Replacement<&DevicePages::Unmap>()},
+      {"cuMemSetAccess", Replacement<&DevicePages::SetAccess>()},
+      {"cuMemExportToShareableHandle", Replacement<&DevicePages::Export>()},
+  };
+  for (const Call& call : calls) {
+    adapter_calls_.push_back({call.name,
+                              call.replacement,
+                              {driver_->Symbol(call.name), driver_->LookUp(call.name, 12000),
+                               driver_->LookUp(call.name, driver_->version())}});
+  }
+}
+
+// ---- budget ----
+
+Bytes CudaJob::SetLimit(int index, Bytes limit) {
+  Device& device = *devices_[index];
+  device.account->SetLimit(limit);
+  // relaxed: for the reports of others
+  device.file->slot(device.slot).budget_bytes_max.store(limit.value(), std::memory_order_relaxed);
+  if (limit == Bytes(0)) return Bytes(0);
+  return std::max(device.account->private_bytes() - limit, Bytes(0));
+}
+
+bool CudaJob::NeedMemory(int index, Bytes bytes) {
+  // The allocator's lock is held above us: bounded, and not again for every page of one request.
+  constexpr int64_t kBackoffNanos = 500'000'000;
+  Device& device = *devices_[index];
+  const Bytes limit = device.account->limit();
+  if (limit > Bytes(0) && device.account->private_bytes() + bytes > limit) return false;
+  const int64_t now = RealClock().MonotonicNanos();
+  if (now - device.asked_in_vain_ns.load(std::memory_order_relaxed) < kBackoffNanos) return false;
+  uint32_t seen = device.file->FreedWord();
+  const int64_t deadline = now + IntOption("need.wait_ms") * 1'000'000;
+  const bool asked = AskOthers(device, bytes);
+  while (asked) {
+    if (device.file->Used() + bytes <= device.file->Capacity()) return true;
+    const int64_t left = deadline - RealClock().MonotonicNanos();
+    if (left <= 0) break;
+    device.file->WaitFreed(seen, absl::Nanoseconds(left));
+    seen = device.file->FreedWord();
+  }
+  device.asked_in_vain_ns.store(RealClock().MonotonicNanos(), std::memory_order_relaxed);
+  return asked;
+}
+
+bool CudaJob::AskOthers(Device& device, Bytes bytes) {
+  std::vector<sched::VictimMember> members;
+  for (int i = 0; i < shm::kSlotCount; ++i) {
+    shm::JobSlot& other = device.file->table().slots[i];
+    if (!shm::IsLive(other)) continue;
+    // relaxed: figures of a moment
+    sched::VictimMember member;
+    member.id = SlotId(i);
+    member.resident = Bytes(other.private_bytes.load(std::memory_order_relaxed));
+    member.guaranteed = Bytes(other.budget_bytes_guaranteed.load(std::memory_order_relaxed));
+    member.reclaimable =
+        member.resident - Bytes(other.reclaim_bytes.load(std::memory_order_relaxed));
+    member.priority = static_cast<sched::Priority>(other.priority.load(std::memory_order_relaxed));
+    member.last_run = absl::Nanoseconds(other.heartbeat_ns.load(std::memory_order_relaxed));
+    members.push_back(member);
+  }
+  const sched::VictimChoice choice = sched::ChooseVictims(members, bytes, device.slot);
+  for (const sched::Victim& victim : choice.victims) {
+    device.file->slot(victim.id).reclaim_bytes.fetch_add(victim.bytes.value(),
+                                                         std::memory_order_release);
+    device.file->Wake(victim.id);
+  }
+  return !choice.victims.empty();
+}
+
+void CudaJob::AnswerOthers(int index, Bytes answered) {
+  // Subtracted, not cleared: whoever got its page may have asked for the next one meanwhile.
+  // release: what was given back is in the ledger before
+  Device& device = *devices_[index];
+  device.file->slot(device.slot).reclaim_bytes.fetch_sub(answered.value(),
+                                                         std::memory_order_release);
+}
+
+// ---- moves ----
+
+absl::Status CudaJob::Synchronize(int device) {
+  const cuda::ScopedContext context(*driver_, device);
+  TIDE_RETURN_IF_ERROR(context.status());
+  return driver_->Check(driver_->calls().context_synchronize(), "wait for the device");
+}
+
+ShrinkResult CudaJob::Shrink(int device, Bytes need, const std::vector<pages::ColdRange>& cold,
+                             bool any) {
+  ShrinkResult result;
+  const Bytes before = pages_->counts(device).device;
+  pages_->TrimSpares(device, Bytes(0));
+  const Bytes left = need - (before - pages_->counts(device).device);
+  if (left > Bytes(0) && !pages_->host_mapping()) {
+    result.reason =
+        "the driver offers no host memory that the device can map, so pages cannot leave while "
+        "the job runs";
+  } else if (left > Bytes(0)) {
+    const pages::DevicePlan plan =
+        pages::PlanDeviceDemotion(pages_->Snapshot(device), cold, left, any);
+    result.reason = plan.reason;
+    for (cuda::Handle token : plan.tokens) {
+      const absl::Status status = pages_->Demote(token, DeviceTier::kHostMapped);
+      if (status.ok()) continue;
+      result.reason = std::string(status.message());
+      break;
+    }
+    pages_->TrimSpares(device, Bytes(0));  // what the demotions left there
+  }
+  result.moved = before - pages_->counts(device).device;
+  result.short_by = std::max(need - result.moved, Bytes(0));
+  return result;
+}
+
+absl::StatusOr<Bytes> CudaJob::Restore(int device) {
+  Bytes away;
+  for (const pages::DevicePage& page : pages_->Snapshot(device)) {
+    if (page.tier == DeviceTier::kDevice) continue;
+    const absl::Status status = away > Bytes(0) ? absl::OkStatus() : pages_->Promote(page.token);
+    if (!status.ok() && !absl::IsResourceExhausted(status)) return status;
+    if (!status.ok() || away > Bytes(0)) away += page.size;
+  }
+  return away;
+}
+
+absl::Status CudaJob::EnsureSpill() {
+  if (spill_) return absl::OkStatus();
+  pages::SpillOptions options;
+  options.dir = TextOption("spill.dir");
+  options.size_max = Bytes(BytesOption("spill.max"));
+  options.disk_free_min = Bytes(BytesOption("spill.free_min"));
+  TIDE_ASSIGN_OR_RETURN(spill_, pages::SpillFile::Open(options));
+  pages_->set_spill(spill_.get());
+  return absl::OkStatus();
+}
+
+absl::StatusOr<Bytes> CudaJob::Suspend(int device, DeviceTier to) {
+  if (to == DeviceTier::kFile) TIDE_RETURN_IF_ERROR(EnsureSpill());
+  const Bytes before = pages_->counts(device).device;
+  std::vector<cuda::Handle> moved;
+  for (const pages::DevicePage& page : pages_->Snapshot(device)) {
+    if (page.tier != DeviceTier::kDevice || page.pinned || page.address == 0) continue;
+    const absl::Status status = pages_->Demote(page.token, to);
+    if (status.ok()) {
+      moved.push_back(page.token);
+      continue;
+    }
+    for (cuda::Handle token : moved) TIDE_RETURN_IF_ERROR(pages_->Promote(token));
+    return status;
+  }
+  pages_->TrimSpares(device, Bytes(0));
+  return before - pages_->counts(device).device;
+}
+
+absl::Status CudaJob::Resume(int device) {
+  for (const pages::DevicePage& page : pages_->Snapshot(device)) {
+    if (page.tier != DeviceTier::kDevice) TIDE_RETURN_IF_ERROR(pages_->Promote(page.token));
+  }
+  return absl::OkStatus();
+}
+
+// ---- reports ----
+
+void CudaJob::MeasureOutside(int index, CudaReport* report) {
+  const cuda::ScopedContext context(*driver_, index);
+  size_t free = 0, total = 0;
+  if (!context.status().ok() || driver_->calls().memory_info(&free, &total) != cuda::kSuccess) {
+    return;
+  }
+  Device& device = *devices_[index];
+  report->total = Bytes(static_cast<int64_t>(total));
+  report->free = Bytes(static_cast<int64_t>(free));
+  report->outside = std::max(report->total - report->free - device.file->Used(), Bytes(0));
+  device.file->SetCapacity(report->total - report->outside);
+}
+
+CudaReport CudaJob::Report(int index) {
+  Device& device = *devices_[index];
+  CudaReport report;
+  report.name = driver_->DeviceName(index);
+  report.uuid = driver_->DeviceUuid(index);
+  report.table_path = device.file->path();
+  MeasureOutside(index, &report);
+  report.limit = device.account->limit();
+  report.capacity = device.file->Capacity();
+  report.used = device.file->Used();
+  // acquire: pairs with the asker's add
+  report.asked =
+      Bytes(device.file->slot(device.slot).reclaim_bytes.load(std::memory_order_acquire));
+  report.counts = pages_->counts(index);
+  return report;
+}
+
+std::string CudaJob::MemoryTable(int index) {
+  const CudaReport report = Report(index);
+  std::string text = absl::StrCat(report.name, " (", report.uuid, "): ", FormatBytes(report.total),
+                                  ", free ", FormatBytes(report.free), ", in no job's ledger ",
+                                  FormatBytes(report.outside), "\n");
+  for (const shm::Holder& holder : devices_[index]->file->WhoHoldsWhat()) {
+    absl::StrAppend(&text, "  ", holder.name, " (pid ", holder.pid,
+                    "): ", FormatBytes(holder.private_bytes), "\n");
+  }
+  if (report.limit > Bytes(0)) {
+    absl::StrAppend(&text, "  this job's limit is ", FormatBytes(report.limit),
+                    "; torchtide.cuda.set_limit changes it\n");
+  }
+  return text;
+}
+
+}  // namespace tide::runtime

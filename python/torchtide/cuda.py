@@ -1,0 +1,318 @@
+"""Device memory of this job behind PyTorch's own CUDA allocator: limits, moves, figures.
+
+Off unless `enable()` is called. None of this has been measured on a GPU yet: what is tested is
+tested on the phantom GPU of the test suite (docs/guides/gpu.md).
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+from torchtide import _adapter, _core
+from torchtide.errors import LimitConflict, TideError
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = [
+    "boundary",
+    "disable",
+    "enable",
+    "enabled",
+    "keep_cold",
+    "memory_table",
+    "report",
+    "resume",
+    "set_limit",
+    "suspend",
+]
+
+_SELF_TEST_BYTES = 24 << 20  # above 10 MiB a request gets a segment of its own
+_cold: list[tuple[int, int]] = []
+_suspended: set[int] = set()
+
+
+def enable(name: str | None = None) -> str:
+    """Takes over what stands behind PyTorch's device memory, from the next allocation on.
+
+    Turns `expandable_segments` on, finds PyTorch's table of driver calls, points it at our pages and
+    tries an allocation. When something does not fit, everything is put back and the share of the
+    device stays PyTorch's own affair, limited by `set_per_process_memory_fraction` alone.
+
+    Args:
+        name: of the job, in reports; the script's by default.
+
+    Returns:
+        "hooked", or "fraction: " and the reason why the hook was refused.
+
+    Raises:
+        TideError: this PyTorch or this machine has no usable CUDA.
+    """
+    import torch
+
+    if not torch.cuda.is_available():
+        raise TideError(
+            "PyTorch sees no CUDA device", asked="torchtide.cuda.enable()", advice="run tide doctor"
+        )
+    if enabled():
+        return "hooked"
+    reason = _hook(name or os.path.basename(sys.argv[0]) or "python")
+    if not reason:
+        torch._C._cuda_attach_out_of_memory_observer(_remember_oom)
+        return "hooked"
+    return f"fraction: {reason}"
+
+
+def disable() -> None:
+    """Puts PyTorch's table back; memory that is alive stays where it is and is given back as usual.
+
+    Raises:
+        TideError: pages are away from the device, and only we can bring them back.
+    """
+    import torch
+
+    if not enabled():
+        return
+    for device in range(torch.cuda.device_count()):
+        figures = _core.cuda_report(device)
+        if figures["reserved"] > 0:
+            raise TideError(
+                f"{figures['reserved']} bytes of device {device} are known to PyTorch by our names",
+                asked="torchtide.cuda.disable()",
+                advice="free the tensors and call torch.cuda.empty_cache() first",
+            )
+    _adapter.load().remove_cuda_slots()
+
+
+def enabled() -> bool:
+    """Whether PyTorch's device memory is ours in this process."""
+    return bool(_core.cuda_started() and _adapter.load().cuda_slots_installed())
+
+
+def set_limit(limit: int | str | None, device: int | None = None) -> dict[str, Any]:
+    """Moves this job's limit on one device; the device is idle when this returns.
+
+    Below what is reserved, PyTorch's cache is flushed first; then cold pages (`keep_cold`) move to
+    host memory that the device maps, where the driver offers that. A job whose hook was refused gets
+    PyTorch's own fraction instead.
+
+    Args:
+        limit: bytes or text; None or 0 for no limit.
+        device: index; the current device by default.
+
+    Returns:
+        status ("applied" or "fraction"), moved bytes, reason.
+
+    Raises:
+        LimitConflict: what is in use cannot shrink that far; the old limit stays.
+    """
+    import torch
+
+    device = torch.cuda.current_device() if device is None else device
+    size = _core.parse_bytes(str(limit)) if limit else 0
+    if not enabled():
+        total = torch.cuda.get_device_properties(device).total_memory
+        share = min(size / total, 1.0) if size else 1.0
+        torch.cuda.set_per_process_memory_fraction(share, device)
+        return {"status": "fraction", "moved": 0, "reason": "PyTorch's own limit, not movable down"}
+    old = _core.cuda_report(device)["limit"]
+    over = _core.cuda_set_limit(device, size)
+    answer = {"status": "applied", "moved": 0, "reason": "within the new limit"}
+    if over > 0:
+        answer |= _shrink(device, over)
+        if answer["short_by"] > 0:
+            _core.cuda_set_limit(device, old)
+            _core.cuda_restore(device)
+            raise LimitConflict(
+                f"{answer['short_by']} bytes are too many ({answer['reason']})",
+                asked=f"set_limit({limit!r}, device={device})",
+                advice="free tensors, suspend the job, or choose a larger limit",
+                parts={key: _core.cuda_report(device)[key] for key in ("device", "host_mapped")},
+            )
+    else:
+        torch.cuda.synchronize(device)
+        _core.cuda_restore(device)
+    return answer
+
+
+def keep_cold(tensors: Iterable[torch.Tensor] | torch.optim.Optimizer) -> int:
+    """Names tensors that an iteration touches once or never: their pages leave first.
+
+    Args:
+        tensors: tensors on a device, or an optimizer whose state is meant.
+
+    Returns:
+        Bytes named.
+    """
+    import torch
+
+    if isinstance(tensors, torch.optim.Optimizer):
+        states = [value for state in tensors.state.values() for value in state.values()]
+        tensors = [value for value in states if isinstance(value, torch.Tensor)]
+    ranges = {
+        (tensor.untyped_storage().data_ptr(), tensor.untyped_storage().nbytes())
+        for tensor in tensors
+        if tensor.is_cuda
+    }
+    _cold[:] = sorted(ranges)
+    return sum(size for _, size in _cold)
+
+
+def boundary(device: int | None = None) -> dict[str, Any]:
+    """Between two iterations: gives others what they asked for, and takes back what fits.
+
+    Returns:
+        asked and given bytes.
+    """
+    import torch
+
+    device = torch.cuda.current_device() if device is None else device
+    if not enabled() or device in _suspended:
+        return {"asked": 0, "given": 0}
+    figures = _core.cuda_report(device)
+    asked, given = figures["asked"], 0
+    if asked > 0:
+        given = _shrink(device, asked)["moved"]
+        _core.cuda_answer_others(device, asked)
+    elif figures["host_mapped"] > 0:
+        torch.cuda.synchronize(device)
+        _core.cuda_restore(device)
+    return {"asked": asked, "given": given}
+
+
+def suspend(device: int | None = None, *, to_file: bool = False) -> int:
+    """Empties the device of this job's pages; addresses stay, so nothing may run until `resume`.
+
+    Call it between iterations, from the thread that trains. Pages that other processes share stay.
+
+    Args:
+        device: index; the current device by default.
+        to_file: to the spill file instead of pinned host memory.
+
+    Returns:
+        Bytes given back.
+    """
+    import torch
+
+    device = _require(device)
+    torch.cuda.synchronize(device)
+    torch.cuda.empty_cache()
+    before = _core.cuda_report(device)["device"]
+    _core.cuda_suspend(device, to_file)
+    _suspended.add(device)
+    return int(before - _core.cuda_report(device)["device"])
+
+
+def resume(device: int | None = None) -> None:
+    """Brings a suspended job's pages back to their addresses, whole.
+
+    Raises:
+        MemoryError: others use the memory now; the pages stay away and the call may be repeated.
+    """
+    device = _require(device)
+    _core.cuda_resume(device)
+    _suspended.discard(device)
+
+
+def report(device: int | None = None) -> dict[str, Any]:
+    """Figures of one device in bytes, ours beside PyTorch's.
+
+    `torch_reserved` counts pages that are away as reserved, since PyTorch cannot know: `device` is
+    what really lies on the device for this job.
+    """
+    import torch
+
+    device = _require(device)
+    figures: dict[str, Any] = _core.cuda_report(device)
+    figures["torch_reserved"] = torch.cuda.memory_reserved(device)
+    figures["torch_allocated"] = torch.cuda.memory_allocated(device)
+    figures["suspended"] = device in _suspended
+    return figures
+
+
+def memory_table(device: int | None = None) -> str:
+    """Who holds what on the device, as text; also what an out-of-memory error finds."""
+    return _core.cuda_memory_table(_require(device))
+
+
+last_oom: str = ""  # the table at the last out-of-memory error of this process
+
+
+def _remember_oom(device: int, size: int, total: int, free: int) -> None:
+    global last_oom
+    del total, free
+    last_oom = f"asked for {size} bytes on device {device}\n" + _core.cuda_memory_table(device)
+
+
+def _require(device: int | None) -> int:
+    import torch
+
+    if not enabled():
+        raise TideError(
+            "device memory is not managed in this process",
+            asked="torchtide.cuda",
+            advice="call torchtide.cuda.enable() before the first allocation",
+        )
+    return torch.cuda.current_device() if device is None else device
+
+
+def _shrink(device: int, over: int) -> dict[str, Any]:
+    """Flush, then move cold pages; returns moved, short_by and reason."""
+    import torch
+
+    torch.cuda.synchronize(device)
+    before = _core.cuda_report(device)["device"]
+    torch.cuda.empty_cache()
+    flushed = before - _core.cuda_report(device)["device"]
+    answer: dict[str, Any] = {"moved": flushed, "short_by": 0, "reason": "PyTorch's cache"}
+    if over > flushed:
+        moved = _core.cuda_shrink(device, over - flushed, _cold)
+        answer = moved | {"moved": moved["moved"] + flushed}
+    return answer
+
+
+def _hook(name: str) -> str:
+    """Installs and tries the hook; returns an empty string or why it is not there."""
+    import torch
+
+    adapter = _adapter.load()
+    try:
+        _core.cuda_start(name)
+    except (KeyError, ValueError, OSError, RuntimeError, MemoryError) as error:
+        return str(error.args[0] if error.args else error)
+    # The runtime starts the driver on this thread before its table can be asked for.
+    torch.cuda.init()
+    torch._C._accelerator_setAllocatorSettings("expandable_segments:True")
+    device = torch.cuda.current_device()
+    torch.cuda.synchronize(device)
+    reason: str = adapter.install_cuda_slots(_core.cuda_api())
+    if not reason:
+        reason = _self_test(device)
+        if reason:
+            adapter.remove_cuda_slots()
+    return reason
+
+
+def _self_test(device: int) -> str:
+    """One allocation must be made of our pages, hold what is written, and come back."""
+    import torch
+
+    before = _core.cuda_report(device)
+    block = torch.empty(_SELF_TEST_BYTES, dtype=torch.uint8, device=f"cuda:{device}")
+    during = _core.cuda_report(device)
+    pattern = torch.arange(256, dtype=torch.uint8)
+    block[:256].copy_(pattern)
+    exact = torch.equal(block[:256].cpu(), pattern)
+    del block
+    torch.cuda.empty_cache()
+    after = _core.cuda_report(device)
+    if during["creates"] == before["creates"]:
+        return "an allocation of PyTorch did not reach our pages (expandable_segments is off?)"
+    if not exact:
+        return "what was written to our pages was not read back"
+    if after["reserved"] != before["reserved"]:
+        return "an allocation of PyTorch was freed and its pages did not come back"
+    return ""

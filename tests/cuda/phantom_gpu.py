@@ -1,0 +1,138 @@
+"""Starts Python scripts on the phantom GPU: the stock PyTorch, and our libraries in front of it."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import importlib.util
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import uuid
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+DRIVER = ROOT / "build" / "phantom"
+
+
+@dataclasses.dataclass(frozen=True)
+class Phantom:
+    """What to put in front, or why there is no phantom for this Python."""
+
+    preload: str
+    reason: str
+
+
+@functools.cache
+def for_this_torch() -> Phantom:
+    """Builds the stand-ins for the torch of this Python, once (seconds; nothing when up to date)."""
+    if not (DRIVER / "libcuda.so.1").exists():
+        return Phantom("", "the phantom driver is not built; scripts/setup builds it")
+    path = ROOT / "tests" / "phantom" / "build_for_torch.py"
+    spec = importlib.util.spec_from_file_location("build_for_torch", path)
+    assert spec is not None and spec.loader is not None
+    builder = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(builder)
+    version = builder.importlib.metadata.version("torch").split("+")[0]
+    try:
+        libraries = builder.build(DRIVER, DRIVER / f"torch-{version}")
+    except builder.BuildError as error:
+        return Phantom("", f"no phantom GPU for this torch: {error}")
+    return Phantom(":".join(libraries), "")
+
+
+def environment(name: str, runtime_dir: pathlib.Path, **settings: str | int) -> dict[str, str]:
+    """Of a process on the phantom; processes of one `name` share its devices."""
+    result = {key: value for key, value in os.environ.items() if not key.startswith("TIDE_")}
+    result |= {
+        "LD_PRELOAD": for_this_torch().preload,
+        "PYTHONPATH": str(ROOT / "python"),
+        "TIDE_PHANTOM_NAME": name,
+        "TIDE_PHANTOM_QUIET": "1",
+        "TIDE_RUNTIME_DIR": str(runtime_dir),
+        "TIDE_DAEMON": "off",
+    }
+    return result | {key: str(value) for key, value in settings.items()}
+
+
+ZYGOTE = """
+import json, os, sys
+import torch, torchtide.cuda
+for line in sys.stdin:
+    task = json.loads(line)
+    child = os.fork()
+    if child == 0:
+        os.environ.update(task["settings"])
+        for stream, path in ((0, os.devnull), (1, task["output"]), (2, task["output"])):
+            os.dup2(os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600), stream)
+        sys.stdin = open(os.devnull)
+        exec(compile(task["script"], "<script>", "exec"), {"__name__": "__main__"})
+        break  # an ordinary end of the interpreter
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+"""
+
+
+class Zygote:
+    """A process with PyTorch imported, which forks one child a script: an import takes seconds."""
+
+    def __init__(self, runtime_dir: pathlib.Path) -> None:
+        self._process = start(ZYGOTE, "zygote", runtime_dir)
+
+    def run(self, script: str, settings: dict[str, str], output: pathlib.Path) -> int:
+        """Exit code of the script."""
+        task = {"script": script, "settings": settings, "output": str(output)}
+        assert self._process.stdin is not None and self._process.stdout is not None
+        self._process.stdin.write(json.dumps(task) + "\n")
+        self._process.stdin.flush()
+        answer = self._process.stdout.readline()
+        assert answer, self._process.communicate()[1][-4000:]
+        return int(answer)
+
+    def end(self) -> None:
+        """Ends the process."""
+        self._process.communicate(timeout=60)
+
+
+def start(
+    script: str, name: str, runtime_dir: pathlib.Path, **settings: str | int
+) -> subprocess.Popen[str]:
+    """A script that talks through its standard input and output."""
+    return subprocess.Popen(
+        [sys.executable, "-c", script],
+        env=environment(name, runtime_dir, **settings),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def forget(name: str) -> None:
+    """Removes the ledgers of a phantom."""
+    for path in pathlib.Path("/dev/shm").glob(f"tide-phantom-{name}-*"):
+        path.unlink()
+
+
+@dataclasses.dataclass(frozen=True)
+class Runner:
+    """Runs scripts, each on a phantom of its own."""
+
+    zygote: Zygote
+    folder: pathlib.Path
+
+    def __call__(self, script: str, **settings: str | int) -> str:
+        """Runs one to its end; its output, standard error too."""
+        name = f"t{uuid.uuid4().hex[:12]}"
+        runtime_dir = self.folder / name
+        runtime_dir.mkdir(mode=0o700)
+        output = self.folder / f"{name}.out"
+        given = environment(name, runtime_dir, **settings)
+        changed = {key: value for key, value in given.items() if key.startswith("TIDE_")}
+        try:
+            code = self.zygote.run(script, changed, output)
+        finally:
+            forget(name)
+        text = output.read_text()
+        assert code == 0, f"exit code {code}\n{text[-4000:]}"
+        return text

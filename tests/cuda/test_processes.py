@@ -1,0 +1,134 @@
+"""Several processes on one phantom device: budgets, requests among them, death of a neighbour."""
+
+from __future__ import annotations
+
+import pathlib
+import select
+import time
+import uuid
+from collections.abc import Iterator
+
+import phantom_gpu
+import pytest
+
+JOB = """
+import os, sys
+import torch, torchtide.cuda as cuda
+from torchtide import _core
+MIB = 1 << 20
+assert cuda.enable(sys.argv[0]) == "hooked"
+held = {}
+def say(*words): print(*words, flush=True)
+say("ready")
+for line in sys.stdin:
+    word, *numbers = line.split()
+    if word == "take":
+        name, mib = numbers
+        host = torch.randint(0, 256, (int(mib) * MIB,), dtype=torch.uint8)
+        try:
+            held[name] = (host, host.cuda())
+            say("ok")
+        except torch.OutOfMemoryError:
+            say("oom", cuda.last_oom.count("(pid"))
+    elif word == "drop":
+        del held[numbers[0]]
+        say("ok")
+    elif word == "exact":
+        say(all(torch.equal(host, device.cpu()) for host, device in held.values()))
+    elif word == "boundary":
+        answer = cuda.boundary()
+        say("asked", answer["asked"] // MIB, "given", answer["given"] // MIB)
+    elif word == "cold":
+        cuda.keep_cold([device for _, device in held.values()])
+        say("ok")
+    elif word == "suspend":
+        say("freed", cuda.suspend() // MIB)
+    elif word == "resume":
+        try:
+            cuda.resume()
+            say("ok")
+        except MemoryError:
+            say("full")
+    elif word == "figures":
+        figures = cuda.report()
+        _core.cuda_validate()
+        say(*(figures[key] // MIB for key in ("device", "used_by_jobs", "host_mapped")))
+"""
+
+
+class Job:
+    """One process that does what it is told."""
+
+    def __init__(self, name: str, runtime_dir: pathlib.Path, **settings: str | int) -> None:
+        self.process = phantom_gpu.start(JOB, name, runtime_dir, TIDE_PHANTOM_MB=1024, **settings)
+        assert self.answer() == "ready"
+
+    def tell(self, line: str) -> None:
+        assert self.process.stdin is not None
+        self.process.stdin.write(line + "\n")
+        self.process.stdin.flush()
+
+    def answer(self) -> str:
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline().strip()
+        assert line, self.process.communicate()[1][-4000:]
+        return line
+
+    def ask(self, line: str) -> str:
+        self.tell(line)
+        return self.answer()
+
+
+@pytest.fixture
+def pair(
+    zygote: phantom_gpu.Zygote, tmp_path: pathlib.Path
+) -> Iterator[tuple[Job, Job]]:
+    """Two jobs on one device of 1 GiB with host memory that it can map."""
+    name = f"pair{uuid.uuid4().hex[:8]}"
+    runtime_dir = tmp_path / "run"
+    runtime_dir.mkdir(mode=0o700)
+    jobs = [
+        Job(name, runtime_dir, TIDE_PHANTOM_HOST_NUMA=1, TIDE_NEED_WAIT_MS=20000) for _ in range(2)
+    ]
+    yield jobs[0], jobs[1]
+    for job in jobs:
+        job.process.kill()
+        job.process.communicate()
+    phantom_gpu.forget(name)
+
+
+def test_who_needs_memory_gets_cold_pages_of_others_and_all_values_stay(
+    pair: tuple[Job, Job],
+) -> None:
+    first, second = pair
+    assert first.ask("take a 600") == "ok"
+    assert first.ask("cold") == "ok"
+    second.tell("take b 600")  # waits in its allocation until the first job has answered
+    assert second.process.stdout is not None
+    asked = given = 0
+    deadline = time.monotonic() + 60
+    while not select.select([second.process.stdout], [], [], 0)[0]:  # a boundary an iteration
+        assert time.monotonic() < deadline
+        words = first.ask("boundary").split()
+        asked += int(words[1])
+        given += int(words[3])
+    assert second.answer() == "ok"
+    assert given >= asked > 0
+    assert first.ask("exact") == second.ask("exact") == "True"
+    device, used, away = (int(word) for word in first.ask("figures").split())
+    assert away > 0 and used <= 1024 and device < 600
+
+
+def test_a_suspended_job_makes_room_and_returns_when_there_is_some(
+    pair: tuple[Job, Job],
+) -> None:
+    first, second = pair
+    assert first.ask("take a 700") == "ok"
+    assert int(first.ask("suspend").split()[1]) >= 700
+    assert second.ask("take b 700") == "ok"
+    assert first.ask("resume") == "full"
+    assert second.ask("exact") == "True"
+    second.process.kill()  # a neighbour that dies gives everything back
+    second.process.wait(timeout=30)
+    assert first.ask("resume") == "ok"
+    assert first.ask("exact") == "True"

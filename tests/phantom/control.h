@@ -1,0 +1,64 @@
+// What a C++ test asks of the phantom driver it has opened.
+#pragma once
+
+#include <cstdint>
+#include <cstdlib>
+#include <string>
+
+#include "pages/cuda_driver.h"
+
+namespace phantom {
+
+/// Sets the knobs that are read at the first call; before the driver is opened.
+inline void Configure(const std::string& name, int megabytes, int devices = 1) {
+  setenv("TIDE_PHANTOM_NAME", name.c_str(), 1);
+  setenv("TIDE_PHANTOM_MB", std::to_string(megabytes).c_str(), 1);
+  setenv("TIDE_PHANTOM_DEVICES", std::to_string(devices).c_str(), 1);
+  setenv("TIDE_PHANTOM_QUIET", "1", 1);
+}
+
+struct Ledger {
+  uint64_t capacity, used, peak, refused, held_here;
+};
+struct Figures {
+  uint64_t launches, copies, copied_bytes, handles, mappings, reservations;
+};
+
+class Control {
+ public:
+  explicit Control(const tide::pages::cuda::Driver& driver) : driver_(driver) {}
+
+  void ArmFault(const char* call, int skip, int times, int error) const {
+    Call<void(const char*, int, int, int)>("phantomArmFault")(call, skip, times, error);
+  }
+  void DisarmFaults() const { Call<void()>("phantomDisarmFaults")(); }
+  uint64_t CallCount(const char* call) const {
+    return Call<uint64_t(const char*)>("phantomCallCount")(call);
+  }
+  void SetDelay(int delay) const { Call<void(int)>("phantomSetDelay")(delay); }
+  void SetHostNuma(bool on) const { Call<void(int)>("phantomSetHostNuma")(on ? 1 : 0); }
+  void Forgive() const { Call<void()>("phantomForgive")(); }
+  int Touch(uint64_t at, size_t size, void* stream) const {
+    return Call<int(unsigned long long, size_t, void*, double)>("phantomTouch")(at, size, stream,
+                                                                                0);
+  }
+  Ledger ledger(int device = 0) const {
+    Ledger ledger{};
+    Call<void(int, uint64_t*)>("phantomLedger")(device, &ledger.capacity);
+    return ledger;
+  }
+  Figures figures() const {
+    Figures figures{};
+    Call<void(uint64_t*)>("phantomFigures")(&figures.launches);
+    return figures;
+  }
+
+ private:
+  template <typename Function>
+  Function* Call(const char* name) const {
+    return reinterpret_cast<Function*>(driver_.Symbol(name));
+  }
+  const tide::pages::cuda::Driver& driver_;
+};
+
+}  // namespace phantom

@@ -1,0 +1,88 @@
+#include "phantom/faults.h"
+
+#include <cstdio>
+#include <map>
+#include <mutex>
+#include <sstream>
+#include <string>
+#include <vector>
+
+#include "phantom/settings.h"
+
+namespace phantom {
+namespace {
+
+struct Fault {
+  std::string name;
+  int skip;
+  int times;
+  int error;
+};
+
+struct State {
+  std::mutex mu;
+  std::vector<Fault> faults;
+  std::map<std::string, uint64_t> counts;
+};
+
+/// "cuMemMap:5:2,cuMemCreate:0:2:3"
+void ReadFaults(State& state) {
+  std::istringstream list(GetSettings().faults);
+  for (std::string item; std::getline(list, item, ',');) {
+    char name[64];
+    int skip = 0, error = 0, times = 1;
+    if (std::sscanf(item.c_str(), "%63[^:]:%d:%d:%d", name, &skip, &error, &times) >= 3) {
+      state.faults.push_back({name, skip, times, error});
+    } else {
+      Complain("TIDE_PHANTOM_FAULTS: cannot read \"%s\"", item.c_str());
+    }
+  }
+}
+
+State& GetState() {
+  static State& state = *[] {
+    auto* made = new State;
+    ReadFaults(*made);
+    return made;
+  }();
+  return state;
+}
+
+}  // namespace
+
+int EnterCall(const char* name) {
+  State& state = GetState();
+  std::lock_guard<std::mutex> lock(state.mu);
+  ++state.counts[name];
+  for (Fault& fault : state.faults) {
+    if (fault.times == 0 || (fault.name != "*" && fault.name != name)) continue;
+    if (fault.skip > 0) {
+      --fault.skip;
+      continue;
+    }
+    --fault.times;
+    return fault.error;
+  }
+  return 0;
+}
+
+void ArmFault(const char* name, int skip, int times, int error) {
+  State& state = GetState();
+  std::lock_guard<std::mutex> lock(state.mu);
+  state.faults.push_back({name, skip, times, error});
+}
+
+void DisarmFaults() {
+  State& state = GetState();
+  std::lock_guard<std::mutex> lock(state.mu);
+  state.faults.clear();
+}
+
+uint64_t CallCount(const char* name) {
+  State& state = GetState();
+  std::lock_guard<std::mutex> lock(state.mu);
+  auto it = state.counts.find(name);
+  return it == state.counts.end() ? 0 : it->second;
+}
+
+}  // namespace phantom

@@ -1,0 +1,15 @@
+// Makes a driver call fail at a chosen position, and counts calls.
+#pragma once
+
+#include <cstdint>
+
+namespace phantom {
+
+/// Counts one call of `name`; returns the error it has to fail with, or 0.
+int EnterCall(const char* name);
+/// The next `times` calls of `name` after `skip` good ones fail with `error`. "*" is any call.
+void ArmFault(const char* name, int skip, int times, int error);
+void DisarmFaults();
+uint64_t CallCount(const char* name);
+
+}  // namespace phantom

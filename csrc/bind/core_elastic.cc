@@ -77,6 +77,10 @@ class PyExchange {
     elastic::Group* group = exchange_->group();
     if (group != nullptr) ThrowIfError(group->Bound(low, high));
   }
+  /// Reports count from `base` on: the steps of a checkpoint.
+  void StartedAt(uint64_t base) {
+    if (exchange_->group() != nullptr) exchange_->group()->header().base.store(base);
+  }
   bool Stand() {
     return Waiting([&] { return exchange_->Stand(); });
   }
@@ -210,8 +214,9 @@ class PyGroup {
     report["high"] = header.high.load();
     report["workers"] = sealed ? header.geometry.workers : 0;
     report["generation"] = latest > 0 ? py::object(py::int_(latest - 1)) : py::none();
-    report["first_step"] = elastic::GenerationWord::Step(word);
-    report["steps"] = header.steps.load();
+    const uint64_t base = header.base.load();
+    report["first_step"] = base + elastic::GenerationWord::Step(word);
+    report["steps"] = base + header.steps.load();
     report["pids"] = pids;
     report["with_state"] = whole;
     report["standing_by"] = ready;
@@ -258,6 +263,7 @@ void BindElastic(py::module_& module) {
            py::arg("parameters"), py::arg("context_bytes"))
       .def("attach", &PyExchange::Attach, py::arg("fd"), py::arg("contract"))
       .def("bound", &PyExchange::Bound, py::arg("low"), py::arg("high"))
+      .def("started_at", &PyExchange::StartedAt, py::arg("base"))
       .def("stand", &PyExchange::Stand)
       .def("advance", &PyExchange::Advance, py::arg("step"))
       .def("begin", &PyExchange::Begin, py::arg("step"))

@@ -120,6 +120,24 @@ def test_the_decorator_hands_over_a_run_and_the_loop_says_who_is_trained() -> No
     assert train(10) == [0, 10, 20] * 4 + [0, 10]  # two samples are left: two workers have one
 
 
+def test_running_statistics_are_those_of_a_workers_own_batches() -> None:
+    x = torch.arange(24.0).reshape(12, 2)
+    model = nn.BatchNorm1d(2)
+    optimizer = torch.optim.SGD(model.parameters(), 0.0)
+    with Run(2, (1, 1)) as run:
+        _, _, data = run.prepare(model, optimizer, TensorDataset(x), batch_size=3, shuffle=False)
+        for (batch,) in run.iterations(data):
+            run.backward(model(batch).sum())
+            run.step()
+        found = [run._slot(2, worker).buffers[0].clone() for worker in range(2)]
+    for worker in range(2):
+        alone = nn.BatchNorm1d(2)
+        for at in (3 * worker, 6 + 3 * worker):
+            alone(x[at : at + 3])
+        assert torch.equal(found[worker], alone.running_mean)
+    assert torch.equal(model.running_mean, found[0])  # evaluation sees worker 0's
+
+
 def test_an_unused_parameter_keeps_no_gradient() -> None:
     class Half(nn.Module):
         def __init__(self) -> None:
@@ -218,15 +236,37 @@ def test_another_number_of_threads_is_noticed() -> None:
             next(run.iterations(data))
 
 
-def test_sparse_gradients_and_foreign_optimizers_are_refused() -> None:
+def test_the_mean_of_sparse_gradients_has_the_rows_that_any_worker_touched() -> None:
+    seen = []
+
+    class Spy(torch.optim.SGD):
+        def step(self, closure: Any = None) -> Any:
+            seen.append(model.weight.grad)
+            return super().step(closure)
+
+    model = nn.Embedding(6, 2, sparse=True)
+    ids = TensorDataset(torch.tensor([0, 2, 2, 5]))
+    with Run(2, (1, 1)) as run:
+        _, _, data = run.prepare(
+            model, Spy(model.parameters(), 0.1), ids, batch_size=2, shuffle=False, max_norm=9.0
+        )
+        for (x,) in run.iterations(data):
+            run.backward((model(x) * torch.tensor([1.0, 0.0])).sum())
+            run.step()
+    (gradient,) = seen
+    assert gradient.is_sparse and gradient.indices().tolist() == [[0, 2, 5]]
+    assert gradient.values().tolist() == [[0.5, 0.0], [1.0, 0.0], [0.5, 0.0]]
+
+
+def test_unexpected_sparse_gradients_and_foreign_optimizers_are_refused() -> None:
+    ids = TensorDataset(torch.arange(4))
     with Run(1, (1, 1)) as run:
-        model = nn.Embedding(5, 2, sparse=True)
+        model = nn.Embedding(5, 2)
         optimizer = torch.optim.SGD(model.parameters(), 0.1)
-        ids = TensorDataset(torch.arange(4))
         _, _, data = run.prepare(model, optimizer, ids, batch_size=2)
         (x,) = next(run.iterations(data))
-        run.backward(model(x).sum())
-        with pytest.raises(OptionError, match="dense gradients"):
+        run.backward(nn.functional.embedding(x, model.weight, sparse=True).sum())
+        with pytest.raises(OptionError, match=r"must come from nn\.Embedding\(sparse=True\)"):
             run.step()
     with Run(1, (1, 1)) as run, pytest.raises(OptionError, match="other parameters"):
         run.prepare(nn.Linear(1, 1), optimizer, ids, batch_size=2)

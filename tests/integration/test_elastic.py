@@ -18,6 +18,8 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "tests/python/scripts/elastic_histories.py"
 ALONE: dict[str, Any] = {"start": 1, "alone": True}
 WORKERS = 4
+#: Starts data workers in each process: slow where cores are few.
+LONG_ONLY = ["readers"] if "TIDE_TEST_HISTORIES" in os.environ else []
 
 
 def play(model: str, histories: list[dict[str, Any]], workers: int = WORKERS) -> list[Any]:
@@ -61,7 +63,10 @@ def random_history(seed: int, steps: int = 14) -> dict[str, Any]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("model", ["resnet", "gpt", "tied", "lstm", "amp", "sparse", "bag"])
+@pytest.mark.parametrize(
+    "model",
+    ["resnet", "gpt", "tied", "lstm", "amp", "sparse", "bag", "stream", *LONG_ONLY],
+)
 def test_histories_of_sizes_and_kills_give_the_bits_of_one_process(model: str) -> None:
     seed = int(os.environ.get("TIDE_TEST_SEED", "11")) + len(model)
     rounds = int(os.environ.get("TIDE_TEST_HISTORIES", "1"))

@@ -16,7 +16,7 @@ from torch import nn  # noqa: E402
 from torch.utils.data import TensorDataset  # noqa: E402
 from torchtide import _core  # noqa: E402
 from torchtide.elastic import state as states  # noqa: E402
-from torchtide.elastic.data import Loader, seed_all  # noqa: E402
+from torchtide.elastic.data import Loader, LoaderOptions, seed_all  # noqa: E402
 from torchtide.elastic.run import DESCRIPTOR, Run  # noqa: E402
 from torchtide.errors import OptionError  # noqa: E402
 
@@ -29,8 +29,8 @@ def one_thread() -> Any:
 
 
 def loader(samples: int, workers: int, batch_size: int = 3, **given: Any) -> Loader:
-    options = {"accumulate": 1, "epochs": 1, "shuffle": True, "seed": 7, "collate": None} | given
-    return Loader(TensorDataset(torch.arange(samples)), workers, batch_size, **options)
+    options = LoaderOptions(workers, batch_size, **({"seed": 7} | given))
+    return Loader(TensorDataset(torch.arange(samples)), options)
 
 
 @pytest.mark.parametrize("samples", [5, 15, 16, 29, 30, 31, 61])
@@ -65,7 +65,7 @@ def test_what_a_sample_draws_depends_on_epoch_and_id_only() -> None:
         def __getitem__(self, index: int) -> Any:
             return torch.rand(2) + random.random()
 
-    data = Loader(Drawing(), 2, 2, accumulate=1, epochs=2, shuffle=True, seed=1, collate=None)
+    data = Loader(Drawing(), LoaderOptions(2, 2, seed=1, epochs=2))
     seed_all(1)
     first = data.fetch(0, [3, 4])
     seed_all(2)
@@ -200,14 +200,10 @@ def test_two_processes_cannot_be_one() -> None:
 
 
 def test_data_that_cannot_be_divided_are_refused() -> None:
-    class Stream(torch.utils.data.IterableDataset):  # type: ignore[misc]
-        def __iter__(self) -> Any:
-            return iter(range(3))
-
     with pytest.raises(OptionError, match="3 samples cannot feed 4 logical workers"):
         loader(3, 4)
-    with pytest.raises(OptionError, match="Stream has no length"):
-        Loader(Stream(), 2, 1, accumulate=1, epochs=1, shuffle=False, seed=0, collate=None)
+    with pytest.raises(OptionError, match="no full step of 12"):
+        loader(11, 4, drop_last=True)
     with pytest.raises(OptionError, match="batch_size=0"):
         loader(9, 4, batch_size=0)
 

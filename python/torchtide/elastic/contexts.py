@@ -39,13 +39,18 @@ class Slot:
             piece = whole[at : at + buffer.nbytes]
             self.buffers.append(piece.view(buffer.dtype).view(buffer.shape))
             at += _aligned(buffer.nbytes)
+        #: What the data keep of a logical worker; they write it themselves.
+        self.extra = view[at:]
 
 
 class Contexts:
     """Puts the context of a logical worker into this process, and takes it out again."""
 
-    def __init__(self, buffers: Sequence[torch.Tensor], seed: int) -> None:
-        """Remembers the buffers as they are: every worker begins with them."""
+    def __init__(self, buffers: Sequence[torch.Tensor], seed: int, extra: int = 0) -> None:
+        """Remembers the buffers as they are: every worker begins with them.
+
+        `extra` bytes of each context belong to the data.
+        """
         self.buffers = list(buffers)
         self._seed = seed
         self._initial = [buffer.detach().clone() for buffer in self.buffers]
@@ -53,6 +58,7 @@ class Contexts:
             _RANDOM_BYTES
             + _aligned(len(self.buffers))
             + sum(_aligned(buffer.nbytes) for buffer in self.buffers)
+            + _aligned(extra)
         )
 
     def initial_changed(self) -> None:
@@ -113,6 +119,7 @@ class Contexts:
         """Adds everything that counts to a hash."""
         into.update(slot.view[: _NUMPY_AT + _NUMPY.size])
         into.update(slot.changed.numpy().tobytes())
+        into.update(slot.extra)
         for changed, buffer in zip(slot.changed, slot.buffers, strict=True):
             if changed:
                 into.update(tensor_bytes(buffer))

@@ -15,7 +15,8 @@ from torchtide import _core
 from torchtide.elastic import checkpoint
 from torchtide.elastic import state as states
 from torchtide.elastic.contexts import Contexts, Slot, tensors_digest
-from torchtide.elastic.data import Loader, Share, seed_all, stream_seed
+from torchtide.elastic.data import Place, seed_all, stream_seed
+from torchtide.elastic.loading import AnyLoader, make_loader
 from torchtide.elastic.training import Training
 from torchtide.errors import OptionError, ResizeAborted
 
@@ -74,6 +75,7 @@ class Run:
     ) -> None:
         # Without this the others would wait until this process has ended.
         if self._exchange is not None:
+            self._loader.close()
             self._exchange.leave(False)
 
     # --------------------------------------------------------------------------------------------
@@ -85,29 +87,36 @@ class Run:
         optimizer: torch.optim.Optimizer,
         dataset: Any,
         *,
-        batch_size: int,
+        batch_size: int | None = None,
         epochs: int = 1,
+        steps: int | None = None,
         shuffle: bool = True,
         accumulate: int = 1,
         max_norm: float | None = None,
         scheduler: Any = None,
         scaler: Any = None,
         collate: Callable[[list[Any]], Any] | None = None,
-    ) -> tuple[torch.nn.Module, torch.optim.Optimizer, Loader]:
+        data_workers: int = 0,
+        stream_bytes: int = 4096,
+    ) -> tuple[torch.nn.Module, torch.optim.Optimizer, AnyLoader]:
         """Takes over model, optimizer and data; joins the job's other processes.
 
         Args:
             model: on the CPU, already initialised; the first process's parameters count.
             optimizer: over the model's parameters.
-            dataset: map-style, of at least N samples.
-            batch_size: samples of one logical worker in one micro-batch.
+            dataset: map-style, of at least N samples; an `IterableDataset` that can say its place;
+                or a `DataLoader` of one of them.
+            batch_size: samples of one logical worker in one micro-batch; default: the DataLoader's.
             epochs: times that the data are seen.
+            steps: ends after so many steps, whatever `epochs` says; a stream needs it.
             shuffle: a new order for each epoch.
             accumulate: micro-batches of each logical worker in one step.
             max_norm: clips the norm of the mean gradient of each step.
             scheduler: of the learning rate, stepped after each step.
             scaler: a `torch.amp.GradScaler`; it sees the mean gradient.
             collate: makes a batch of a list of samples.
+            data_workers: processes that read ahead for this one; 0: it reads itself.
+            stream_bytes: room for the place of a stream in each logical worker's context.
 
         Returns:
             The model and the optimizer themselves, and the loader for `iterations`.
@@ -116,21 +125,22 @@ class Run:
             OptionError: something cannot be trained elastically, or this process differs from the
                 others of the job; the sentence says what.
         """
-        loader = Loader(
-            dataset,
-            self.workers,
-            batch_size,
-            accumulate=accumulate,
-            epochs=epochs,
-            shuffle=shuffle,
-            seed=self._seed,
-            collate=collate,
-        )
+        options = {
+            "workers": self.workers,
+            "seed": self._seed,
+            "accumulate": accumulate,
+            "epochs": epochs,
+            "steps": steps,
+            "shuffle": shuffle,
+            "collate": collate,
+            "data_workers": data_workers,
+        }
+        loader = make_loader(dataset, batch_size, options, stream_bytes)
         self.model, self.optimizer, self._loader = model, optimizer, loader
         self._training = Training(
             model, optimizer, scheduler=scheduler, scaler=scaler, max_norm=max_norm
         )
-        self._contexts = Contexts(self._training.buffers, self._seed)
+        self._contexts = Contexts(self._training.buffers, self._seed, loader.context_bytes)
         self._slots: dict[tuple[int, int], Slot] = {}
         sizes = self._training.gradients.sizes()
         self._exchange = _core.ElasticExchange(self.workers, sizes, self._contexts.size_bytes)
@@ -139,7 +149,7 @@ class Run:
         self._training.gradients.attach(self._exchange)
         return model, optimizer, loader
 
-    def iterations(self, loader: Loader) -> Iterator[Any]:
+    def iterations(self, loader: AnyLoader) -> Iterator[Any]:
         """Yields the batches of the logical workers that this process carries, step after step.
 
         A step that another process's death interrupted is yielded again, with the workers that are
@@ -196,7 +206,7 @@ class Run:
         self._contexts.save(self._slot(self._at() + 1, self.worker_id), self._before)
         worker, self.worker_id = self.worker_id, -1
         for absent in range(worker + 1, self._end):
-            if self._share(absent).ids:
+            if self._loader.present(self.step_index, absent):
                 return False
             self._fold_absent(absent)
         return self._finish()
@@ -224,8 +234,8 @@ class Run:
 
     @property
     def epoch(self) -> int:
-        """Passes over the data that are complete."""
-        return self.step_index // self._loader.steps_per_epoch
+        """Passes over the data that are complete; 0 for a stream, whose parts have their own."""
+        return self._loader.epoch(self.step_index)
 
     def digest(self) -> str:
         """SHA-256 of parameters, optimizer, scheduler and every logical worker's context.
@@ -304,9 +314,8 @@ class Run:
     # --------------------------------------------------------------------------------------------
     # A step
 
-    def _one_step(self, loader: Loader) -> Iterator[Any]:
+    def _one_step(self, loader: AnyLoader) -> Iterator[Any]:
         step = self.step_index
-        epoch = step // loader.steps_per_epoch
         if torch.get_num_threads() != self._threads:
             raise OptionError(
                 f"the job computes with {self._threads} threads, other numbers change bits",
@@ -317,21 +326,21 @@ class Run:
         self._begin, self._end = place["begin"], place["end"]
         self._exchange.begin(self._at())
         self._settled = False
-        present = [w for w in range(self._begin, self._end) if self._share(w).ids]
+        carried = range(self._begin, self._end)
+        present = [worker for worker in carried if loader.present(step, worker)]
         if not present:
-            for worker in range(self._begin, self._end):
+            for worker in carried:
                 self._fold_absent(worker)
             self._finish()
             return
         for worker in present:
-            share = self._share(worker)
-            pieces = loader.micro_batches(share)
-            self._micro_left = len(pieces)
-            batches = [loader.fetch(epoch, ids) for ids in pieces]
+            before = None if step == 0 else self._slot(self._at(), worker).extra
+            after = self._slot(self._at() + 1, worker).extra
+            batches = loader.batches(Place(step, worker, carried), before, after)
+            self._micro_left = len(batches)
             self._load(worker)
-            for ids, batch in zip(pieces, batches, strict=True):
-                self.worker_id = worker
-                self._weight = len(ids) * self.workers / share.step_samples
+            for batch, weight in batches:
+                self.worker_id, self._weight = worker, weight
                 self._stepped = False
                 yield batch
                 if not self._stepped:
@@ -353,9 +362,6 @@ class Run:
     def _at(self) -> int:
         """Steps since this job began; the exchange counts so."""
         return self.step_index - self._base
-
-    def _share(self, worker: int) -> Share:
-        return self._loader.share(self.step_index, worker)
 
     def _fold_absent(self, worker: int) -> None:
         """A worker without samples: zeros, and a context that only moves on."""
@@ -398,18 +404,13 @@ class Run:
 
     def _contract(self) -> dict[str, Any]:
         """All that must be equal for equal bits."""
-        loader = self._loader
         return {
             "torch": str(torch.__version__),
             "instructions": torch.backends.cpu.get_cpu_capability(),
             "threads": self._threads,
             "workers": self.workers,
             "seed": self._seed,
-            "samples": loader.sample_count,
-            "batch_size": loader.batch_size,
-            "accumulate": loader.accumulate,
-            "epochs": loader.epochs,
-            "shuffle": loader.shuffle,
+            **self._loader.contract(),
             **self._training.contract(),
         }
 

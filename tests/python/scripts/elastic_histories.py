@@ -128,6 +128,27 @@ def texts(length=48):
     return torch.utils.data.TensorDataset(words[:, :-1], words[:, 1:])
 
 
+class Words(torch.utils.data.IterableDataset):
+    """A stream of random sentences; draws on, from where it is."""
+
+    def __init__(self):
+        self.at = 0
+
+    def __iter__(self):
+        info = torch.utils.data.get_worker_info()
+        while self.at < 40:
+            self.at += 1
+            if self.at % info.num_workers == info.id:
+                words = torch.randint(0, 64, (25,))
+                yield words[:-1], words[1:]
+
+    def state_dict(self):
+        return {"at": self.at}
+
+    def load_state_dict(self, state):
+        self.at = state["at"]
+
+
 def bags():
     """Each sample has words of its own, so that its worker alone touches their rows."""
     words = torch.randint(0, 400, (SAMPLES, 6), generator=torch.Generator().manual_seed(7))
@@ -150,6 +171,21 @@ def make(name):
         fused = {"fused": True} if name == "tied" else {"foreach": True}
         optimizer = torch.optim.AdamW(model.parameters(), 1e-3, **fused)
         return model, optimizer, texts(), arguments | {"max_norm": 1.0}
+    if name == "stream":
+        model = Reader()
+        return (
+            model,
+            torch.optim.SGD(model.parameters(), 0.1),
+            Words(),
+            {
+                "batch_size": 3,
+                "steps": 14,
+            },
+        )
+    if name == "readers":
+        model = ResNet()
+        optimizer = torch.optim.SGD(model.parameters(), 0.05)
+        return model, optimizer, Noisy(), arguments | {"data_workers": 1}
     if name == "amp":  # bfloat16 by autocast, a scale that overflows and falls
         model = GPT()
         optimizer = torch.optim.AdamW(model.parameters(), 1e-3)
@@ -231,7 +267,8 @@ def train(name, workers, history, out):
     threads = 2 if broken == "threads" and history["start"] == 1 else 1
     with Run(workers, (1, workers), threads=threads) as run, Path(out).open("a") as lines:
         model, optimizer, dataset, arguments = make(name)
-        arguments["epochs"] = history.get("epochs", arguments["epochs"])
+        if "epochs" in history:
+            arguments["epochs"] = history["epochs"]
         model, optimizer, loader = run.prepare(model, optimizer, dataset, **arguments)
         if "load" in history:
             run.load(history["load"])

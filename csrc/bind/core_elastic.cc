@@ -127,11 +127,40 @@ class PyExchange {
                                        static_cast<ssize_t>(exchange_->context_bytes().value()));
   }
 
+  void Assign(int rank, int processes) { ThrowIfError(exchange_->Assign(rank, processes)); }
+  py::memoryview Partials() {
+    const auto bytes = exchange_->partials();
+    return py::memoryview::from_memory(bytes.data(), static_cast<ssize_t>(bytes.size()));
+  }
+  void SumShard(const std::vector<uintptr_t>& addresses) {
+    if (addresses.size() != exchange_->plan().sources.size())
+      throw py::value_error("an address for each partial sum is needed");
+    py::gil_scoped_release released;
+    std::vector<const std::byte*> sources;
+    for (const uintptr_t address : addresses)
+      sources.push_back(reinterpret_cast<const std::byte*>(address));
+    exchange_->SumShard(sources);
+  }
+  void MergeUsed(const py::bytes& bytes) {
+    const std::string used(bytes);
+    if (used.size() != exchange_->used().size())
+      throw py::value_error("a mark for each parameter is needed");
+    exchange_->MergeUsed({reinterpret_cast<const std::byte*>(used.data()), used.size()});
+  }
+  std::pair<size_t, size_t> Shard(int rank) const { return exchange_->shard(rank); }
+  /// Partial sums of each rank.
+  std::vector<int> PartialCounts() const {
+    std::vector<int> counts(exchange_->plan().carried.size());
+    for (const elastic::Source& source : exchange_->plan().sources)
+      ++counts[static_cast<size_t>(source.rank)];
+    return counts;
+  }
+
   py::dict Place() {
     elastic::Member* member = exchange_->member();
     py::dict place;
     place["generation"] = member != nullptr ? member->generation() : 0;
-    place["rank"] = member != nullptr ? member->rank() : 0;
+    place["rank"] = exchange_->rank();
     place["processes"] = exchange_->plan().carried.size();
     place["first_step"] = member != nullptr ? member->first_step() : 0;
     place["begin"] = exchange_->carried().begin;
@@ -280,6 +309,12 @@ void BindElastic(py::module_& module) {
       .def("state_done", &PyExchange::StateDone, py::arg("bytes") = 0)
       .def("drop_state", &PyExchange::DropState)
       .def("leave", &PyExchange::Training, py::arg("over"))
+      .def("assign", &PyExchange::Assign, py::arg("rank"), py::arg("processes"))
+      .def("partials", &PyExchange::Partials, py::keep_alive<0, 1>())
+      .def("partial_counts", &PyExchange::PartialCounts)
+      .def("shard", &PyExchange::Shard, py::arg("rank"))
+      .def("sum_shard", &PyExchange::SumShard, py::arg("addresses"))
+      .def("merge_used", &PyExchange::MergeUsed, py::arg("used"))
       .def("times", &PyExchange::Times);
   py::class_<PyGroup>(module, "ElasticGroup", "An elastic job seen from outside.")
       .def(py::init<int>(), py::arg("fd"))

@@ -144,7 +144,7 @@ def test_a_damaged_file_is_refused_and_a_failed_write_leaves_the_old_one(
             job.run.save(path)
     assert path.read_bytes() == whole and len(list(tmp_path.iterdir())) == 1
     path.write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(OptionError, match=r"cannot be read|cut off"):
+    with pytest.raises(OptionError, match="cannot be read"):
         Job().run.load(path)
     with pytest.raises(OptionError, match="no such file"):
         Job().run.load(tmp_path / "none.pt")

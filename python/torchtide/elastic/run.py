@@ -12,7 +12,7 @@ from typing import Any, Final
 import torch
 
 from torchtide import _core
-from torchtide.elastic import checkpoint
+from torchtide.elastic import checkpoint, hosts
 from torchtide.elastic import state as states
 from torchtide.elastic.contexts import Contexts, Slot, tensors_digest
 from torchtide.elastic.data import Place, seed_all, stream_seed
@@ -55,7 +55,8 @@ class Run:
         self._backed = self._stepped = self._standing = False
         self._settled = True  # no step is half done
         self._group = DESCRIPTOR in os.environ
-        if not self._group and bounds[0] > 1:
+        self._hosts = not self._group and hosts.launched()
+        if not self._group and not self._hosts and bounds[0] > 1:
             raise OptionError(
                 "one process was started by itself",
                 asked=f"processes={bounds}",
@@ -143,8 +144,9 @@ class Run:
         self._contexts = Contexts(self._training.buffers, self._seed, loader.context_bytes)
         self._slots: dict[tuple[int, int], Slot] = {}
         sizes = self._training.gradients.sizes()
-        self._exchange = _core.ElasticExchange(self.workers, sizes, self._contexts.size_bytes)
-        if self._group:
+        kind = hosts.HostsExchange if self._hosts else _core.ElasticExchange
+        self._exchange = kind(self.workers, sizes, self._contexts.size_bytes)
+        if self._group or self._hosts:
             self._join_group()
         self._training.gradients.attach(self._exchange)
         return model, optimizer, loader
@@ -392,7 +394,8 @@ class Run:
 
     def _join_group(self) -> None:
         contract = self._contract()
-        found = json.loads(self._exchange.attach(int(os.environ[DESCRIPTOR]), json.dumps(contract)))
+        descriptor = int(os.environ.get(DESCRIPTOR, "-1"))
+        found = json.loads(self._exchange.attach(descriptor, json.dumps(contract)))
         for key, value in contract.items():
             if found.get(key) != value:
                 raise OptionError(

@@ -77,6 +77,10 @@ class PyExchange {
     elastic::Group* group = exchange_->group();
     if (group != nullptr) ThrowIfError(group->Bound(low, high));
   }
+  /// Reports count from `base` on: the steps of a checkpoint.
+  void StartedAt(uint64_t base) {
+    if (exchange_->group() != nullptr) exchange_->group()->header().base.store(base);
+  }
   bool Stand() {
     return Waiting([&] { return exchange_->Stand(); });
   }
@@ -123,11 +127,40 @@ class PyExchange {
                                        static_cast<ssize_t>(exchange_->context_bytes().value()));
   }
 
+  void Assign(int rank, int processes) { ThrowIfError(exchange_->Assign(rank, processes)); }
+  py::memoryview Partials() {
+    const auto bytes = exchange_->partials();
+    return py::memoryview::from_memory(bytes.data(), static_cast<ssize_t>(bytes.size()));
+  }
+  void SumShard(const std::vector<uintptr_t>& addresses) {
+    if (addresses.size() != exchange_->plan().sources.size())
+      throw py::value_error("an address for each partial sum is needed");
+    py::gil_scoped_release released;
+    std::vector<const std::byte*> sources;
+    for (const uintptr_t address : addresses)
+      sources.push_back(reinterpret_cast<const std::byte*>(address));
+    exchange_->SumShard(sources);
+  }
+  void MergeUsed(const py::bytes& bytes) {
+    const std::string used(bytes);
+    if (used.size() != exchange_->used().size())
+      throw py::value_error("a mark for each parameter is needed");
+    exchange_->MergeUsed({reinterpret_cast<const std::byte*>(used.data()), used.size()});
+  }
+  std::pair<size_t, size_t> Shard(int rank) const { return exchange_->shard(rank); }
+  /// Partial sums of each rank.
+  std::vector<int> PartialCounts() const {
+    std::vector<int> counts(exchange_->plan().carried.size());
+    for (const elastic::Source& source : exchange_->plan().sources)
+      ++counts[static_cast<size_t>(source.rank)];
+    return counts;
+  }
+
   py::dict Place() {
     elastic::Member* member = exchange_->member();
     py::dict place;
     place["generation"] = member != nullptr ? member->generation() : 0;
-    place["rank"] = member != nullptr ? member->rank() : 0;
+    place["rank"] = exchange_->rank();
     place["processes"] = exchange_->plan().carried.size();
     place["first_step"] = member != nullptr ? member->first_step() : 0;
     place["begin"] = exchange_->carried().begin;
@@ -210,8 +243,9 @@ class PyGroup {
     report["high"] = header.high.load();
     report["workers"] = sealed ? header.geometry.workers : 0;
     report["generation"] = latest > 0 ? py::object(py::int_(latest - 1)) : py::none();
-    report["first_step"] = elastic::GenerationWord::Step(word);
-    report["steps"] = header.steps.load();
+    const uint64_t base = header.base.load();
+    report["first_step"] = base + elastic::GenerationWord::Step(word);
+    report["steps"] = base + header.steps.load();
     report["pids"] = pids;
     report["with_state"] = whole;
     report["standing_by"] = ready;
@@ -258,6 +292,7 @@ void BindElastic(py::module_& module) {
            py::arg("parameters"), py::arg("context_bytes"))
       .def("attach", &PyExchange::Attach, py::arg("fd"), py::arg("contract"))
       .def("bound", &PyExchange::Bound, py::arg("low"), py::arg("high"))
+      .def("started_at", &PyExchange::StartedAt, py::arg("base"))
       .def("stand", &PyExchange::Stand)
       .def("advance", &PyExchange::Advance, py::arg("step"))
       .def("begin", &PyExchange::Begin, py::arg("step"))
@@ -274,6 +309,12 @@ void BindElastic(py::module_& module) {
       .def("state_done", &PyExchange::StateDone, py::arg("bytes") = 0)
       .def("drop_state", &PyExchange::DropState)
       .def("leave", &PyExchange::Training, py::arg("over"))
+      .def("assign", &PyExchange::Assign, py::arg("rank"), py::arg("processes"))
+      .def("partials", &PyExchange::Partials, py::keep_alive<0, 1>())
+      .def("partial_counts", &PyExchange::PartialCounts)
+      .def("shard", &PyExchange::Shard, py::arg("rank"))
+      .def("sum_shard", &PyExchange::SumShard, py::arg("addresses"))
+      .def("merge_used", &PyExchange::MergeUsed, py::arg("used"))
       .def("times", &PyExchange::Times);
   py::class_<PyGroup>(module, "ElasticGroup", "An elastic job seen from outside.")
       .def(py::init<int>(), py::arg("fd"))

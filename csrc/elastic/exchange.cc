@@ -42,6 +42,32 @@ absl::StatusOr<std::string> Exchange::Attach(UniqueFd fd, absl::string_view cont
   return found;
 }
 
+absl::Status Exchange::Assign(int rank, int processes) {
+  TIDE_ASSIGN_OR_RETURN(plan_, MakePlan(workers_, processes));
+  assigned_rank_ = rank;
+  return absl::OkStatus();
+}
+
+absl::Span<std::byte> Exchange::partials() {
+  return {buffers_.data(), sums_.nodes().size() * layout_.bytes()};
+}
+
+std::pair<size_t, size_t> Exchange::shard(int rank) const {
+  return Shard(layout_, rank, static_cast<int>(plan_.carried.size()));
+}
+
+void Exchange::SumShard(absl::Span<const std::byte* const> sources) {
+  const auto [begin, end] = shard(rank());
+  std::vector<const std::byte*> whole;  // as if each had all bytes
+  whole.reserve(sources.size());
+  for (const std::byte* source : sources) whole.push_back(source - begin);
+  SumTree(plan_, layout_, whole, gradients_.data(), begin, end, workers_);
+}
+
+void Exchange::MergeUsed(absl::Span<const std::byte> used) {
+  for (size_t i = 0; i < used_.size(); ++i) used_[i] |= static_cast<uint8_t>(used[i]);
+}
+
 absl::Status Exchange::Replan() {
   const int processes = static_cast<int>(member_->slots().size());
   TIDE_ASSIGN_OR_RETURN(plan_, MakePlan(workers_, processes));
@@ -50,8 +76,7 @@ absl::Status Exchange::Replan() {
 
 absl::StatusOr<bool> Exchange::Stand() {
   if (!member_) {
-    buffers_.Allocate(layout_.bytes() *
-                      static_cast<size_t>(LivePartials(workers_, Range{0, workers_})));
+    buffers_.Allocate(layout_.bytes() * static_cast<size_t>(LivePartials(workers_, carried())));
     contexts_.Allocate(2 * static_cast<size_t>(workers_) * context_bytes_.size());
     return true;
   }

@@ -3,11 +3,13 @@
 
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
+#include "absl/types/span.h"
 #include "elastic/member.h"
 #include "elastic/reducer.h"
 
@@ -19,7 +21,7 @@ struct ExchangeTimes {
   absl::Duration summed;  // adding up partial sums of all processes
 };
 
-/// One thread. Alone until Attach: then nothing is shared and every step commits.
+/// One thread. Alone until Attach or Assign: then nothing is shared and every step commits.
 ///
 ///   exchange.Begin(step); for (worker in carried()) exchange.Fold(worker, gradients);
 ///   if (*exchange.Finish(step, last) == Vote::kCommitted) apply(exchange.gradients());
@@ -31,6 +33,9 @@ class Exchange {
   /// Shares the file behind `fd`. Returns the contract of whoever came first. Errors: those of
   /// Group::Attach, Group::Seal and Member::Claim.
   absl::StatusOr<std::string> Attach(UniqueFd fd, absl::string_view contract, WaitOptions options);
+  /// Carries the part of `rank` of `processes` that reach each other without a shared file: the
+  /// caller moves the bytes. Before Stand, instead of Attach. Errors: those of MakePlan.
+  absl::Status Assign(int rank, int processes);
   /// Waits for a place in a generation. False: the training is over. At once when alone.
   absl::StatusOr<bool> Stand();
   /// Enters the generation that begins at `step` if one does. False: this process is to leave.
@@ -42,6 +47,18 @@ class Exchange {
   /// Publishes, votes and, when committed, sums. `last`: no step follows.
   absl::StatusOr<Vote> Finish(uint64_t step, bool last);
 
+  /// After Assign, between the last Fold and SumShard: this process's partial sums, one after the
+  /// other.
+  absl::Span<std::byte> partials();
+  /// Bytes [first, second) of the flat gradients that `rank` sums.
+  std::pair<size_t, size_t> shard(int rank) const;
+  /// Sums this process's shard into gradients(). `sources` are all processes' partial sums in the
+  /// order of plan().sources, each from the shard's first byte on.
+  void SumShard(absl::Span<const std::byte* const> sources);
+  /// Adds another process's marks of used parameters.
+  void MergeUsed(absl::Span<const std::byte> used);
+
+  int rank() const { return member_ ? member_->rank() : assigned_rank_; }
   Range carried() const { return plan_.carried[static_cast<size_t>(rank())]; }
   const Plan& plan() const { return plan_; }
   const FlatLayout& layout() const { return layout_; }
@@ -65,7 +82,6 @@ class Exchange {
    private:
     std::unique_ptr<std::byte, void (*)(std::byte*)> data_{nullptr, nullptr};
   };
-  int rank() const { return member_ ? member_->rank() : 0; }
   absl::Status Replan();
   absl::Status Sum(uint64_t step);
   absl::Status SumShards(uint64_t step, absl::Span<const std::byte* const> sources);
@@ -73,6 +89,7 @@ class Exchange {
   const int workers_;
   const FlatLayout layout_;
   const Bytes context_bytes_;
+  int assigned_rank_ = 0;
   Plan plan_;
   PartialSums sums_;
   Private gradients_, buffers_, contexts_;  // the last two only while alone

@@ -16,7 +16,7 @@
 namespace tide::elastic {
 
 inline constexpr uint64_t kGroupMagic = 0x5453414c45454454;  // "TDEELAST"
-inline constexpr uint32_t kGroupVersion = 1;
+inline constexpr uint32_t kGroupVersion = 2;
 inline constexpr int kMembersMax = kProcessesMax;
 inline constexpr uint32_t kGenerationsMax = 1u << 16;
 inline constexpr int kContractBytesMax = 16 << 10;
@@ -74,6 +74,7 @@ struct GroupHeader {
   std::atomic<uint32_t> latest;       // generations that somebody has entered; 0: none yet
   std::atomic<uint32_t> finished;     // the training is over
   std::atomic<uint64_t> steps;        // committed
+  std::atomic<uint64_t> base;         // done before this job began: those of a checkpoint
   std::atomic<uint64_t> state_stamp;  // generation plus 1 whose state is complete
   std::atomic<uint64_t> state_bytes;
   Geometry geometry;        // with kSealed

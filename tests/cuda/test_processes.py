@@ -80,9 +80,7 @@ class Job:
 
 
 @pytest.fixture
-def pair(
-    zygote: phantom_gpu.Zygote, tmp_path: pathlib.Path
-) -> Iterator[tuple[Job, Job]]:
+def pair(zygote: phantom_gpu.Zygote, tmp_path: pathlib.Path) -> Iterator[tuple[Job, Job]]:
     """Two jobs on one device of 1 GiB with host memory that it can map."""
     name = f"pair{uuid.uuid4().hex[:8]}"
     runtime_dir = tmp_path / "run"

@@ -18,6 +18,8 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "tests/python/scripts/elastic_histories.py"
 ALONE: dict[str, Any] = {"start": 1, "alone": True}
 WORKERS = 4
+#: Starts data workers in each process: slow where cores are few.
+LONG_ONLY = ["readers"] if "TIDE_TEST_HISTORIES" in os.environ else []
 
 
 def play(model: str, histories: list[dict[str, Any]], workers: int = WORKERS) -> list[Any]:
@@ -61,7 +63,10 @@ def random_history(seed: int, steps: int = 14) -> dict[str, Any]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("model", ["resnet", "gpt", "tied", "lstm"])
+@pytest.mark.parametrize(
+    "model",
+    ["resnet", "gpt", "tied", "lstm", "amp", "sparse", "bag", "stream", *LONG_ONLY],
+)
 def test_histories_of_sizes_and_kills_give_the_bits_of_one_process(model: str) -> None:
     seed = int(os.environ.get("TIDE_TEST_SEED", "11")) + len(model)
     rounds = int(os.environ.get("TIDE_TEST_HISTORIES", "1"))
@@ -107,9 +112,38 @@ def test_kills_at_random_moments_lose_and_double_nothing() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("model", "how"),
-    [("gpt", "order"), ("gpt", "random"), ("resnet", "buffers"), ("resnet", "threads")],
+    [
+        ("gpt", "order"),
+        ("gpt", "random"),
+        ("resnet", "buffers"),
+        ("resnet", "threads"),
+        ("bag", "rows"),
+    ],
 )
 def test_what_is_done_as_usual_breaks_the_bits(model: str, how: str) -> None:
     one, two = play(model, [{"start": 1, "broken": how}, {"start": 2, "broken": how}])
     assert all(len(found) == 1 for _, found in digests(one))
     assert digests(one) != digests(two)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model", ["resnet", "sparse"])
+def test_a_checkpoint_goes_on_in_any_number_of_processes(
+    model: str, tmp_path: pathlib.Path
+) -> None:
+    path = str(tmp_path / "run.pt")
+    alone, saved, loaded, grown, forgot = play(
+        model,
+        [
+            ALONE,
+            {"start": 3, "save": [5, path], "sizes": {"8": 2}},
+            ALONE | {"load": path},
+            {"start": 2, "load": path, "sizes": {"8": 4}},
+            ALONE | {"load": path, "broken": "forget"},
+        ],
+    )
+    assert digests(saved) == digests(alone)
+    rest = [(step, found) for step, found in digests(alone) if step > 5]
+    assert digests(loaded) == rest
+    assert digests(grown) == rest
+    assert digests(forgot) != rest  # what the contexts of logical workers are for

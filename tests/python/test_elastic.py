@@ -16,7 +16,7 @@ from torch import nn  # noqa: E402
 from torch.utils.data import TensorDataset  # noqa: E402
 from torchtide import _core  # noqa: E402
 from torchtide.elastic import state as states  # noqa: E402
-from torchtide.elastic.data import Loader, seed_all  # noqa: E402
+from torchtide.elastic.data import Loader, LoaderOptions, seed_all  # noqa: E402
 from torchtide.elastic.run import DESCRIPTOR, Run  # noqa: E402
 from torchtide.errors import OptionError  # noqa: E402
 
@@ -29,8 +29,8 @@ def one_thread() -> Any:
 
 
 def loader(samples: int, workers: int, batch_size: int = 3, **given: Any) -> Loader:
-    options = {"accumulate": 1, "epochs": 1, "shuffle": True, "seed": 7, "collate": None} | given
-    return Loader(TensorDataset(torch.arange(samples)), workers, batch_size, **options)
+    options = LoaderOptions(workers, batch_size, **({"seed": 7} | given))
+    return Loader(TensorDataset(torch.arange(samples)), options)
 
 
 @pytest.mark.parametrize("samples", [5, 15, 16, 29, 30, 31, 61])
@@ -65,7 +65,7 @@ def test_what_a_sample_draws_depends_on_epoch_and_id_only() -> None:
         def __getitem__(self, index: int) -> Any:
             return torch.rand(2) + random.random()
 
-    data = Loader(Drawing(), 2, 2, accumulate=1, epochs=2, shuffle=True, seed=1, collate=None)
+    data = Loader(Drawing(), LoaderOptions(2, 2, seed=1, epochs=2))
     seed_all(1)
     first = data.fetch(0, [3, 4])
     seed_all(2)
@@ -118,6 +118,24 @@ def test_the_decorator_hands_over_a_run_and_the_loop_says_who_is_trained() -> No
         return ids
 
     assert train(10) == [0, 10, 20] * 4 + [0, 10]  # two samples are left: two workers have one
+
+
+def test_running_statistics_are_those_of_a_workers_own_batches() -> None:
+    x = torch.arange(24.0).reshape(12, 2)
+    model = nn.BatchNorm1d(2)
+    optimizer = torch.optim.SGD(model.parameters(), 0.0)
+    with Run(2, (1, 1)) as run:
+        _, _, data = run.prepare(model, optimizer, TensorDataset(x), batch_size=3, shuffle=False)
+        for (batch,) in run.iterations(data):
+            run.backward(model(batch).sum())
+            run.step()
+        found = [run._slot(2, worker).buffers[0].clone() for worker in range(2)]
+    for worker in range(2):
+        alone = nn.BatchNorm1d(2)
+        for at in (3 * worker, 6 + 3 * worker):
+            alone(x[at : at + 3])
+        assert torch.equal(found[worker], alone.running_mean)
+    assert torch.equal(model.running_mean, found[0])  # evaluation sees worker 0's
 
 
 def test_an_unused_parameter_keeps_no_gradient() -> None:
@@ -182,14 +200,10 @@ def test_two_processes_cannot_be_one() -> None:
 
 
 def test_data_that_cannot_be_divided_are_refused() -> None:
-    class Stream(torch.utils.data.IterableDataset):  # type: ignore[misc]
-        def __iter__(self) -> Any:
-            return iter(range(3))
-
     with pytest.raises(OptionError, match="3 samples cannot feed 4 logical workers"):
         loader(3, 4)
-    with pytest.raises(OptionError, match="Stream has no length"):
-        Loader(Stream(), 2, 1, accumulate=1, epochs=1, shuffle=False, seed=0, collate=None)
+    with pytest.raises(OptionError, match="no full step of 12"):
+        loader(11, 4, drop_last=True)
     with pytest.raises(OptionError, match="batch_size=0"):
         loader(9, 4, batch_size=0)
 
@@ -218,15 +232,37 @@ def test_another_number_of_threads_is_noticed() -> None:
             next(run.iterations(data))
 
 
-def test_sparse_gradients_and_foreign_optimizers_are_refused() -> None:
+def test_the_mean_of_sparse_gradients_has_the_rows_that_any_worker_touched() -> None:
+    seen = []
+
+    class Spy(torch.optim.SGD):
+        def step(self, closure: Any = None) -> Any:
+            seen.append(model.weight.grad)
+            return super().step(closure)
+
+    model = nn.Embedding(6, 2, sparse=True)
+    ids = TensorDataset(torch.tensor([0, 2, 2, 5]))
+    with Run(2, (1, 1)) as run:
+        _, _, data = run.prepare(
+            model, Spy(model.parameters(), 0.1), ids, batch_size=2, shuffle=False, max_norm=9.0
+        )
+        for (x,) in run.iterations(data):
+            run.backward((model(x) * torch.tensor([1.0, 0.0])).sum())
+            run.step()
+    (gradient,) = seen
+    assert gradient.is_sparse and gradient.indices().tolist() == [[0, 2, 5]]
+    assert gradient.values().tolist() == [[0.5, 0.0], [1.0, 0.0], [0.5, 0.0]]
+
+
+def test_unexpected_sparse_gradients_and_foreign_optimizers_are_refused() -> None:
+    ids = TensorDataset(torch.arange(4))
     with Run(1, (1, 1)) as run:
-        model = nn.Embedding(5, 2, sparse=True)
+        model = nn.Embedding(5, 2)
         optimizer = torch.optim.SGD(model.parameters(), 0.1)
-        ids = TensorDataset(torch.arange(4))
         _, _, data = run.prepare(model, optimizer, ids, batch_size=2)
         (x,) = next(run.iterations(data))
-        run.backward(model(x).sum())
-        with pytest.raises(OptionError, match="dense gradients"):
+        run.backward(nn.functional.embedding(x, model.weight, sparse=True).sum())
+        with pytest.raises(OptionError, match=r"must come from nn\.Embedding\(sparse=True\)"):
             run.step()
     with Run(1, (1, 1)) as run, pytest.raises(OptionError, match="other parameters"):
         run.prepare(nn.Linear(1, 1), optimizer, ids, batch_size=2)

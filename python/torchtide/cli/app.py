@@ -201,6 +201,19 @@ def resize(
         raise exits.Exit(elastic.resize(job, processes, timeout, json_output))
 
 
+@app.command(epilog=examples.of("verify"))
+def verify(
+    one: Annotated[Path, typer.Argument(help="A file that run.save or torch.save wrote.")],
+    other: Annotated[Path, typer.Argument(help="The one to compare it with.")],
+    json_output: Json = False,
+) -> None:
+    """Compare two checkpoints bit for bit and say where they differ."""
+    from torchtide.cli import verify as verifier
+
+    with exits.reported(json_output, f"tide verify {one} {other}"):
+        raise exits.Exit(verifier.verify(one, other, json_output))
+
+
 @app.command(epilog=examples.of("explain"))
 def explain(context: typer.Context, job: Job, json_output: Json = False) -> None:
     """Say why a job is slow, paused or small."""

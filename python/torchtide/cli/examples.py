@@ -17,6 +17,7 @@ LINES: Final[Mapping[str, tuple[str, ...]]] = {
     "pause": ("tide pause train", "tide pause train --timeout 300"),
     "resume": ("tide resume train",),
     "resize": ("tide resize elastic_digits 2",),
+    "verify": ("tide verify run1.pt run2.pt",),
     "explain": ("tide explain train",),
     "events": ("tide events -f", "tide events --job train --since 10m"),
     "priority": ("tide priority train opportunistic",),

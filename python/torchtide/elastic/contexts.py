@@ -12,6 +12,7 @@ from typing import Any, Final
 import torch
 
 from torchtide.elastic.data import seed_all
+from torchtide.elastic.state import tensor_bytes
 
 _TORCH: Final = 5056  # bytes of the state of torch's CPU generator
 _PYTHON: Final = struct.Struct("<625I?d")
@@ -28,6 +29,7 @@ class Slot:
         """Lays the fields out over `view`."""
         whole = torch.frombuffer(view, dtype=torch.uint8)
         self.view = view
+        self.whole = whole
         self.torch_state = whole[:_TORCH]
         #: 1 where the worker has changed that buffer since the beginning.
         self.changed = whole[_RANDOM_BYTES : _RANDOM_BYTES + len(buffers)]
@@ -37,29 +39,32 @@ class Slot:
             piece = whole[at : at + buffer.nbytes]
             self.buffers.append(piece.view(buffer.dtype).view(buffer.shape))
             at += _aligned(buffer.nbytes)
+        #: What the data keep of a logical worker; they write it themselves.
+        self.extra = view[at:]
 
 
 class Contexts:
     """Puts the context of a logical worker into this process, and takes it out again."""
 
-    def __init__(self, buffers: Sequence[torch.Tensor], seed: int) -> None:
-        """Remembers the buffers as they are: every worker begins with them."""
+    def __init__(self, buffers: Sequence[torch.Tensor], seed: int, extra: int = 0) -> None:
+        """Remembers the buffers as they are: every worker begins with them.
+
+        `extra` bytes of each context belong to the data.
+        """
         self.buffers = list(buffers)
         self._seed = seed
         self._initial = [buffer.detach().clone() for buffer in self.buffers]
-        self._touched = [False] * len(self.buffers)  # differs from the initial value, perhaps
-        self._versions = [buffer._version for buffer in self.buffers]
         self.size_bytes = (
             _RANDOM_BYTES
             + _aligned(len(self.buffers))
             + sum(_aligned(buffer.nbytes) for buffer in self.buffers)
+            + _aligned(extra)
         )
 
     def initial_changed(self) -> None:
         """The buffers have just been received from a peer: they are the new beginning."""
         for initial, buffer in zip(self._initial, self.buffers, strict=True):
             initial.copy_(buffer)
-        self._touched = [False] * len(self.buffers)
 
     def initial(self) -> list[torch.Tensor]:
         """The buffers as every worker begins with them."""
@@ -94,39 +99,30 @@ class Contexts:
             _, keys, position, has_gauss, gauss = numpy.random.get_state()
             _NUMPY.pack_into(slot.view, _NUMPY_AT, keys.tobytes(), position, bool(has_gauss), gauss)
         for index, buffer in enumerate(self.buffers):
-            changed = buffer._version != self._versions[index]
-            if changed:
-                self._touched[index] = True
             known = before is not None and bool(before.changed[index])
-            slot.changed[index] = changed or known
-            if changed or known:
+            changed = known or not _same_bits(buffer, self._initial[index])
+            slot.changed[index] = changed
+            if changed:
                 slot.buffers[index].copy_(buffer)
 
     def _load_buffers(self, slot: Slot | None) -> None:
+        # Contents are compared: batch_norm writes its statistics without a new `_version`.
         with torch.no_grad():
             for index, buffer in enumerate(self.buffers):
                 if slot is not None and slot.changed[index]:
                     buffer.copy_(slot.buffers[index])
-                    self._touched[index] = True
-                elif self._touched[index]:
+                elif not _same_bits(buffer, self._initial[index]):
                     buffer.copy_(self._initial[index])
-                    self._touched[index] = False
-                self._versions[index] = buffer._version
 
     @staticmethod
     def digest(slot: Slot, into: Any) -> None:
         """Adds everything that counts to a hash."""
         into.update(slot.view[: _NUMPY_AT + _NUMPY.size])
         into.update(slot.changed.numpy().tobytes())
+        into.update(slot.extra)
         for changed, buffer in zip(slot.changed, slot.buffers, strict=True):
             if changed:
                 into.update(tensor_bytes(buffer))
-
-
-def tensor_bytes(tensor: torch.Tensor) -> bytes:
-    """The elements in logical order."""
-    flat = tensor.detach().contiguous().reshape(-1)
-    return flat.view(torch.uint8).numpy().tobytes() if flat.numel() else b""
 
 
 def tensors_digest(tensors: Sequence[torch.Tensor]) -> str:
@@ -135,6 +131,17 @@ def tensors_digest(tensors: Sequence[torch.Tensor]) -> str:
     for tensor in tensors:
         found.update(tensor_bytes(tensor))
     return found.hexdigest()
+
+
+_INTEGERS: Final = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+
+
+def _same_bits(one: torch.Tensor, other: torch.Tensor) -> bool:
+    """Equal as bits: NaN equals itself, and 0 is not -0."""
+    if one.is_complex():
+        one, other = torch.view_as_real(one), torch.view_as_real(other)
+    kind = _INTEGERS[one.element_size()]
+    return torch.equal(one.detach().view(kind), other.view(kind))
 
 
 def _aligned(size: int) -> int:

@@ -5,21 +5,23 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import Any, Final
 
 import torch
 
 from torchtide import _core
+from torchtide.elastic import checkpoint, hosts
 from torchtide.elastic import state as states
-from torchtide.elastic.contexts import Contexts, Slot, tensor_bytes, tensors_digest
-from torchtide.elastic.data import Loader, Share, seed_all, stream_seed
+from torchtide.elastic.contexts import Contexts, Slot, tensors_digest
+from torchtide.elastic.data import Place, seed_all, stream_seed
+from torchtide.elastic.loading import AnyLoader, make_loader
+from torchtide.elastic.training import Training
 from torchtide.errors import OptionError, ResizeAborted
 
 #: Set by the launcher for its workers: the descriptor of the job's memory file.
 DESCRIPTOR: Final = "TIDE_ELASTIC_FD"
-_ELEMENT_TYPES: Final = {torch.float32: 0, torch.bfloat16: 1, torch.float64: 2}
 
 
 class Released(SystemExit):
@@ -48,9 +50,13 @@ class Run:
         self._seed = seed
         self._threads = threads
         self._exchange: Any = None
-        self._backed = self._stepped = False
+        self._base = 0  # steps that were done before this job began: a checkpoint's
+        self._restored: list[torch.Tensor] | None = None  # contexts out of a checkpoint
+        self._backed = self._stepped = self._standing = False
+        self._settled = True  # no step is half done
         self._group = DESCRIPTOR in os.environ
-        if not self._group and bounds[0] > 1:
+        self._hosts = not self._group and hosts.launched()
+        if not self._group and not self._hosts and bounds[0] > 1:
             raise OptionError(
                 "one process was started by itself",
                 asked=f"processes={bounds}",
@@ -70,6 +76,7 @@ class Run:
     ) -> None:
         # Without this the others would wait until this process has ended.
         if self._exchange is not None:
+            self._loader.close()
             self._exchange.leave(False)
 
     # --------------------------------------------------------------------------------------------
@@ -81,27 +88,36 @@ class Run:
         optimizer: torch.optim.Optimizer,
         dataset: Any,
         *,
-        batch_size: int,
+        batch_size: int | None = None,
         epochs: int = 1,
+        steps: int | None = None,
         shuffle: bool = True,
         accumulate: int = 1,
         max_norm: float | None = None,
         scheduler: Any = None,
+        scaler: Any = None,
         collate: Callable[[list[Any]], Any] | None = None,
-    ) -> tuple[torch.nn.Module, torch.optim.Optimizer, Loader]:
+        data_workers: int = 0,
+        stream_bytes: int = 4096,
+    ) -> tuple[torch.nn.Module, torch.optim.Optimizer, AnyLoader]:
         """Takes over model, optimizer and data; joins the job's other processes.
 
         Args:
             model: on the CPU, already initialised; the first process's parameters count.
             optimizer: over the model's parameters.
-            dataset: map-style, of at least N samples.
-            batch_size: samples of one logical worker in one micro-batch.
+            dataset: map-style, of at least N samples; an `IterableDataset` that can say its place;
+                or a `DataLoader` of one of them.
+            batch_size: samples of one logical worker in one micro-batch; default: the DataLoader's.
             epochs: times that the data are seen.
+            steps: ends after so many steps, whatever `epochs` says; a stream needs it.
             shuffle: a new order for each epoch.
             accumulate: micro-batches of each logical worker in one step.
             max_norm: clips the norm of the mean gradient of each step.
             scheduler: of the learning rate, stepped after each step.
+            scaler: a `torch.amp.GradScaler`; it sees the mean gradient.
             collate: makes a batch of a list of samples.
+            data_workers: processes that read ahead for this one; 0: it reads itself.
+            stream_bytes: room for the place of a stream in each logical worker's context.
 
         Returns:
             The model and the optimizer themselves, and the loader for `iterations`.
@@ -110,34 +126,32 @@ class Run:
             OptionError: something cannot be trained elastically, or this process differs from the
                 others of the job; the sentence says what.
         """
-        loader = Loader(
-            dataset,
-            self.workers,
-            batch_size,
-            accumulate=accumulate,
-            epochs=epochs,
-            shuffle=shuffle,
-            seed=self._seed,
-            collate=collate,
+        options = {
+            "workers": self.workers,
+            "seed": self._seed,
+            "accumulate": accumulate,
+            "epochs": epochs,
+            "steps": steps,
+            "shuffle": shuffle,
+            "collate": collate,
+            "data_workers": data_workers,
+        }
+        loader = make_loader(dataset, batch_size, options, stream_bytes)
+        self.model, self.optimizer, self._loader = model, optimizer, loader
+        self._training = Training(
+            model, optimizer, scheduler=scheduler, scaler=scaler, max_norm=max_norm
         )
-        self.model, self.optimizer = model, optimizer
-        self._scheduler, self._max_norm, self._loader = scheduler, max_norm, loader
-        self._parameters = [p for p in model.parameters() if p.requires_grad]
-        self._check_tensors()
-        self._contexts = Contexts([b for b in model.buffers() if b.numel()], self._seed)
+        self._contexts = Contexts(self._training.buffers, self._seed, loader.context_bytes)
         self._slots: dict[tuple[int, int], Slot] = {}
-        sizes = [(_ELEMENT_TYPES[p.dtype], p.numel()) for p in self._parameters]
-        self._exchange = _core.ElasticExchange(self.workers, sizes, self._contexts.size_bytes)
-        if self._group:
+        sizes = self._training.gradients.sizes()
+        kind = hosts.HostsExchange if self._hosts else _core.ElasticExchange
+        self._exchange = kind(self.workers, sizes, self._contexts.size_bytes)
+        if self._group or self._hosts:
             self._join_group()
-        flat = torch.frombuffer(self._exchange.gradients(), dtype=torch.uint8)
-        self._gradients = [
-            flat[at : at + p.nbytes].view(p.dtype).view(p.shape)
-            for at, p in zip(self._exchange.offsets(), self._parameters, strict=True)
-        ]
+        self._training.gradients.attach(self._exchange)
         return model, optimizer, loader
 
-    def iterations(self, loader: Loader) -> Iterator[Any]:
+    def iterations(self, loader: AnyLoader) -> Iterator[Any]:
         """Yields the batches of the logical workers that this process carries, step after step.
 
         A step that another process's death interrupted is yielded again, with the workers that are
@@ -153,12 +167,14 @@ class Run:
                 asked="run.iterations(loader)",
                 advice="model, optimizer, loader = run.prepare(model, optimizer, dataset, ...)",
             )
+        self._standing = True
         if not self._exchange.stand():
             raise Released(0)
+        self._restore()
         self._receive_or_send()
         while self.step_index < len(loader):
             yield from self._one_step(loader)
-            if not self._exchange.advance(self.step_index):
+            if not self._exchange.advance(self._at()):
                 raise Released(0)
             self._receive_or_send()
         self._exchange.leave(True)
@@ -168,7 +184,7 @@ class Run:
         """Backward of the mean loss of the batch, weighted by its share of the step's samples."""
         if self.worker_id < 0:
             raise OptionError("it belongs into the body of the loop", asked="run.backward(loss)")
-        (loss if self._weight == 1.0 else loss * self._weight).backward()  # type: ignore[no-untyped-call]
+        self._training.backward(loss if self._weight == 1.0 else loss * self._weight)
         self._backed = True
 
     def step(self) -> bool:
@@ -188,13 +204,11 @@ class Run:
         self._micro_left -= 1
         if self._micro_left:
             return False
-        self._fold(self.worker_id, [p.grad for p in self._parameters])
-        self._contexts.save(self._slot(self.step_index + 1, self.worker_id), self._before)
-        for parameter in self._parameters:
-            parameter.grad = None
+        self._training.gradients.fold(self.worker_id)
+        self._contexts.save(self._slot(self._at() + 1, self.worker_id), self._before)
         worker, self.worker_id = self.worker_id, -1
         for absent in range(worker + 1, self._end):
-            if self._share(absent).ids:
+            if self._loader.present(self.step_index, absent):
                 return False
             self._fold_absent(absent)
         return self._finish()
@@ -222,8 +236,8 @@ class Run:
 
     @property
     def epoch(self) -> int:
-        """Passes over the data that are complete."""
-        return self.step_index // self._loader.steps_per_epoch
+        """Passes over the data that are complete; 0 for a stream, whose parts have their own."""
+        return self._loader.epoch(self.step_index)
 
     def digest(self) -> str:
         """SHA-256 of parameters, optimizer, scheduler and every logical worker's context.
@@ -231,15 +245,68 @@ class Run:
         Right after a `step` that returned True; equal for every history of sizes.
         """
         found = hashlib.sha256()
-        for name, parameter in self.model.named_parameters():
-            found.update(name.encode() + tensor_bytes(parameter))
-        packed = states.Packed([self.optimizer.state_dict(), self._scheduler_state()])
-        view = memoryview(bytearray(packed.size_bytes))
-        packed.write(view)
-        found.update(view)
+        self._training.digest(found)
         for worker in range(self.workers):
-            Contexts.digest(self._slot(self.step_index, worker), found)
+            Contexts.digest(self._slot(self._at(), worker), found)
         return found.hexdigest()
+
+    # --------------------------------------------------------------------------------------------
+    # Checkpoints
+
+    def state_dict(self) -> dict[str, Any]:
+        """The whole run after a step: training, place in the data, every logical worker's context.
+
+        Call it where `step` has returned True, or outside of the loop. Numbers, text and tensors
+        only; nothing is copied, so use it before the next step. `state["model"]` is the model's
+        own state_dict, with the buffers of logical worker 0.
+
+        Raises:
+            OptionError: a step is half done, or optimizer or scheduler keep other objects.
+        """
+        if self._exchange is None or not self._settled:
+            raise OptionError(
+                "a step is half done" if self._exchange is not None else "nothing is prepared",
+                asked="run.state_dict()",
+                advice="call it where run.step() has returned True",
+            )
+        there = self._standing and self.step_index > 0
+        contexts = [self._slot(self._at(), w) for w in range(self.workers)] if there else []
+        return checkpoint.seal(
+            {
+                "contract": self._contract(),
+                "step": self.step_index,
+                "model": self._training.model_state(
+                    self._contexts, contexts[0] if contexts else None
+                ),
+                "training": self._training.tree(self._contexts),
+                "contexts": [slot.whole for slot in contexts],
+            }
+        )
+
+    def load_state_dict(self, state: dict[str, Any], *, exact: bool = True) -> None:
+        """Goes on from a state. Between `prepare` and the loop, in every process.
+
+        The number of processes does not matter. More `epochs` than then are allowed.
+
+        Raises:
+            OptionError: it is of another run: other workers, data, model or arguments; or, with
+                `exact`, of another torch, instruction set or number of threads.
+        """
+        if self._exchange is None or self._standing:
+            raise OptionError("it belongs between prepare and the loop", asked="load a state")
+        checkpoint.check(state, "load a state")
+        checkpoint.compare(state["contract"], self._contract(), exact=exact)
+        self._training.adopt(state["training"], self._contexts)
+        self._restored = [context.clone() for context in state["contexts"]]
+        self._base = self.step_index = int(state["step"])
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Writes `state_dict` to a file that `torch.load` reads; in one process (`is_main`)."""
+        checkpoint.write(path, self.state_dict())
+
+    def load(self, path: str | os.PathLike[str], *, exact: bool = True) -> None:
+        """`load_state_dict` of a file."""
+        self.load_state_dict(checkpoint.read(path), exact=exact)
 
     def times(self) -> tuple[float, float]:
         """Seconds of the last step: waited for the others' votes, summed."""
@@ -249,9 +316,8 @@ class Run:
     # --------------------------------------------------------------------------------------------
     # A step
 
-    def _one_step(self, loader: Loader) -> Iterator[Any]:
+    def _one_step(self, loader: AnyLoader) -> Iterator[Any]:
         step = self.step_index
-        epoch = step // loader.steps_per_epoch
         if torch.get_num_threads() != self._threads:
             raise OptionError(
                 f"the job computes with {self._threads} threads, other numbers change bits",
@@ -260,22 +326,23 @@ class Run:
             )
         place = self._place()
         self._begin, self._end = place["begin"], place["end"]
-        self._exchange.begin(step)
-        present = [w for w in range(self._begin, self._end) if self._share(w).ids]
+        self._exchange.begin(self._at())
+        self._settled = False
+        carried = range(self._begin, self._end)
+        present = [worker for worker in carried if loader.present(step, worker)]
         if not present:
-            for worker in range(self._begin, self._end):
+            for worker in carried:
                 self._fold_absent(worker)
             self._finish()
             return
         for worker in present:
-            share = self._share(worker)
-            pieces = loader.micro_batches(share)
-            self._micro_left = len(pieces)
-            batches = [loader.fetch(epoch, ids) for ids in pieces]
+            before = None if step == 0 else self._slot(self._at(), worker).extra
+            after = self._slot(self._at() + 1, worker).extra
+            batches = loader.batches(Place(step, worker, carried), before, after)
+            self._micro_left = len(batches)
             self._load(worker)
-            for ids, batch in zip(pieces, batches, strict=True):
-                self.worker_id = worker
-                self._weight = len(ids) * self.workers / share.step_samples
+            for batch, weight in batches:
+                self.worker_id, self._weight = worker, weight
                 self._stepped = False
                 yield batch
                 if not self._stepped:
@@ -287,49 +354,25 @@ class Run:
 
     def _finish(self) -> bool:
         last = self.step_index + 1 == len(self._loader)
-        if not self._exchange.finish(self.step_index, last):
+        if not self._exchange.finish(self._at(), last):
             return False  # to be repeated with other workers
-        for parameter, gradient, used in zip(
-            self._parameters, self._gradients, self._exchange.used(), strict=True
-        ):
-            parameter.grad = gradient if used else None
-        if self._max_norm is not None:
-            torch.nn.utils.clip_grad_norm_(self._parameters, self._max_norm)
-        self.optimizer.step()
-        if self._scheduler is not None:
-            self._scheduler.step()
-        for parameter in self._parameters:
-            parameter.grad = None
+        self._training.apply()
         self.step_index += 1
+        self._settled = True
         return True
 
-    def _share(self, worker: int) -> Share:
-        return self._loader.share(self.step_index, worker)
-
-    def _fold(self, worker: int, gradients: Sequence[torch.Tensor | None]) -> None:
-        kept, addresses = [], []
-        for gradient, parameter in zip(gradients, self._parameters, strict=True):
-            if gradient is None:
-                addresses.append(0)
-                continue
-            if gradient.layout is not torch.strided or gradient.dtype != parameter.dtype:
-                raise OptionError(
-                    f"a gradient of layout {gradient.layout} and type {gradient.dtype}",
-                    asked="run.step()",
-                    advice="use dense gradients of the parameter's type (Embedding(sparse=False))",
-                )
-            kept.append(gradient.contiguous())  # alive until they have been added
-            addresses.append(kept[-1].data_ptr())
-        self._exchange.fold(worker, addresses)
+    def _at(self) -> int:
+        """Steps since this job began; the exchange counts so."""
+        return self.step_index - self._base
 
     def _fold_absent(self, worker: int) -> None:
         """A worker without samples: zeros, and a context that only moves on."""
-        self._exchange.fold(worker, [0] * len(self._parameters))
+        self._training.gradients.fold_absent(worker)
         self._load(worker)
-        self._contexts.save(self._slot(self.step_index + 1, worker), self._before)
+        self._contexts.save(self._slot(self._at() + 1, worker), self._before)
 
     def _load(self, worker: int) -> None:
-        self._before = None if self.step_index == 0 else self._slot(self.step_index, worker)
+        self._before = None if self.step_index == 0 else self._slot(self._at(), worker)
         if self._before is None:
             self._contexts.load_first(worker)
         else:
@@ -351,7 +394,8 @@ class Run:
 
     def _join_group(self) -> None:
         contract = self._contract()
-        found = json.loads(self._exchange.attach(int(os.environ[DESCRIPTOR]), json.dumps(contract)))
+        descriptor = int(os.environ.get(DESCRIPTOR, "-1"))
+        found = json.loads(self._exchange.attach(descriptor, json.dumps(contract)))
         for key, value in contract.items():
             if found.get(key) != value:
                 raise OptionError(
@@ -363,23 +407,24 @@ class Run:
 
     def _contract(self) -> dict[str, Any]:
         """All that must be equal for equal bits."""
-        shapes = repr([(tuple(p.shape), str(p.dtype)) for p in self._parameters])
-        loader = self._loader
         return {
-            "torch": torch.__version__,
+            "torch": str(torch.__version__),
             "instructions": torch.backends.cpu.get_cpu_capability(),
             "threads": self._threads,
             "workers": self.workers,
             "seed": self._seed,
-            "samples": loader.sample_count,
-            "batch_size": loader.batch_size,
-            "accumulate": loader.accumulate,
-            "epochs": loader.epochs,
-            "shuffle": loader.shuffle,
-            "optimizer": type(self.optimizer).__name__,
-            "max_norm": self._max_norm,
-            "model": hashlib.sha256(shapes.encode()).hexdigest()[:16],
+            **self._loader.contract(),
+            **self._training.contract(),
         }
+
+    def _restore(self) -> None:
+        """The contexts of a checkpoint become those of the first step; by whoever hands over."""
+        place = self._place()
+        if self._restored and not place["needs_state"]:
+            self._exchange.started_at(self._base)
+            for worker, context in enumerate(self._restored):
+                self._slot(0, worker).whole.copy_(context)
+        self._restored = None
 
     def _receive_or_send(self) -> None:
         """Takes the state from a peer, or hands it to joiners, when a generation has just begun."""
@@ -387,73 +432,19 @@ class Run:
         while place["needs_state"]:
             first = place["first_step"]
             if self._exchange.await_state(first):
-                self._unpack(states.unpack(self._exchange.state()))
+                tree = states.unpack(self._exchange.state())
+                self._training.adopt(tree, self._contexts)
+                self._base = tree["base"]
                 self._exchange.state_done()
-                self.step_index = first
+                self.step_index = self._base + first
             elif not self._exchange.advance(first):
                 raise ResizeAborted("this process was left out while it joined")
             place = self._place()
         if place["owes_state"]:
-            packed = states.Packed(self._tree())
+            tree = self._training.tree(self._contexts) | {"base": self._base}
+            packed = states.Packed(tree)
             packed.write(self._exchange.state(packed.size_bytes))
             self._exchange.state_done(packed.size_bytes)
-
-    def _scheduler_state(self) -> Any:
-        return None if self._scheduler is None else self._scheduler.state_dict()
-
-    def _tree(self) -> dict[str, Any]:
-        return {
-            "parameters": [p.detach() for p in self.model.parameters()],
-            "buffers": self._contexts.initial(),
-            "optimizer": self.optimizer.state_dict(),
-            "scheduler": self._scheduler_state(),
-        }
-
-    def _unpack(self, tree: dict[str, Any]) -> None:
-        with torch.no_grad():
-            for parameter, value in zip(self.model.parameters(), tree["parameters"], strict=True):
-                parameter.copy_(value)
-            for buffer, value in zip(self._contexts.buffers, tree["buffers"], strict=True):
-                buffer.copy_(value)
-        self._contexts.initial_changed()
-        self.optimizer.load_state_dict(_cloned(tree["optimizer"]))
-        if self._scheduler is not None:
-            self._scheduler.load_state_dict(_cloned(tree["scheduler"]))
-
-    def _check_tensors(self) -> None:
-        if not self._parameters:
-            raise OptionError("the model has no parameter that is trained", asked="prepare")
-        for name, tensor in [*self.model.named_parameters(), *self.model.named_buffers()]:
-            if tensor.device.type != "cpu":
-                raise OptionError(
-                    f"{name} is on {tensor.device}; elastic jobs run on the CPU", asked="prepare"
-                )
-        for name, parameter in self.model.named_parameters():
-            if parameter.requires_grad and parameter.dtype not in _ELEMENT_TYPES:
-                raise OptionError(
-                    f"{name} has the type {parameter.dtype}",
-                    asked="prepare",
-                    advice="gradients of float32, bfloat16 and float64 can be summed",
-                )
-        ours = {id(p) for p in self._parameters}
-        theirs = {id(p) for group in self.optimizer.param_groups for p in group["params"]}
-        if not theirs & ours or theirs - {id(p) for p in self.model.parameters()}:
-            raise OptionError(
-                "the optimizer steps other parameters than the model's",
-                asked="prepare",
-                advice="make the optimizer from model.parameters()",
-            )
-
-
-def _cloned(value: Any) -> Any:
-    """Tensors out of the shared memory that will be unmapped."""
-    if isinstance(value, torch.Tensor):
-        return value.clone()
-    if isinstance(value, dict):
-        return {key: _cloned(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return type(value)(_cloned(item) for item in value)
-    return value
 
 
 __all__ = ["Released", "Run", "tensors_digest"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from typing import Any, Final
@@ -40,6 +41,13 @@ class Packed:
             if tensor.numel():
                 place = whole[at : at + tensor.nbytes].view(tensor.dtype).view(tensor.shape)
                 place.copy_(tensor)
+
+    def digest(self) -> str:
+        """SHA-256 of everything, without making one piece of it."""
+        found = hashlib.sha256(self._head)
+        for tensor in self._tensors:
+            found.update(tensor_bytes(tensor))
+        return found.hexdigest()
 
     def _encode(self, value: Any, where: str) -> Any:
         if isinstance(value, torch.Tensor):
@@ -90,6 +98,12 @@ def _decode(value: Any, tensors: list[torch.Tensor]) -> Any:
     if "tuple" in value:
         return tuple(_decode(item, tensors) for item in value["tuple"])
     return [_decode(item, tensors) for item in value["list"]]
+
+
+def tensor_bytes(tensor: torch.Tensor) -> bytes:
+    """The elements in logical order."""
+    flat = tensor.detach().contiguous().reshape(-1)
+    return flat.view(torch.uint8).numpy().tobytes() if flat.numel() else b""
 
 
 def _aligned(size: int) -> int:

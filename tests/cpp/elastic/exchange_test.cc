@@ -264,5 +264,50 @@ TEST(NextMembersTest, HighSlotsLeaveAndReadyOnesComeInOrder) {
   EXPECT_EQ(NextMembers(0b0011, 0b00011, 4), 0b00011u);
 }
 
+TEST_F(ExchangeTest, AssignedProcessesSumTheirShardsToTheBitsOfOne) {
+  const std::vector<Parameter> parameters = {{ElementType::kFloat32, kCount},
+                                             {ElementType::kFloat32, 3}};
+  const std::vector<float> small = {1, 2, 3};
+  const auto train = [&](Exchange& exchange) {
+    ASSERT_TRUE(*exchange.Stand());
+    ASSERT_TRUE(exchange.Begin(0).ok());
+    for (int worker = exchange.carried().begin; worker < exchange.carried().end; ++worker) {
+      const auto gradient = Gradient(worker, 0, 1);
+      const void* pointers[] = {gradient.data(), worker == 4 ? small.data() : nullptr};
+      exchange.Fold(worker, pointers);
+    }
+  };
+  Exchange alone(kWorkers, parameters, Bytes(64));
+  train(alone);
+  ASSERT_EQ(*alone.Finish(0, true), Vote::kCommitted);
+  for (int processes = 1; processes <= kWorkers; ++processes) {
+    std::vector<std::unique_ptr<Exchange>> all;
+    for (int rank = 0; rank < processes; ++rank) {
+      all.push_back(std::make_unique<Exchange>(kWorkers, parameters, Bytes(64)));
+      ASSERT_TRUE(all.back()->Assign(rank, processes).ok());
+      train(*all.back());
+    }
+    for (int rank = 0; rank < processes; ++rank) {
+      Exchange& exchange = *all[static_cast<size_t>(rank)];
+      const auto [begin, end] = exchange.shard(rank);
+      std::vector<const std::byte*> sources;
+      for (const Source& source : exchange.plan().sources) {
+        sources.push_back(all[static_cast<size_t>(source.rank)]->partials().data() +
+                          static_cast<size_t>(source.index) * exchange.layout().bytes() + begin);
+      }
+      exchange.SumShard(sources);
+      EXPECT_EQ(std::memcmp(exchange.gradients() + begin, alone.gradients() + begin, end - begin),
+                0)
+          << "rank " << rank << " of " << processes;
+      for (const auto& other : all) {
+        const auto* used = reinterpret_cast<const std::byte*>(other->used().data());
+        exchange.MergeUsed({used, other->used().size()});
+      }
+      EXPECT_EQ(exchange.used(), (std::vector<uint8_t>{1, 1}));
+    }
+  }
+  EXPECT_FALSE(alone.Assign(0, kWorkers + 1).ok());
+}
+
 }  // namespace
 }  // namespace tide::elastic

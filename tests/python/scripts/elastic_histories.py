@@ -2,8 +2,9 @@
 
     elastic_histories.py '{"model": "gpt", "histories": [{"start": 1}, {"start": 2, ...}]}'
 
-A history is {"start": M, "sizes": {step: M}, "kills": {step: [rank, moment]}, "broken": NAME}. All
-processes are forked from this one, which has imported torch and computed nothing.
+A history is {"start": M, "sizes": {step: M}, "kills": {step: [rank, moment]}, "broken": NAME,
+"save": [step, path], "load": path}. All processes are forked from this one, which has imported
+torch and computed nothing.
 """
 
 import functools
@@ -85,14 +86,26 @@ class GPT(nn.Module):
 
 
 class Reader(nn.Module):
-    def __init__(self, width=32, words=64):
+    def __init__(self, width=32, words=64, sparse=False):
         super().__init__()
-        self.token = nn.Embedding(words, width)
+        self.token = nn.Embedding(words, width, sparse=sparse)
         self.lstm = nn.LSTM(width, width, 2, dropout=0.2, batch_first=True)
         self.head = nn.Linear(width, words)
 
     def forward(self, x):
         return self.head(self.lstm(self.token(x))[0]).flatten(0, 1)
+
+
+class Bag(nn.Module):
+    """Most rows of its table are touched by few logical workers."""
+
+    def __init__(self, width=16, words=400):
+        super().__init__()
+        self.token = nn.EmbeddingBag(words, width, sparse=True)
+        self.head = nn.Linear(width, 48)
+
+    def forward(self, x):
+        return self.head(F.dropout(self.token(x), 0.2))
 
 
 class Noisy(torch.utils.data.Dataset):
@@ -115,6 +128,33 @@ def texts(length=48):
     return torch.utils.data.TensorDataset(words[:, :-1], words[:, 1:])
 
 
+class Words(torch.utils.data.IterableDataset):
+    """A stream of random sentences; draws on, from where it is."""
+
+    def __init__(self):
+        self.at = 0
+
+    def __iter__(self):
+        info = torch.utils.data.get_worker_info()
+        while self.at < 40:
+            self.at += 1
+            if self.at % info.num_workers == info.id:
+                words = torch.randint(0, 64, (25,))
+                yield words[:-1], words[1:]
+
+    def state_dict(self):
+        return {"at": self.at}
+
+    def load_state_dict(self, state):
+        self.at = state["at"]
+
+
+def bags():
+    """Each sample has words of its own, so that its worker alone touches their rows."""
+    words = torch.randint(0, 400, (SAMPLES, 6), generator=torch.Generator().manual_seed(7))
+    return torch.utils.data.TensorDataset(words, words[:, 0] % 48)
+
+
 def make(name):
     """Model, optimizer, data and arguments of prepare."""
     torch.manual_seed(int.from_bytes(os.urandom(4), "little"))  # joiners begin elsewhere
@@ -131,6 +171,36 @@ def make(name):
         fused = {"fused": True} if name == "tied" else {"foreach": True}
         optimizer = torch.optim.AdamW(model.parameters(), 1e-3, **fused)
         return model, optimizer, texts(), arguments | {"max_norm": 1.0}
+    if name == "stream":
+        model = Reader()
+        return (
+            model,
+            torch.optim.SGD(model.parameters(), 0.1),
+            Words(),
+            {
+                "batch_size": 3,
+                "steps": 14,
+            },
+        )
+    if name == "readers":
+        model = ResNet()
+        optimizer = torch.optim.SGD(model.parameters(), 0.05)
+        return model, optimizer, Noisy(), arguments | {"data_workers": 1}
+    if name == "amp":  # bfloat16 by autocast, a scale that overflows and falls
+        model = GPT()
+        optimizer = torch.optim.AdamW(model.parameters(), 1e-3)
+        arguments["scheduler"] = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, 40)
+        arguments["scaler"] = torch.amp.GradScaler("cpu", 2.0**127, growth_interval=3)
+        return model, optimizer, texts(), arguments | {"max_norm": 1.0}
+    if name == "sparse":
+        model = Reader(sparse=True)
+        optimizer = torch.optim.Adagrad(model.parameters(), 0.02, lr_decay=1e-3)
+        arguments["scheduler"] = torch.optim.lr_scheduler.StepLR(optimizer, 4, 0.5)
+        return model, optimizer, texts(), arguments | {"max_norm": 1.0}
+    if name == "bag":
+        model = Bag()
+        optimizer = torch.optim.SGD(model.parameters(), 0.5)
+        return model, optimizer, bags(), arguments
     model = Reader()
     optimizer = torch.optim.Adam(model.parameters(), 2e-3)
     return model, optimizer, texts(), {"batch_size": 3, "epochs": 2, "accumulate": 2}
@@ -144,15 +214,34 @@ def break_it(run, how):
         def piled(worker, addresses):
             if worker == run._begin:
                 pile.clear()
-            for index, (address, p) in enumerate(zip(addresses, run._parameters, strict=True)):
+            parameters = run._training.parameters
+            for index, (address, p) in enumerate(zip(addresses, parameters, strict=True)):
                 view = p.grad.detach().clone() if address else torch.zeros_like(p)
                 pile[index] = pile[index] + view if index in pile else view
             last = worker + 1 == run._end
             fold(worker, [pile[i].data_ptr() if last else 0 for i in range(len(addresses))])
 
         run._exchange = Patched(run._exchange, fold=piled)
+        run._training.gradients._exchange = run._exchange
     elif how == "random":  # one stream a process
         contexts.Contexts.load = lambda self, slot: self._load_buffers(slot)
+    elif how == "rows":  # a process steps the rows that it has touched itself
+        gradients = run._training.gradients
+        install, fold = gradients.install, gradients.fold
+        mine = set()
+
+        def folded(worker):
+            mine.update(run.model.token.weight.grad.coalesce().indices()[0].tolist())
+            fold(worker)
+
+        def installed():
+            install()
+            for marks in gradients._marks.values():
+                others = [row for row in range(len(marks) - 1) if row not in mine]
+                marks[others] = 0
+            mine.clear()
+
+        gradients.fold, gradients.install = folded, installed
     elif how == "buffers":  # one set of running statistics a process
         contexts.Contexts._load_buffers = lambda self, slot: None
 
@@ -178,8 +267,13 @@ def train(name, workers, history, out):
     threads = 2 if broken == "threads" and history["start"] == 1 else 1
     with Run(workers, (1, workers), threads=threads) as run, Path(out).open("a") as lines:
         model, optimizer, dataset, arguments = make(name)
-        arguments["epochs"] = history.get("epochs", arguments["epochs"])
+        if "epochs" in history:
+            arguments["epochs"] = history["epochs"]
         model, optimizer, loader = run.prepare(model, optimizer, dataset, **arguments)
+        if "load" in history:
+            run.load(history["load"])
+        if broken == "forget":  # what a usual checkpoint has: one random state, one set of buffers
+            run._restored = [run._restored[0]] * workers
         break_it(run, broken)
         for batch in run.iterations(loader):
             generation, rank = run.generation, run._place()["rank"]
@@ -187,13 +281,17 @@ def train(name, workers, history, out):
             doomed = at is not None and generation == at[2] and rank == at[0]
             if doomed and at[1] == "forward":
                 os.kill(os.getpid(), signal.SIGKILL)
-            run.backward(F.cross_entropy(model(batch.x), batch.y.flatten()))
+            with torch.autocast("cpu", torch.bfloat16, enabled=name == "amp"):
+                loss = F.cross_entropy(model(batch.x), batch.y.flatten())
+            run.backward(loss)
             if doomed and at[1] == "backward":
                 os.kill(os.getpid(), signal.SIGKILL)
             stepped = run.step()
             if not stepped:
                 continue
             print(run.step_index, run.processes, run.digest(), file=lines, flush=True)
+            if run.is_main and history.get("save", [0])[0] == run.step_index:
+                run.save(history["save"][1])
             size = sizes.get(run.step_index)
             if size is not None and run.is_main:
                 await_ready(group, size)
@@ -211,7 +309,8 @@ def await_ready(group, size):
 
 def await_first_step(group):
     """Until the job has begun: who comes now is a joiner."""
-    while group.report()["steps"] == 0:
+    end = time.monotonic() + 60
+    while group.report()["steps"] == 0 and time.monotonic() < end:
         group.await_news(group.news(), 0.05)
 
 

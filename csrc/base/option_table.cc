@@ -1,80 +1,89 @@
 // Every tunable of torchtide, with its unit and the reason for its default.
+#include <iterator>
+
 #include "base/options.h"
 
 namespace tide {
 
+namespace {
+
+constexpr OptionInfo kOptions[] = {
+    {"disable", "TIDE_DISABLE", "0", "bool", "The safe off switch: nothing is hooked."},
+    {"runtime_dir", "TIDE_RUNTIME_DIR", "", "text",
+     "Where the socket and the device table live; empty means $XDG_RUNTIME_DIR/torchtide or "
+     "/tmp/torchtide-UID."},
+    {"daemon", "TIDE_DAEMON", "auto", "text",
+     "auto starts tided when none answers, off never talks to it, require fails without it."},
+    {"job.name", "TIDE_JOB_NAME", "", "text", "Name of the job; empty means the script's."},
+    {"job.priority", "TIDE_PRIORITY", "normal", "text", "guaranteed, normal or opportunistic."},
+    {"job.limit", "TIDE_LIMIT", "0", "bytes", "Budget of the job at start; 0 means none."},
+    {"job.min_memory", "TIDE_MIN_MEMORY", "0", "bytes", "Guaranteed share of the job."},
+    {"job.iterations", "TIDE_JOB_ITERATIONS", "0", "count",
+     "Iterations that the job will run in all, for turn policies that look ahead (srtf); 0 means "
+     "what tide.iterations says."},
+    {"job.id", "TIDE_JOB_ID", "0", "count", "Set by `tide run` for its children."},
+    {"device.capacity", "TIDE_CAPACITY", "0", "bytes",
+     "Capacity of the CPU device; 0 means what the cgroup and free memory allow."},
+    {"device.reserve", "TIDE_RESERVE", "256MiB", "bytes",
+     "Memory left to the rest of the machine when capacity is derived."},
+    {"memory.block_min", "TIDE_BLOCK_MIN", "1MiB", "bytes",
+     "Smaller CPU blocks stay with the previous allocator: 83-99.7 % of bytes are in blocks "
+     "above."},
+    {"memory.learn_from", "TIDE_LEARN_FROM", "2", "count",
+     "First iteration whose lifetimes are learnt; before it optimizer state is born."},
+    {"memory.learn_iterations", "TIDE_LEARN_ITERATIONS", "2", "count", "Iterations learnt."},
+    {"memory.huge_pages", "TIDE_HUGE_PAGES", "1", "bool", "MADV_HUGEPAGE and MADV_COLLAPSE."},
+    {"memory.reserve_address_space", "TIDE_ADDRESS_SPACE", "256GiB", "bytes",
+     "Virtual range of each heap; costs no memory."},
+    {"spill.dir", "TIDE_SPILL_DIR", "", "text",
+     "Folder of the unlinked spill file; empty means $XDG_CACHE_HOME or ~/.cache/torchtide; "
+     "never tmpfs."},
+    {"spill.max", "TIDE_SPILL_MAX", "64GiB", "bytes", "Cap of one job's spill file."},
+    {"spill.free_min", "TIDE_SPILL_FREE_MIN", "1GiB", "bytes",
+     "Free space that spilling leaves on the disk."},
+    {"lane", "TIDE_LANE", "0", "count",
+     "Lane to join, chosen by the admission rule if nobody says; -1 joins none."},
+    {"lane.max", "TIDE_LANE_MAX", "1", "count",
+     "Lanes that the admission rule may fill, whose jobs run at the same time. On a CPU a second "
+     "lane pays when each job uses fewer threads than there are cores."},
+    {"admission", "TIDE_ADMISSION", "stream", "text",
+     "What a job does that does not fit beside the others by its measured sizes: stream (it "
+     "runs, "
+     "and pages not in use are out between turns) or queue (it waits until others end)."},
+    {"lane.policy", "TIDE_LANE_POLICY", "fair", "text",
+     "Turn policy of a lane this process creates: fifo, fair, rr, srtf, pack, priority."},
+    {"lane.grace_ms", "TIDE_LANE_GRACE_MS", "2000", "ms",
+     "How long a stopped holder may be silent before the others move to fresh scratch pages."},
+    {"lane.quantum_ms", "TIDE_LANE_QUANTUM_MS", "0", "ms",
+     "Shortest service before a turn passes; 0 passes it at every iteration."},
+    {"elastic.deadline_ms", "TIDE_ELASTIC_DEADLINE_MS", "600000", "ms",
+     "The longest that a process of an elastic job waits for another one's iteration."},
+    {"elastic.frozen_ms", "TIDE_ELASTIC_FROZEN_MS", "10000", "ms",
+     "A process of an elastic job that is stopped for longer is killed; the others go on."},
+    {"elastic.start_ms", "TIDE_ELASTIC_START_MS", "60000", "ms",
+     "How long an elastic job waits for its first processes before it begins with fewer."},
+    {"need.wait_ms", "TIDE_NEED_WAIT_MS", "2000", "ms",
+     "How long an allocation waits for others to give memory back before it fails."},
+    {"cuda.driver", "TIDE_CUDA_DRIVER", "libcuda.so.1", "text",
+     "The driver's library, looked up like any other; containers may need a path."},
+    {"cuda.spare_max", "TIDE_CUDA_SPARE_MAX", "128MiB", "bytes",
+     "Device memory kept for the next request, per device; given back before anybody is "
+     "refused."},
+    {"cuda.host_mapping", "TIDE_CUDA_HOST_MAPPING", "1", "bool",
+     "Let cold pages live in host memory that the device maps, where the driver offers it."},
+    {"test.always_spill", "TIDE_TEST_ALWAYS_SPILL", "0", "bool",
+     "Hostile configuration: every persistent page is demoted at every boundary."},
+    {"test.always_suspend", "TIDE_TEST_ALWAYS_SUSPEND", "0", "bool",
+     "Hostile configuration: suspend and resume at every boundary."},
+    {"test.skip_privatise", "TIDE_TEST_SKIP_PRIVATISE", "0", "bool",
+     "Control experiment: leaves survivors in lane pages; corrupts them, on purpose."},
+};
+
+}  // namespace
+
 const std::vector<OptionInfo>& OptionTable() {
-  static const std::vector<OptionInfo>& table = *new std::vector<OptionInfo>{
-      {"disable", "TIDE_DISABLE", "0", "bool", "The safe off switch: nothing is hooked."},
-      {"runtime_dir", "TIDE_RUNTIME_DIR", "", "text",
-       "Where the socket and the device table live; empty means $XDG_RUNTIME_DIR/torchtide or "
-       "/tmp/torchtide-UID."},
-      {"daemon", "TIDE_DAEMON", "auto", "text",
-       "auto starts tided when none answers, off never talks to it, require fails without it."},
-      {"job.name", "TIDE_JOB_NAME", "", "text", "Name of the job; empty means the script's."},
-      {"job.priority", "TIDE_PRIORITY", "normal", "text", "guaranteed, normal or opportunistic."},
-      {"job.limit", "TIDE_LIMIT", "0", "bytes", "Budget of the job at start; 0 means none."},
-      {"job.min_memory", "TIDE_MIN_MEMORY", "0", "bytes", "Guaranteed share of the job."},
-      {"job.iterations", "TIDE_JOB_ITERATIONS", "0", "count",
-       "Iterations that the job will run in all, for turn policies that look ahead (srtf); 0 means "
-       "what tide.iterations says."},
-      {"job.id", "TIDE_JOB_ID", "0", "count", "Set by `tide run` for its children."},
-      {"device.capacity", "TIDE_CAPACITY", "0", "bytes",
-       "Capacity of the CPU device; 0 means what the cgroup and free memory allow."},
-      {"device.reserve", "TIDE_RESERVE", "256MiB", "bytes",
-       "Memory left to the rest of the machine when capacity is derived."},
-      {"memory.block_min", "TIDE_BLOCK_MIN", "1MiB", "bytes",
-       "Smaller CPU blocks stay with the previous allocator: 83-99.7 % of bytes are in blocks "
-       "above."},
-      {"memory.learn_from", "TIDE_LEARN_FROM", "2", "count",
-       "First iteration whose lifetimes are learnt; before it optimizer state is born."},
-      {"memory.learn_iterations", "TIDE_LEARN_ITERATIONS", "2", "count", "Iterations learnt."},
-      {"memory.huge_pages", "TIDE_HUGE_PAGES", "1", "bool", "MADV_HUGEPAGE and MADV_COLLAPSE."},
-      {"memory.reserve_address_space", "TIDE_ADDRESS_SPACE", "256GiB", "bytes",
-       "Virtual range of each heap; costs no memory."},
-      {"spill.dir", "TIDE_SPILL_DIR", "", "text",
-       "Folder of the unlinked spill file; empty means $XDG_CACHE_HOME or ~/.cache/torchtide; "
-       "never tmpfs."},
-      {"spill.max", "TIDE_SPILL_MAX", "64GiB", "bytes", "Cap of one job's spill file."},
-      {"spill.free_min", "TIDE_SPILL_FREE_MIN", "1GiB", "bytes",
-       "Free space that spilling leaves on the disk."},
-      {"lane", "TIDE_LANE", "0", "count",
-       "Lane to join, chosen by the admission rule if nobody says; -1 joins none."},
-      {"lane.max", "TIDE_LANE_MAX", "1", "count",
-       "Lanes that the admission rule may fill, whose jobs run at the same time. On a CPU a second "
-       "lane pays when each job uses fewer threads than there are cores."},
-      {"admission", "TIDE_ADMISSION", "stream", "text",
-       "What a job does that does not fit beside the others by its measured sizes: stream (it "
-       "runs, "
-       "and pages not in use are out between turns) or queue (it waits until others end)."},
-      {"lane.policy", "TIDE_LANE_POLICY", "fair", "text",
-       "Turn policy of a lane this process creates: fifo, fair, rr, srtf, pack, priority."},
-      {"lane.grace_ms", "TIDE_LANE_GRACE_MS", "2000", "ms",
-       "How long a stopped holder may be silent before the others move to fresh scratch pages."},
-      {"lane.quantum_ms", "TIDE_LANE_QUANTUM_MS", "0", "ms",
-       "Shortest service before a turn passes; 0 passes it at every iteration."},
-      {"elastic.deadline_ms", "TIDE_ELASTIC_DEADLINE_MS", "600000", "ms",
-       "The longest that a process of an elastic job waits for another one's iteration."},
-      {"elastic.frozen_ms", "TIDE_ELASTIC_FROZEN_MS", "10000", "ms",
-       "A process of an elastic job that is stopped for longer is killed; the others go on."},
-      {"elastic.start_ms", "TIDE_ELASTIC_START_MS", "60000", "ms",
-       "How long an elastic job waits for its first processes before it begins with fewer."},
-      {"need.wait_ms", "TIDE_NEED_WAIT_MS", "2000", "ms",
-       "How long an allocation waits for others to give memory back before it fails."},
-      {"cuda.driver", "TIDE_CUDA_DRIVER", "libcuda.so.1", "text",
-       "The driver's library, looked up like any other; containers may need a path."},
-      {"cuda.spare_max", "TIDE_CUDA_SPARE_MAX", "128MiB", "bytes",
-       "Device memory kept for the next request, per device; given back before anybody is "
-       "refused."},
-      {"cuda.host_mapping", "TIDE_CUDA_HOST_MAPPING", "1", "bool",
-       "Let cold pages live in host memory that the device maps, where the driver offers it."},
-      {"test.always_spill", "TIDE_TEST_ALWAYS_SPILL", "0", "bool",
-       "Hostile configuration: every persistent page is demoted at every boundary."},
-      {"test.always_suspend", "TIDE_TEST_ALWAYS_SUSPEND", "0", "bool",
-       "Hostile configuration: suspend and resume at every boundary."},
-      {"test.skip_privatise", "TIDE_TEST_SKIP_PRIVATISE", "0", "bool",
-       "Control experiment: leaves survivors in lane pages; corrupts them, on purpose."},
-  };
+  static const std::vector<OptionInfo>& table =
+      *new std::vector<OptionInfo>(std::begin(kOptions), std::end(kOptions));
   return table;
 }
 

@@ -59,7 +59,7 @@ def started(edges: Edges, *arguments: str) -> Became:
 def test_the_command_gets_the_variables_of_a_job(edges: Edges) -> None:
     became = started(
         edges, "--name", "exp 1", "--limit", "1.5GiB", "--min-memory", "512MiB", "--priority",
-        "guaranteed", "--lane", "3", "--", "python", "train.py", "--name", "not ours",
+        "guaranteed", "--lane", "3", "--iterations", "500", "--", "python", "train.py", "--name", "not ours",
     )  # fmt: skip
     told = {key: value for key, value in became.environ.items() if key.startswith("TIDE_")}
     assert told == {
@@ -69,6 +69,7 @@ def test_the_command_gets_the_variables_of_a_job(edges: Edges) -> None:
         "TIDE_MIN_MEMORY": str(1 << 29),
         "TIDE_PRIORITY": "guaranteed",
         "TIDE_LANE": "3",
+        "TIDE_JOB_ITERATIONS": "500",
     }
     assert became.environ["PYTHONPATH"] == str(_launch.INJECT_DIR)
     assert became.argv == ["python", "train.py", "--name", "not ours"]
@@ -119,6 +120,7 @@ def test_a_stated_outer_name_beats_a_derived_inner_one_and_a_derived_one_does_no
         (["--min-memory", "2XB"], "XB"),
         (["--priority", "urgent"], "guaranteed, normal, opportunistic"),
         (["--lane", "16"], "0 to 15"),
+        (["--iterations", "0"], "at least one iteration"),
         (["--name", " "], "letter"),
         (["--name", "a\nb"], "control"),
         (["--name", "n" * 64], "63 at most"),

@@ -111,6 +111,10 @@ def run(
         str | None,
         typer.Option(metavar="LOW:HIGH", help="Run an elastic script in so many processes."),
     ] = None,
+    iterations: Annotated[
+        int | None,
+        typer.Option(metavar="N", help="Iterations in all, for the turn policy srtf."),
+    ] = None,
     json_output: Json = False,
 ) -> None:
     """Start a command as a job: tide run -- python train.py.
@@ -121,7 +125,9 @@ def run(
     from torchtide.cli import run as runner
 
     with exits.reported(json_output):
-        options = runner.RunOptions(name, limit, min_memory, priority, lane, json_output, processes)
+        options = runner.RunOptions(
+            name, limit, min_memory, priority, lane, json_output, processes, iterations
+        )
         raise exits.Exit(runner.run(options, command, _edges(context)))
 
 

@@ -37,6 +37,7 @@ class RunOptions:
     lane: int | None = None
     json_output: bool = False
     processes: str | None = None
+    iterations: int | None = None
 
 
 def run(options: RunOptions, command: Sequence[str], edges: Edges) -> int:
@@ -119,6 +120,14 @@ def checked_options(options: RunOptions) -> dict[str, str]:
                 advice="`tide policy` lists the lanes",
             )
         chosen["TIDE_LANE"] = str(options.lane)
+    if options.iterations is not None:
+        if options.iterations < 1:
+            raise OptionError(
+                "a job has at least one iteration",
+                asked=f"--iterations {options.iterations}",
+                advice="leave it out where the number is not known",
+            )
+        chosen["TIDE_JOB_ITERATIONS"] = str(options.iterations)
     return chosen
 
 

@@ -19,6 +19,7 @@ from torchtide.errors import OptionError
 
 PROJECT_FILE: Final = "torchtide.toml"
 _WORDS: Final[dict[str, tuple[str, ...]]] = {
+    "admission": ("queue", "stream"),
     "daemon": ("auto", "off", "require"),
     "job.priority": ("guaranteed", "normal", "opportunistic"),
 }

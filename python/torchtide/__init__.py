@@ -12,6 +12,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from torchtide import memory as memory
+    from torchtide import sim as sim
     from torchtide.elastic import elastic as elastic
     from torchtide.runtime import iterations as iterations
     from torchtide.runtime import job as job
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from torchtide.runtime import start as start
 
 _RUNTIME = {"iterations", "job", "start", "set_limit", "pause", "resume", "report"}
-_MODULES = {"memory", "runtime", "errors", "cli", "elastic"}
+_MODULES = {"memory", "runtime", "errors", "cli", "elastic", "sim"}
 
 __all__ = ["__version__", "elastic", "errors", "memory", *sorted(_RUNTIME)]
 

@@ -2,7 +2,10 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <algorithm>
+
 #include "base/clock.h"
+#include "bind/python_policy.h"
 #include "bind/status_error.h"
 #include "sim/replay.h"
 #include "sim/summary.h"
@@ -30,32 +33,90 @@ tide::sched::ClusterPolicyOptions PolicyOptions(const py::dict& given) {
       options.round_s = py::cast<double>(value);
     } else if (name == "restart_cost_s") {
       options.restart_cost_s = py::cast<double>(value);
+    } else if (name == "quotas") {
+      options.quotas = py::cast<std::vector<double>>(value);
+    } else if (name == "strict_rounds") {
+      options.strict_rounds = py::cast<bool>(value);
     } else {
       tide::bind::Throw(absl::InvalidArgumentError(
           "no option of a policy is called \"" + name +
-          "\"; there are seed, queue_limits_s, starvation_knob, round_s, restart_cost_s"));
+          "\"; there are seed, queue_limits_s, starvation_knob, round_s, restart_cost_s, "
+          "quotas, strict_rounds"));
     }
   }
   return options;
 }
 
-tide::sim::ClusterSpec Cluster(int nodes, int gpus_per_node, const py::dict& given) {
-  tide::sim::ClusterSpec cluster{.nodes = nodes, .gpus_per_node = gpus_per_node};
+NodeFault Fault(const py::dict& given) {
+  NodeFault fault;
   for (const auto& [key, value] : given) {
     const std::string name = py::cast<std::string>(key);
-    if (name == "restart_cost_s") {
-      cluster.restart_cost_s = py::cast<double>(value);
-    } else if (name == "checkpoint_every_s") {
-      cluster.checkpoint_every_s = py::cast<double>(value);
+    if (name == "node") {
+      fault.node = py::cast<int>(value);
+    } else if (name == "at_s") {
+      fault.at_s = py::cast<double>(value);
+    } else if (name == "for_s") {
+      fault.for_s = py::cast<double>(value);
+    } else if (name == "speed") {
+      fault.speed = py::cast<double>(value);
+    } else if (name == "kind") {
+      const std::string kind = py::cast<std::string>(value);
+      if (kind != "node" && kind != "link" && kind != "slow") {
+        tide::bind::Throw(absl::InvalidArgumentError("a fault of kind \"" + kind +
+                                                     "\"; there are node, link, slow"));
+      }
+      fault.kind = kind == "node"   ? tide::sim::FaultKind::kNode
+                   : kind == "link" ? tide::sim::FaultKind::kLink
+                                    : tide::sim::FaultKind::kSlow;
+    } else {
+      tide::bind::Throw(absl::InvalidArgumentError("a fault has no \"" + name +
+                                                   "\"; there are node, at_s, for_s, kind, speed"));
+    }
+  }
+  return fault;
+}
+
+tide::sim::GpuType GpuType(const py::dict& given) {
+  tide::sim::GpuType type;
+  type.name = py::cast<std::string>(given["name"]);
+  type.nodes = py::cast<int>(given["nodes"]);
+  type.gpus_per_node = py::cast<int>(given["gpus_per_node"]);
+  if (given.contains("cost")) type.cost = py::cast<double>(given["cost"]);
+  return type;
+}
+
+tide::sim::ClusterSpec Cluster(int nodes, int gpus_per_node, const py::dict& given) {
+  tide::sim::ClusterSpec cluster{.nodes = nodes, .gpus_per_node = gpus_per_node};
+  const std::pair<const char*, double*> numbers[] = {
+      {"restart_cost_s", &cluster.restart_cost_s},
+      {"checkpoint_every_s", &cluster.checkpoint_every_s},
+      {"resize_cost_s", &cluster.resize_cost_s},
+      {"spread_speed", &cluster.spread_speed},
+      {"switch_speed", &cluster.switch_speed},
+      {"gpu_memory_gib", &cluster.gpu_memory_gib}};
+  for (const auto& [key, value] : given) {
+    const std::string name = py::cast<std::string>(key);
+    const auto* number = std::find_if(std::begin(numbers), std::end(numbers),
+                                      [&](const auto& entry) { return name == entry.first; });
+    if (number != std::end(numbers)) {
+      *number->second = py::cast<double>(value);
+    } else if (name == "nodes_per_switch") {
+      cluster.nodes_per_switch = py::cast<int>(value);
+    } else if (name == "share_cost") {
+      cluster.share_cost = py::cast<std::vector<double>>(value);
     } else if (name == "faults") {
-      for (const auto& fault : py::cast<std::vector<std::tuple<int, double, double>>>(value)) {
-        cluster.faults.push_back(
-            {.node = std::get<0>(fault), .at_s = std::get<1>(fault), .for_s = std::get<2>(fault)});
+      for (const auto& fault : py::cast<std::vector<py::dict>>(value)) {
+        cluster.faults.push_back(Fault(fault));
+      }
+    } else if (name == "types") {
+      for (const auto& type : py::cast<std::vector<py::dict>>(value)) {
+        cluster.types.push_back(GpuType(type));
       }
     } else {
-      tide::bind::Throw(absl::InvalidArgumentError("no option of a cluster is called \"" + name +
-                                                   "\"; there are restart_cost_s, "
-                                                   "checkpoint_every_s, faults"));
+      tide::bind::Throw(absl::InvalidArgumentError(
+          "no option of a cluster is called \"" + name +
+          "\"; there are restart_cost_s, checkpoint_every_s, resize_cost_s, spread_speed, "
+          "switch_speed, nodes_per_switch, gpu_memory_gib, share_cost, faults, types"));
     }
   }
   return cluster;
@@ -75,6 +136,9 @@ py::dict ResultDict(const Trace& trace, const ReplayResult& result, const Summar
   dict["jobs_refused"] = summary.jobs_refused;
   dict["evictions"] = result.evictions;
   dict["spread_starts"] = result.spread_starts;
+  dict["resizes"] = result.resizes;
+  dict["shared_starts"] = result.shared_starts;
+  dict["cost"] = result.cost;
   dict["avg_wait_s"] = summary.avg_wait_s;
   dict["utilisation"] = summary.utilisation;
   dict["gpu_seconds_lost"] = result.gpu_seconds_lost;
@@ -86,6 +150,14 @@ py::dict ResultDict(const Trace& trace, const ReplayResult& result, const Summar
 void AddCurves(const Trace& trace, const ReplayResult& result, py::dict& dict) {
   dict["jct_s"] = result.jct_s;
   dict["usage"] = result.usage;
+  if (!result.spans.empty()) {
+    py::list spans;
+    for (const tide::sim::JobSpan& span : result.spans) {
+      spans.append(py::make_tuple(trace.job_ids[span.job.value()], span.from_s, span.to_s,
+                                  span.gpus, span.node));
+    }
+    dict["spans"] = spans;
+  }
   std::vector<std::pair<std::string, std::string>> refused;
   for (const tide::sim::RefusedJob& job : result.refused) {
     refused.emplace_back(trace.job_ids[job.job.value()], job.reason);
@@ -100,16 +172,20 @@ bool Interrupted() {
 }
 
 /// Replays and, when `timed`, adds what it took: the whole loop and each decision.
-py::dict Simulate(const Trace& trace, const std::string& policy, int nodes, int gpus_per_node,
+py::dict Simulate(const Trace& trace, const py::object& policy, int nodes, int gpus_per_node,
                   const py::dict& policy_options, const py::dict& cluster_options, bool timed,
-                  bool logged) {
-  auto made = tide::bind::ValueOrThrow(
-      tide::sched::MakeClusterPolicy(policy, PolicyOptions(policy_options)));
+                  bool logged, bool spans) {
+  bool failed = false;  // a policy in Python has raised
+  auto made = py::isinstance<py::str>(policy)
+                  ? tide::bind::ValueOrThrow(tide::sched::MakeClusterPolicy(
+                        py::cast<std::string>(policy), PolicyOptions(policy_options)))
+                  : tide::bind::MakePythonPolicy(policy, trace, failed);
   std::string log;
   const ReplayOptions options{.cluster = Cluster(nodes, gpus_per_node, cluster_options),
                               .decision_clock = timed ? &tide::RealClock() : nullptr,
                               .decision_log = logged ? &log : nullptr,
-                              .interrupted = Interrupted};
+                              .keep_spans = spans,
+                              .interrupted = [&] { return failed || Interrupted(); }};
   absl::StatusOr<ReplayResult> result;
   const int64_t begin = tide::RealClock().MonotonicNanos();
   {
@@ -119,10 +195,10 @@ py::dict Simulate(const Trace& trace, const std::string& policy, int nodes, int 
   if (PyErr_Occurred() != nullptr) throw py::error_already_set();
   const double took_s = 1e-9 * static_cast<double>(tide::RealClock().MonotonicNanos() - begin);
   const ReplayResult replayed = tide::bind::ValueOrThrow(std::move(result));
-  const int gpus = nodes * gpus_per_node;
+  const int gpus = options.cluster.Gpus();
   py::dict dict = ResultDict(trace, replayed, tide::sim::Summarise(trace, replayed, gpus));
   dict["gpus"] = gpus;
-  dict["policy"] = policy;
+  dict["policy"] = py::isinstance<py::str>(policy) ? policy : policy.attr("name");
   dict["seconds"] = took_s;
   AddCurves(trace, replayed, dict);
   if (timed) {
@@ -136,13 +212,27 @@ py::dict Simulate(const Trace& trace, const std::string& policy, int nodes, int 
 }  // namespace
 
 void BindSim(py::module_& module) {
+  tide::bind::BindPythonPolicy(module);
   py::class_<Trace>(module, "Trace", "Jobs of a trace, read or drawn once and replayed often.")
       .def_readonly("name", &Trace::name)
-      .def("__len__", [](const Trace& trace) { return trace.jobs.size(); });
+      .def("__len__", [](const Trace& trace) { return trace.jobs.size(); })
+      .def(
+          "assume_elastic",
+          [](Trace& trace, double serial_share, int factor) {
+            tide::bind::ThrowIfError(tide::sim::AssumeElastic(trace, serial_share, factor));
+          },
+          py::arg("serial_share"), py::arg("factor") = 2,
+          "Lets each rigid job run on 1 to `factor` times its gang, with speeds by Amdahl's law.");
   module.def(
       "read_trace",
       [](const std::string& path) { return tide::bind::ValueOrThrow(tide::sim::ReadTrace(path)); },
       py::arg("path"), "Reads a CSV file with the columns job_id,submit_s,gpus,duration_s.");
+  module.def(
+      "parse_trace",
+      [](const std::string& text, const std::string& name) {
+        return tide::bind::ValueOrThrow(tide::sim::ParseTrace(text, name));
+      },
+      py::arg("text"), py::arg("name"), "Reads the text of a CSV file, as read_trace does.");
   module.def("draw_trace", &tide::sim::DrawTrace, py::arg("jobs"), py::arg("gpus"), py::arg("load"),
              py::arg("seed"), "Draws a trace, for measurements of speed.");
   module.def(
@@ -158,6 +248,6 @@ void BindSim(py::module_& module) {
   module.def("simulate", &Simulate, py::arg("trace"), py::arg("policy"), py::arg("nodes"),
              py::arg("gpus_per_node"), py::arg("policy_options") = py::dict(),
              py::arg("cluster_options") = py::dict(), py::arg("timed") = false,
-             py::arg("logged") = false,
+             py::arg("logged") = false, py::arg("spans") = false,
              "Replays a trace; returns its figures. One node of all GPUs is placement by count.");
 }

@@ -222,9 +222,12 @@ class AttainedService final : public ClusterPolicy {
       for (const auto& [gpus, anchors] : levels_[queue].by_anchor) {
         if (anchors.empty()) continue;
         const double anchor_s = anchors.begin()->first;
-        const double wait_s = options_.clock == DemotionClock::kExact
-                                  ? std::ceil(limit / Factor(gpus)) - (now_s - anchor_s)
-                                  : std::floor((limit - (now_s - anchor_s)) / Factor(gpus));
+        double wait_s = options_.clock == DemotionClock::kExact
+                            ? std::ceil(limit / Factor(gpus)) - (now_s - anchor_s)
+                            : std::floor((limit - (now_s - anchor_s)) / Factor(gpus));
+        // The rule is of whole seconds; between them a rounded difference may never reach the
+        // limit.
+        if (now_s != std::floor(now_s)) wait_s = std::max(1.0, wait_s);
         next_s = std::min(next_s, now_s + wait_s);
       }
     }

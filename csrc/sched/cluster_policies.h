@@ -27,5 +27,26 @@ std::unique_ptr<ClusterPolicy> MakeFinishTime(const ClusterPolicyOptions& option
 std::unique_ptr<ClusterPolicy> MakeMakespan(const ClusterPolicyOptions& options);
 std::unique_ptr<ClusterPolicy> MakeAntman(const ClusterPolicyOptions& options);
 std::unique_ptr<ClusterPolicy> MakeSingularity(const ClusterPolicyOptions& options);
+std::unique_ptr<ClusterPolicy> MakeOptimus(const ClusterPolicyOptions& options);
+std::unique_ptr<ClusterPolicy> MakeAfs(const ClusterPolicyOptions& options);
+std::unique_ptr<ClusterPolicy> MakeElasticFlow(const ClusterPolicyOptions& options);
+std::unique_ptr<ClusterPolicy> MakePollux(const ClusterPolicyOptions& options);
+std::unique_ptr<ClusterPolicy> MakeSiaLike(const ClusterPolicyOptions& options);
+std::unique_ptr<ClusterPolicy> MakeLyra(const ClusterPolicyOptions& options);
+std::unique_ptr<ClusterPolicy> MakeEasyScale(const ClusterPolicyOptions& options);
+std::unique_ptr<ClusterPolicy> MakeMuriS(const ClusterPolicyOptions& options);
+std::unique_ptr<ClusterPolicy> MakeMuriL(const ClusterPolicyOptions& options);
+std::unique_ptr<ClusterPolicy> MakeLucid(const ClusterPolicyOptions& options);
+std::unique_ptr<ClusterPolicy> MakeSalus(const ClusterPolicyOptions& options);
+std::unique_ptr<ClusterPolicy> MakeTgs(const ClusterPolicyOptions& options);
+std::unique_ptr<ClusterPolicy> MakeGavelMaxMinPolicy(const ClusterPolicyOptions& options);
+std::unique_ptr<ClusterPolicy> MakeGavelWaterFillingPolicy(const ClusterPolicyOptions& options);
+std::unique_ptr<ClusterPolicy> MakeGavelPackedPolicy(const ClusterPolicyOptions& options);
+std::unique_ptr<ClusterPolicy> MakeGavelFinishTimePolicy(const ClusterPolicyOptions& options);
+std::unique_ptr<ClusterPolicy> MakeGavelMakespanPolicy(const ClusterPolicyOptions& options);
+std::unique_ptr<ClusterPolicy> MakeGavelThroughputPolicy(const ClusterPolicyOptions& options);
+std::unique_ptr<ClusterPolicy> MakeGavelCostPolicy(const ClusterPolicyOptions& options);
+std::unique_ptr<ClusterPolicy> MakePhilly(const ClusterPolicyOptions& options);
+std::unique_ptr<ClusterPolicy> MakeGandiva(const ClusterPolicyOptions& options);
 
 }  // namespace tide::sched

@@ -6,6 +6,7 @@
 #include "absl/strings/str_cat.h"
 #include "base/status.h"
 #include "sched/cluster_policies.h"
+#include "sched/linear_program.h"
 
 namespace tide::sched {
 namespace {
@@ -13,6 +14,7 @@ namespace {
 struct Entry {
   ClusterPolicyInfo info;
   std::unique_ptr<ClusterPolicy> (*make)(const ClusterPolicyOptions&);
+  bool solves = false;  // linear programs, with Clp
 };
 
 constexpr Entry kPolicies[] = {
@@ -39,8 +41,51 @@ constexpr Entry kPolicies[] = {
     {{"max-min", "equal GPU time for every job by water filling, in rounds"}, MakeMaxMin},
     {{"finish-time", "least worst finish-time ratio, in rounds"}, MakeFinishTime},
     {{"makespan", "shares with which all jobs end together, in rounds"}, MakeMakespan},
-    {{"antman", "opportunistic jobs run on what guaranteed ones leave"}, MakeAntman},
-    {{"singularity", "three tiers, the lowest is preempted first"}, MakeSingularity},
+    {{"antman", "opportunistic jobs run on what guaranteed ones leave, and beside them"},
+     MakeAntman},
+    {{"singularity", "three tiers; the lowest shrinks, then stops first"}, MakeSingularity},
+    {{"optimus", "elastic: GPU by GPU to the job whose end comes nearest by it, in rounds"},
+     MakeOptimus},
+    {{"afs", "elastic: GPU by GPU to the job of top priority, short or efficient"}, MakeAfs},
+    {{"elasticflow", "elastic: admits what can meet its deadline, least shares that do"},
+     MakeElasticFlow},
+    {{"pollux", "elastic: seeded search for the best mean speed-up, in rounds"}, MakePollux},
+    {{"sia-like", "elastic: exact best sum of goodputs to a power, in rounds"}, MakeSiaLike},
+    {{"lyra", "elastic: base demands shortest first, spare GPUs by a knapsack"}, MakeLyra},
+    {{"muri-s", "sharing: jobs with interleaving stages grouped, least remaining GPU time first"},
+     MakeMuriS},
+    {{"muri-l", "sharing: the same by attained GPU time, durations unknown"}, MakeMuriL},
+    {{"lucid", "sharing: pairs that hardly slow each other, least predicted GPU time first"},
+     MakeLucid},
+    {{"salus", "sharing: as many jobs on GPUs as memory admits, in turns"}, MakeSalus},
+    {{"tgs", "sharing: opportunistic jobs beside production jobs at an adaptive pace"}, MakeTgs},
+    {{"gandiva", "sharing: time slices, pairs that do more together, idle GPUs to who can grow"},
+     MakeGandiva},
+    {{"philly", "quotas of virtual clusters with borrowing; gangs wait a while for few nodes"},
+     MakePhilly},
+    {{"gavel-max-min", "types of GPU: the least normalised throughput as large as can be, LP"},
+     MakeGavelMaxMinPolicy,
+     true},
+    {{"gavel-water-filling", "types of GPU: max-min, then again for who can still gain, LPs"},
+     MakeGavelWaterFillingPolicy,
+     true},
+    {{"gavel-packed", "types of GPU: max-min in which pairs of jobs may share GPUs, LP"},
+     MakeGavelPackedPolicy,
+     true},
+    {{"gavel-finish-time", "types of GPU: the worst finish-time ratio as small as can be, LPs"},
+     MakeGavelFinishTimePolicy,
+     true},
+    {{"gavel-makespan", "types of GPU: all jobs end together as early as can be, LP"},
+     MakeGavelMakespanPolicy,
+     true},
+    {{"gavel-throughput", "types of GPU: the largest sum of throughputs, LP"},
+     MakeGavelThroughputPolicy,
+     true},
+    {{"gavel-cost", "types of GPU: the largest sum of throughput over cost, LP"},
+     MakeGavelCostPolicy,
+     true},
+    {{"easyscale", "elastic: logical workers on what GPUs there are, largest speed-up a GPU first"},
+     MakeEasyScale},
 };
 
 // Other names under which the same rules were published.
@@ -56,6 +101,10 @@ absl::Status CheckOptions(const ClusterPolicyOptions& options) {
     }
     before = limit;
   }
+  for (const double quota : options.quotas) {
+    if (quota >= 0 && quota != kNever) continue;
+    return absl::InvalidArgumentError("a quota is not a number of GPUs; give such as 64,32");
+  }
   for (const double value : {options.starvation_knob, options.round_s, options.restart_cost_s}) {
     if (!(value >= 0) || value == kNever) {
       return absl::InvalidArgumentError(
@@ -66,6 +115,14 @@ absl::Status CheckOptions(const ClusterPolicyOptions& options) {
 }
 
 }  // namespace
+
+double SpeedOf(const JobView& job, const Profiles* profiles, int gpus) {
+  if (gpus == job.gpus) return 1;
+  if (profiles == nullptr || job.profile < 0) return 0;
+  const JobProfile& profile = profiles->of[job.profile];
+  const double gang = profile.SpeedWith(job.gpus);
+  return gang > 0 ? profile.SpeedWith(gpus) / gang : 0;
+}
 
 std::vector<ClusterPolicyInfo> ClusterPolicies() {
   std::vector<ClusterPolicyInfo> infos;
@@ -81,7 +138,10 @@ absl::StatusOr<std::unique_ptr<ClusterPolicy>> MakeClusterPolicy(
   }
   std::string names;
   for (const Entry& entry : kPolicies) {
-    if (name == entry.info.name) return entry.make(options);
+    if (name == entry.info.name) {
+      if (entry.solves) TIDE_RETURN_IF_ERROR(CheckLinearSolver());
+      return entry.make(options);
+    }
     absl::StrAppend(&names, names.empty() ? "" : ", ", entry.info.name);
   }
   return absl::InvalidArgumentError(

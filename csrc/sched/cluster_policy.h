@@ -11,6 +11,7 @@
 #include "absl/strings/string_view.h"
 #include "absl/types/span.h"
 #include "base/ids.h"
+#include "sched/job_profile.h"
 
 namespace tide::sched {
 
@@ -36,17 +37,33 @@ struct JobView {
   double duration_s = 0;       // predicted service with its gang running
   double deadline_s = kNever;  // at which it must have ended
   double executed_s = 0;       // service had until since_s
-  double since_s = 0;          // when the state changed last
+  double since_s = 0;          // when the state or the rate changed last
+  double rate = 1;             // service that a second of running gives now, as measured
+  double weight = 1;           // how much more of a fair share it is worth
+  int profile = -1;            // of ClusterInput::profiles; -1: only its gang is known
+  int gpus_min = 0;            // an elastic job runs on any number of GPUs between these two;
+  int gpus_max = 0;            // 0: on its gang alone
+  int held = 0;                // GPUs it has; jobs that share them count them each
+  int holding = -1;            // which GPUs: jobs that share them have equal numbers
+  int type = -1;               // of those GPUs
 
-  /// Service had until `now_s`.
+  /// Service had until `now_s`, in seconds of its gang on the GPUs that durations are of.
   double ExecutedAt(double now_s) const {
-    return state == JobState::kRunning ? executed_s + (now_s - since_s) : executed_s;
+    return state == JobState::kRunning ? executed_s + (now_s - since_s) * rate : executed_s;
   }
   double RemainingAt(double now_s) const { return duration_s - ExecutedAt(now_s); }
+  bool elastic() const { return gpus_max > 0 && gpus_max > gpus_min; }
+  int GpusMin() const { return gpus_max > 0 ? gpus_min : gpus; }
+  int GpusMax() const { return gpus_max > 0 ? gpus_max : gpus; }
 };
 
+/// Only `gpus` is always there.
 struct ClusterView {
-  int gpus = 0;  // that work now
+  int gpus = 0;                           // that work now
+  int gpus_per_node = 0;                  // 0: nodes do not matter
+  absl::Span<const int> free_by_node;     // empty: nodes do not matter
+  absl::Span<const int> gpus_by_type;     // that work now; empty: one type
+  absl::Span<const double> cost_by_type;  // of a GPU-hour; empty: all the same
 };
 
 /// What happened since the last decision. A job that is evicted has lost its GPUs without the
@@ -57,14 +74,20 @@ struct JobEvent {
   JobEventKind kind = JobEventKind::kArrival;
 };
 
-enum class JobActionKind : uint8_t { kStart, kPreempt, kRefuse };
+/// kPace changes the pace of a job that runs, kResize the number of its GPUs without a stop.
+enum class JobActionKind : uint8_t { kStart, kPreempt, kRefuse, kResize, kPace };
 struct JobAction {
   JobIndex job;
   JobActionKind kind = JobActionKind::kStart;
   const char* reason = "";  // a literal
+  int gpus = 0;             // start, resize: how many; 0: its gang
+  int type = -1;            // start: of GPUs; -1: whichever
+  JobIndex beside = {};     // start: on the GPUs of this job, which runs or starts before it here
+  double pace = 1;          // start, pace: share of the time of shared GPUs that it may use
 };
 
-/// What changes; preemptions hold before starts. A job that is not named stays as it is.
+/// What changes; preemptions hold before resizes to fewer, those before resizes to more, and these
+/// before starts. A job that is not named stays as it is.
 struct ClusterDecision {
   std::vector<JobAction> actions;
   double wake_s = kNever;  // decide again then, though nothing has happened
@@ -75,7 +98,11 @@ struct ClusterInput {
   absl::Span<const JobView> jobs;     // all jobs ever seen; a policy looks up the ones it needs
   absl::Span<const JobEvent> events;  // completions and evictions first, then arrivals
   double now_s = 0;
+  const Profiles* profiles = nullptr;  // null: nothing is known of any job
 };
+
+/// Speed with `gpus` over the speed with its gang, on one type of GPU.
+double SpeedOf(const JobView& job, const Profiles* profiles, int gpus);
 
 /// A policy with its state as a value: no clock, no I/O, no globals, so the same inputs give the
 /// same decisions in the daemon, in the simulator and after a replay. Work is bounded by what
@@ -95,7 +122,9 @@ struct ClusterPolicyOptions {
   std::vector<double> queue_limits_s;  // las: service that ends a queue; 3250, 7200
   double starvation_knob = 0;          // las: a wait this many times the service promotes; 0: off
   double round_s = 0;                  // policies of rounds: length of one
-  double restart_cost_s = 0;           // srtf-restart: what a preemption costs
+  double restart_cost_s = 0;           // srtf-restart, pollux, sia-like: what a change costs
+  std::vector<double> quotas;          // philly: GPUs of each user or vc in order of appearance
+  bool strict_rounds = false;          // gavel-*: GPUs that come free wait for the next round
 };
 
 struct ClusterPolicyInfo {

@@ -6,20 +6,23 @@
 namespace tide::sim {
 
 FaultPlan::FaultPlan(const std::vector<NodeFault>& faults) {
-  std::map<int, std::vector<std::pair<double, double>>> by_node;
-  for (const NodeFault& fault : faults) {
-    by_node[fault.node].emplace_back(fault.at_s, fault.at_s + fault.for_s);
-  }
-  for (auto& [node, spans] : by_node) {
-    std::sort(spans.begin(), spans.end());
+  std::map<std::pair<FaultKind, int>, std::vector<NodeFault>> by_node;
+  for (const NodeFault& fault : faults) by_node[{fault.kind, fault.node}].push_back(fault);
+  for (auto& [key, spans] : by_node) {
+    std::sort(spans.begin(), spans.end(),
+              [](const NodeFault& a, const NodeFault& b) { return a.at_s < b.at_s; });
     for (size_t i = 0; i < spans.size();) {
-      const double from_s = spans[i].first;
-      double to_s = spans[i].second;
-      for (++i; i < spans.size() && spans[i].first <= to_s; ++i) {
-        to_s = std::max(to_s, spans[i].second);
+      NodeChange change{
+          .at_s = spans[i].at_s, .node = key.second, .kind = key.first, .speed = spans[i].speed};
+      double to_s = spans[i].at_s + spans[i].for_s;
+      for (++i; i < spans.size() && spans[i].at_s <= to_s; ++i) {
+        to_s = std::max(to_s, spans[i].at_s + spans[i].for_s);
+        change.speed = std::min(change.speed, spans[i].speed);
       }
-      changes_.push_back({.at_s = from_s, .node = node, .works = false});
-      changes_.push_back({.at_s = to_s, .node = node, .works = true});
+      changes_.push_back(change);
+      change.at_s = to_s;
+      change.works = true;
+      changes_.push_back(change);
     }
   }
   std::stable_sort(changes_.begin(), changes_.end(),

@@ -31,6 +31,7 @@ class Nodes {
   int gpus_working() const { return working_; }
   int nodes() const { return static_cast<int>(nodes_.size()); }
   int gpus_per_node() const { return gpus_per_node_; }
+  int FreeOf(int node) const;
   /// More nodes than the gang needs at least.
   bool IsSpread(const Allocation& allocation) const;
 
@@ -40,7 +41,6 @@ class Nodes {
     bool works = true;
     int place = 0;  // in its list
   };
-  int FreeOf(int node) const;
   void Move(int node, int before);
   void TakeFrom(int node, int gpus, Allocation& allocation);
 

@@ -9,7 +9,7 @@
 #include "base/status.h"
 #include "sim/end_times.h"
 #include "sim/fault_plan.h"
-#include "sim/placement.h"
+#include "sim/holdings.h"
 
 namespace tide::sim {
 namespace {
@@ -28,6 +28,16 @@ using sched::kNever;
 constexpr int64_t kDecisionsWithoutProgressMax = 100'000;
 constexpr int64_t kEventsPerQuestion = 256;  // whether to stop: a microsecond in a millisecond
 constexpr size_t kUsagePointsMax = 4096;
+constexpr size_t kSpansMax = 100'000;
+constexpr double kSecondsAnHour = 3600;
+
+// What the trace says of programs and the cluster of its GPUs.
+sched::Profiles ProfilesFor(const Trace& trace, const ClusterSpec& cluster) {
+  sched::Profiles profiles = trace.profiles;
+  if (cluster.gpu_memory_gib > 0) profiles.gpu_memory_gib = cluster.gpu_memory_gib;
+  std::copy(cluster.share_cost.begin(), cluster.share_cost.end(), profiles.share_cost.begin());
+  return profiles;
+}
 
 class Loop {
  public:
@@ -35,26 +45,32 @@ class Loop {
        const ReplayOptions& options)
       : trace_(trace),
         options_(options),
+        profiles_(ProfilesFor(trace, options.cluster)),
         policy_(std::move(policy)),
         jobs_(trace.jobs),
-        allocations_(jobs_.size()),
         first_start_s_(jobs_.size(), kNever),
         end_s_(jobs_.size(), kNever),
+        span_from_s_(jobs_.size(), 0),
         ends_(jobs_.size()),
-        nodes_(options.cluster.nodes, options.cluster.gpus_per_node),
-        faults_(options.cluster.faults) {}
+        holdings_(options.cluster, profiles_, jobs_.size()),
+        faults_(options.cluster.faults) {
+    for (const GpuType& type : options.cluster.types) costs_.push_back(type.cost);
+    if (costs_.empty()) costs_.push_back(GpuType().cost);
+  }
 
   absl::StatusOr<ReplayResult> Run() {
     while (Pending()) {
       const double time_s = NextTime();
       if (time_s == kNever) break;
       TIDE_RETURN_IF_ERROR(CheckProgress(time_s));
+      BookUse(time_s);
       now_s_ = time_s;
       events_.clear();
       TakeEnds();
       TakeFaults();
       TakeSubmissions();
       TIDE_RETURN_IF_ERROR(Decide());
+      UpdateRates();
     }
     RefuseTheForgotten();
     return Finish();
@@ -99,15 +115,20 @@ class Loop {
   void TakeFaults() {
     while (faults_.NextTime() <= now_s_) {
       const NodeChange change = faults_.Pop();
-      if (change.works) {
-        nodes_.Repair(change.node);
-        continue;
-      }
-      nodes_.Fail(change.node);
-      for (size_t i = 0; i < next_submit_; ++i) {
-        const auto on_node = [&](const NodeShare& share) { return share.node == change.node; };
-        const Allocation& held = allocations_[i];
-        if (std::any_of(held.begin(), held.end(), on_node)) Evict(JobIndex(static_cast<int>(i)));
+      switch (change.kind) {
+        case FaultKind::kLink:
+          holdings_.SetLink(change.node, change.works);
+          break;
+        case FaultKind::kSlow:
+          holdings_.SetSpeed(change.node, change.works ? 1 : change.speed);
+          break;
+        case FaultKind::kNode:
+          if (change.works) {
+            holdings_.Repair(change.node);
+            break;
+          }
+          holdings_.Fail(change.node);
+          for (const int job : holdings_.JobsOn(change.node)) Evict(JobIndex(job));
       }
     }
   }
@@ -131,13 +152,14 @@ class Loop {
   }
 
   void TakeSubmissions() {
-    const int gpus = nodes_.nodes() * nodes_.gpus_per_node();
+    const int gpus = holdings_.gpus();
     for (; next_submit_ < jobs_.size() && jobs_[next_submit_].submit_s <= now_s_; ++next_submit_) {
       const JobIndex job(static_cast<int>(next_submit_));
       JobView& view = At(job);
       view.since_s = view.submit_s;
-      if (view.gpus > gpus) {
-        Refuse(job, absl::StrCat("asks for ", view.gpus, " GPUs at once; the cluster has ", gpus));
+      if (view.GpusMin() > gpus) {
+        Refuse(job,
+               absl::StrCat("asks for ", view.GpusMin(), " GPUs at once; the cluster has ", gpus));
         continue;
       }
       view.state = JobState::kPending;
@@ -148,19 +170,53 @@ class Loop {
 
   absl::Status Decide() {
     ++result_.events;
-    const sched::ClusterView cluster{.gpus = nodes_.gpus_working()};
     const int64_t begin = Nanos();
-    const ClusterDecision decision =
-        policy_->Decide({.cluster = cluster, .jobs = jobs_, .events = events_, .now_s = now_s_});
+    const ClusterDecision decision = policy_->Decide({.cluster = View(),
+                                                      .jobs = jobs_,
+                                                      .events = events_,
+                                                      .now_s = now_s_,
+                                                      .profiles = &profiles_});
     if (options_.decision_clock != nullptr) result_.decide_nanos.push_back(Nanos() - begin);
+    TIDE_RETURN_IF_ERROR(Carry(decision));
+    wake_s_ = decision.wake_s;
+    NoteUsage();
+    return absl::OkStatus();
+  }
+
+  sched::ClusterView View() const {
+    sched::ClusterView view{.gpus = holdings_.gpus_working()};
+    if (options_.cluster.Nodes() > 1) {
+      view.gpus_per_node = options_.cluster.gpus_per_node;
+      view.free_by_node = holdings_.free_by_node();
+    }
+    if (options_.cluster.types.size() > 1) {
+      view.gpus_by_type = holdings_.by_type();
+      view.cost_by_type = costs_;
+    }
+    return view;
+  }
+
+  // What takes GPUs away before what hands them out.
+  absl::Status Carry(const ClusterDecision& decision) {
+    bool resizes = false;
     for (const JobAction& action : decision.actions) {
-      if (action.kind != JobActionKind::kStart) TIDE_RETURN_IF_ERROR(Withdraw(action));
+      resizes |= action.kind == JobActionKind::kResize;
+      if (action.kind == JobActionKind::kPreempt || action.kind == JobActionKind::kRefuse) {
+        TIDE_RETURN_IF_ERROR(Withdraw(action));
+      }
+    }
+    for (const bool grows : {false, true}) {
+      for (const JobAction& action : decision.actions) {
+        if (!resizes) break;
+        if (action.kind != JobActionKind::kResize) continue;
+        if ((action.gpus > At(action.job).held) != grows) continue;
+        TIDE_RETURN_IF_ERROR(Resize(action));
+      }
     }
     for (const JobAction& action : decision.actions) {
       if (action.kind == JobActionKind::kStart) TIDE_RETURN_IF_ERROR(Start(action));
+      if (action.kind == JobActionKind::kPace) TIDE_RETURN_IF_ERROR(Pace(action));
     }
-    wake_s_ = decision.wake_s;
-    NoteUsage();
     return absl::OkStatus();
   }
 
@@ -188,28 +244,128 @@ class Loop {
     JobView& view = At(action.job);
     Log(action);
     if (view.state != JobState::kPending) return Broken(action, "starts a job that does not wait");
-    if (view.gpus > nodes_.free()) return Broken(action, "hands out more GPUs than there are");
-    Allocation& held = allocations_[action.job.value()];
-    held = nodes_.Take(view.gpus);
-    if (nodes_.IsSpread(held)) ++result_.spread_starts;
-    const bool again = first_start_s_[action.job.value()] != kNever;
+    const int job = action.job.value();
+    const int gpus = action.gpus > 0 ? action.gpus : view.gpus;
+    if (!Runs(view, gpus)) return Broken(action, "starts a job on a number of GPUs it cannot use");
+    if (action.beside.value() >= 0) {
+      const int host = action.beside.value();
+      if (holdings_.Held(host) != gpus || !holdings_.Share(job, view.profile, host, action.pace)) {
+        return Broken(action, "starts a job beside one that does not hold the GPUs for it");
+      }
+      ++result_.shared_starts;
+    } else if (!holdings_.Start(job, view.profile, gpus, action.type)) {
+      return Broken(action, "hands out more GPUs than there are");
+    }
+    if (action.beside.value() < 0 && holdings_.IsSpread(job)) ++result_.spread_starts;
+    const bool again = first_start_s_[job] != kNever;
     if (again) LoseWork(view, options_.cluster.restart_cost_s);
-    if (!again) first_start_s_[action.job.value()] = now_s_;
+    if (!again) first_start_s_[job] = now_s_;
     view.state = JobState::kRunning;
     view.since_s = now_s_;
-    ends_.Set(action.job, now_s_ + (view.duration_s - view.executed_s));
+    view.rate = 0;  // until UpdateRates
+    NoteHolding(action.job);
     return absl::OkStatus();
+  }
+
+  bool Runs(const JobView& view, int gpus) const {
+    if (gpus == view.gpus) return true;
+    return gpus >= view.GpusMin() && gpus <= view.GpusMax() &&
+           sched::SpeedOf(view, &profiles_, gpus) > 0;
+  }
+
+  absl::Status Resize(const JobAction& action) {
+    JobView& view = At(action.job);
+    Log(action);
+    if (view.state != JobState::kRunning) return Broken(action, "resizes a job that waits");
+    if (!Runs(view, action.gpus)) return Broken(action, "gives a job GPUs it cannot use");
+    EndSpan(action.job);
+    SettleService(view);
+    if (!holdings_.Resize(action.job.value(), action.gpus)) {
+      return Broken(action, "hands out more GPUs than there are");
+    }
+    ++result_.resizes;
+    // It stands still for that long: so much of what it will do is taken off before.
+    const double rate = RateOf(action.job);
+    view.executed_s -= options_.cluster.resize_cost_s * rate;
+    result_.gpu_seconds_lost += options_.cluster.resize_cost_s * action.gpus;
+    NoteHolding(action.job);
+    return absl::OkStatus();
+  }
+
+  absl::Status Pace(const JobAction& action) {
+    Log(action);
+    if (At(action.job).state != JobState::kRunning) return Broken(action, "paces a job that waits");
+    if (!(action.pace > 0 && action.pace <= 1)) return Broken(action, "gives a pace not in (0, 1]");
+    holdings_.SetPace(action.job.value(), action.pace);
+    return absl::OkStatus();
+  }
+
+  void NoteHolding(JobIndex job) {
+    JobView& view = At(job);
+    view.held = holdings_.Held(job.value());
+    view.holding = holdings_.HoldingOf(job.value());
+    view.type = holdings_.TypeOf(job.value());
+    span_from_s_[job.value()] = now_s_;
+  }
+
+  double RateOf(JobIndex job) const {
+    const JobView& view = jobs_[job.value()];
+    const int held = holdings_.Held(job.value());
+    return holdings_.RateOf(job.value(), sched::SpeedOf(view, &profiles_, held));
+  }
+
+  // GPUs that are shared count once.
+  void BookUse(double time_s) {
+    for (size_t type = 0; type < costs_.size(); ++type) {
+      const double used_s = holdings_.UsedOf(static_cast<int>(type)) * (time_s - now_s_);
+      result_.gpu_seconds_used += used_s;
+      result_.cost += costs_[type] * used_s / kSecondsAnHour;
+    }
+  }
+
+  // Books service at the old rate.
+  void SettleService(JobView& view) {
+    view.executed_s = view.ExecutedAt(now_s_);
+    view.since_s = now_s_;
+  }
+
+  // Who shares changes its neighbours' rates, a fault those on its node.
+  void UpdateRates() {
+    for (const int index : holdings_.touched()) {
+      const JobIndex job(index);
+      JobView& view = At(job);
+      if (view.state != JobState::kRunning) continue;
+      const double rate = RateOf(job);
+      if (view.since_s != now_s_) SettleService(view);
+      view.rate = rate;
+      if (rate > 0) {
+        ends_.Set(job, now_s_ + (view.duration_s - view.executed_s) / rate);
+      } else {
+        ends_.Clear(job);
+      }
+    }
+    holdings_.ClearTouched();
   }
 
   // Takes the GPUs of a running job away; the caller says what it is then.
   void Stop(JobIndex job) {
     JobView& view = At(job);
-    result_.gpu_seconds_used += (now_s_ - view.since_s) * view.gpus;
-    view.executed_s = view.ExecutedAt(now_s_);
-    view.since_s = now_s_;
-    nodes_.Give(allocations_[job.value()]);
-    allocations_[job.value()].clear();
+    EndSpan(job);
+    SettleService(view);
+    holdings_.Release(job.value());
+    view.held = 0;
+    view.holding = view.type = -1;
     ends_.Clear(job);
+  }
+
+  void EndSpan(JobIndex job) {
+    if (!options_.keep_spans) return;
+    const double from_s = span_from_s_[job.value()];
+    for (const NodeShare& share : holdings_.NodesOf(job.value())) {
+      if (result_.spans.size() >= kSpansMax) return;
+      result_.spans.push_back(
+          {.job = job, .from_s = from_s, .to_s = now_s_, .gpus = share.gpus, .node = share.node});
+    }
   }
 
   void Refuse(JobIndex job, std::string reason) {
@@ -222,10 +378,10 @@ class Loop {
     for (size_t i = 0; i < jobs_.size() && open_ > 0; ++i) {
       if (jobs_[i].state != JobState::kPending) continue;
       --open_;
-      const bool too_few = jobs_[i].gpus > nodes_.gpus_working();
+      const bool too_few = jobs_[i].GpusMin() > holdings_.gpus_working();
       Refuse(JobIndex(static_cast<int>(i)),
-             too_few ? absl::StrCat("asks for ", jobs_[i].gpus, " GPUs; after the last fault ",
-                                    nodes_.gpus_working(), " work")
+             too_few ? absl::StrCat("asks for ", jobs_[i].GpusMin(), " GPUs; after the last fault ",
+                                    holdings_.gpus_working(), " work")
                      : "the policy never started it");
     }
   }
@@ -233,12 +389,12 @@ class Loop {
   absl::Status Broken(const JobAction& action, absl::string_view what) const {
     return absl::InternalError(absl::StrFormat("the policy %s: job %s at %.3f s, %d GPUs free (%s)",
                                                what, trace_.job_ids[action.job.value()], now_s_,
-                                               nodes_.free(), action.reason));
+                                               holdings_.free(), action.reason));
   }
 
   void Log(const JobAction& action) {
     if (options_.decision_log == nullptr) return;
-    constexpr const char* kWords[] = {"start", "preempt", "refuse"};
+    constexpr const char* kWords[] = {"start", "preempt", "refuse", "resize", "pace"};
     absl::StrAppendFormat(options_.decision_log, "%.3f %s %s: %s\n", now_s_,
                           kWords[static_cast<int>(action.kind)], trace_.job_ids[action.job.value()],
                           action.reason);
@@ -247,7 +403,7 @@ class Loop {
   // Thins by halves: every second point goes when there are too many.
   void NoteUsage() {
     if (result_.events % usage_stride_ != 0) return;
-    const int used = nodes_.gpus_working() - nodes_.free();
+    const int used = holdings_.gpus_working() - holdings_.free();
     result_.usage.emplace_back(now_s_, used);
     if (result_.usage.size() < kUsagePointsMax) return;
     for (size_t i = 0; 2 * i < result_.usage.size(); ++i) result_.usage[i] = result_.usage[2 * i];
@@ -270,12 +426,13 @@ class Loop {
 
   const Trace& trace_;
   const ReplayOptions& options_;
+  const sched::Profiles profiles_;
   std::unique_ptr<sched::ClusterPolicy> policy_;
   std::vector<JobView> jobs_;
-  std::vector<Allocation> allocations_;
-  std::vector<double> first_start_s_, end_s_;
+  std::vector<double> first_start_s_, end_s_, span_from_s_;
   EndTimes ends_;
-  Nodes nodes_;
+  Holdings holdings_;
+  std::vector<double> costs_;  // of a GPU-hour by type
   FaultPlan faults_;
   std::vector<JobEvent> events_;  // of this point in time
   ReplayResult result_;
@@ -284,27 +441,6 @@ class Loop {
   size_t next_submit_ = 0;
   size_t open_ = 0;  // jobs submitted and neither done nor refused
 };
-
-absl::Status CheckCluster(const ClusterSpec& cluster) {
-  if (cluster.nodes < 1 || cluster.gpus_per_node < 1 ||
-      int64_t{cluster.nodes} * cluster.gpus_per_node > (1 << 24)) {
-    return absl::InvalidArgumentError(absl::StrCat("a cluster of ", cluster.nodes, " nodes with ",
-                                                   cluster.gpus_per_node,
-                                                   " GPUs; give at least one of each, at most "
-                                                   "16777216 GPUs"));
-  }
-  for (const NodeFault& fault : cluster.faults) {
-    if (fault.node < 0 || fault.node >= cluster.nodes || !(fault.at_s >= 0) || !(fault.for_s > 0)) {
-      return absl::InvalidArgumentError(
-          absl::StrCat("a fault of node ", fault.node, " at ", fault.at_s, " s for ", fault.for_s,
-                       " s; nodes are 0 to ", cluster.nodes - 1, ", times positive"));
-    }
-  }
-  if (!(cluster.restart_cost_s >= 0) || !(cluster.checkpoint_every_s >= 0)) {
-    return absl::InvalidArgumentError("restart cost and checkpoint interval are seconds from 0");
-  }
-  return absl::OkStatus();
-}
 
 }  // namespace
 

@@ -9,24 +9,10 @@
 #include "absl/status/statusor.h"
 #include "base/clock.h"
 #include "sched/cluster_policy.h"
+#include "sim/cluster_spec.h"
 #include "sim/trace.h"
 
 namespace tide::sim {
-
-/// A node that fails with all that runs on it and comes back.
-struct NodeFault {
-  int node = 0;
-  double at_s = 0;
-  double for_s = 0;
-};
-
-struct ClusterSpec {
-  int nodes = 1;
-  int gpus_per_node = 1;  // one node of all GPUs: placement by count
-  std::vector<NodeFault> faults;
-  double restart_cost_s = 0;         // work repeated by a job that starts again
-  double checkpoint_every_s = 1800;  // a job that loses a node loses what it did since the last one
-};
 
 struct ReplayOptions {
   ClusterSpec cluster;
@@ -34,8 +20,18 @@ struct ReplayOptions {
   Clock* decision_clock = nullptr;
   /// Borrowed, may be null: one line for each action, with its reason.
   std::string* decision_log = nullptr;
+  /// Whether to remember who ran where and when; at most a hundred thousand spans.
+  bool keep_spans = false;
   /// May be empty: asked every few hundred events; true ends the replay with Cancelled.
   std::function<bool()> interrupted;
+};
+
+/// A job on GPUs of a node, from one start, resize or stop to the next.
+struct JobSpan {
+  sched::JobIndex job;
+  double from_s = 0, to_s = 0;
+  int gpus = 0;
+  int node = 0;
 };
 
 struct RefusedJob {
@@ -48,12 +44,14 @@ struct ReplayResult {
   std::vector<double> jct_s;  // of the jobs that were done, in order of submission
   std::vector<RefusedJob> refused;
   double makespan_s = 0;  // from time zero to the last completion
-  int64_t preemptions = 0, evictions = 0, spread_starts = 0;
+  int64_t preemptions = 0, evictions = 0, spread_starts = 0, resizes = 0, shared_starts = 0;
   int64_t events = 0;  // times at which something was decided
   int deadlines_met = 0, deadlines = 0;
   double gpu_seconds_used = 0, gpu_seconds_lost = 0;  // lost: repeated after a restart or a fault
   double wait_s = 0;                                  // sum over done jobs
   std::vector<std::pair<double, int>> usage;          // (time, GPUs in use) at each change, thinned
+  double cost = 0;                                    // GPU-hours times what each costs
+  std::vector<JobSpan> spans;                         // with keep_spans
   std::vector<int64_t> decide_nanos;                  // with a decision clock
 };
 

@@ -10,6 +10,7 @@
 #include <optional>
 
 #include "absl/container/flat_hash_map.h"
+#include "absl/status/status.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
@@ -17,6 +18,7 @@
 #include "base/random.h"
 #include "base/status.h"
 #include "base/unique_fd.h"
+#include "sim/trace_profiles.h"
 
 namespace tide::sim {
 namespace {
@@ -32,14 +34,24 @@ using sched::JobView;
 struct Columns {
   int id = -1, submit = -1, gpus = -1, duration = -1;
   int user = -1, model = -1, deadline = -1, tier = -1;
+  int least = -1, most = -1, weight = -1;
 };
 
 absl::StatusOr<Columns> FindColumns(absl::string_view header) {
   Columns columns;
-  const std::pair<absl::string_view, int*> known[] = {
-      {"job_id", &columns.id},   {"submit_s", &columns.submit},     {"gpus", &columns.gpus},
-      {"user", &columns.user},   {"duration_s", &columns.duration}, {"vc", &columns.user},
-      {"model", &columns.model}, {"deadline_s", &columns.deadline}, {"tier", &columns.tier}};
+  const std::pair<absl::string_view, int*> known[] = {{"job_id", &columns.id},
+                                                      {"submit_s", &columns.submit},
+                                                      {"gpus", &columns.gpus},
+                                                      {"user", &columns.user},
+                                                      {"duration_s", &columns.duration},
+                                                      {"vc", &columns.user},
+                                                      {"model", &columns.model},
+                                                      {"deadline_s", &columns.deadline},
+                                                      {"tier", &columns.tier},
+                                                      {"gpus_min", &columns.least},
+                                                      {"gpus_max", &columns.most},
+                                                      {"weight", &columns.weight},
+                                                      {"priority_weight", &columns.weight}};
   int index = 0;
   for (const absl::string_view cell : absl::StrSplit(header, ',')) {
     for (const auto& [name, place] : known) {
@@ -65,7 +77,8 @@ absl::Status CellError(int line, absl::string_view column, absl::string_view cel
 
 class RowReader {
  public:
-  explicit RowReader(const Columns& columns) : columns_(columns) {}
+  RowReader(const Columns& columns, absl::string_view header)
+      : columns_(columns), profiles_(header) {}
 
   absl::Status Read(int line, absl::string_view text, Trace& trace) {
     cells_ = absl::StrSplit(text, ',');
@@ -81,6 +94,8 @@ class RowReader {
       if (job.deadline_s == 0) job.deadline_s = sched::kNever;
     }
     TIDE_RETURN_IF_ERROR(ReadTier(line, job));
+    TIDE_RETURN_IF_ERROR(ReadRange(line, job));
+    TIDE_ASSIGN_OR_RETURN(job.profile, profiles_.Read(line, cells_, trace.profiles));
     const std::string user(Cell(columns_.user));
     job.user = Number(users_, user);
     job.group = Number(groups_, absl::StrCat(user, "\n", Cell(columns_.model), "\n", gpus));
@@ -115,6 +130,26 @@ class RowReader {
     return absl::OkStatus();
   }
 
+  absl::Status ReadRange(int line, JobView& job) const {
+    const absl::string_view least = Cell(columns_.least), most = Cell(columns_.most);
+    if (!least.empty() || !most.empty()) {
+      job.gpus_min = job.gpus_max = job.gpus;
+      if (!least.empty() && (!absl::SimpleAtoi(least, &job.gpus_min) || job.gpus_min < 1)) {
+        return CellError(line, "gpus_min", least, "a number of GPUs from 1 upwards");
+      }
+      if (!most.empty() && (!absl::SimpleAtoi(most, &job.gpus_max) || job.gpus_max > kGpusMax ||
+                            job.gpus_max < job.gpus_min)) {
+        return CellError(line, "gpus_max", most, "a number of GPUs, gpus_min or more");
+      }
+    }
+    const absl::string_view weight = Cell(columns_.weight);
+    if (weight.empty()) return absl::OkStatus();
+    if (absl::SimpleAtod(weight, &job.weight) && job.weight > 0 && job.weight < kSecondsMax) {
+      return absl::OkStatus();
+    }
+    return CellError(line, "weight", weight, "a number above 0");
+  }
+
   static int Number(absl::flat_hash_map<std::string, int>& numbers, const std::string& name) {
     return numbers.try_emplace(name, static_cast<int>(numbers.size())).first->second;
   }
@@ -122,6 +157,7 @@ class RowReader {
   const Columns columns_;
   std::vector<absl::string_view> cells_;
   absl::flat_hash_map<std::string, int> users_, groups_;
+  ProfileReader profiles_;
 };
 
 void SortBySubmission(Trace& trace) {
@@ -131,7 +167,7 @@ void SortBySubmission(Trace& trace) {
   for (size_t i = 0; i < order.size(); ++i) order[i] = i;
   std::stable_sort(order.begin(), order.end(),
                    [&](size_t a, size_t b) { return earlier(trace.jobs[a], trace.jobs[b]); });
-  Trace sorted{.name = trace.name};
+  Trace sorted{.name = trace.name, .profiles = std::move(trace.profiles)};
   for (const size_t i : order) {
     sorted.jobs.push_back(trace.jobs[i]);
     sorted.job_ids.push_back(std::move(trace.job_ids[i]));
@@ -151,7 +187,7 @@ absl::StatusOr<Trace> ParseTrace(absl::string_view text, absl::string_view name)
     if (absl::StripAsciiWhitespace(row).empty()) continue;
     if (!reader) {
       TIDE_ASSIGN_OR_RETURN(const Columns columns, FindColumns(row));
-      reader.emplace(columns);
+      reader.emplace(columns, row);
       continue;
     }
     TIDE_RETURN_IF_ERROR(reader->Read(line, row, trace));
@@ -187,6 +223,33 @@ absl::StatusOr<Trace> ReadTrace(const std::string& path) {
   if (const size_t slash = name.rfind('/'); slash != name.npos) name.remove_prefix(slash + 1);
   absl::ConsumeSuffix(&name, ".csv");
   return ParseTrace(text, name);
+}
+
+absl::Status AssumeElastic(Trace& trace, double serial_share, int factor) {
+  if (!(serial_share >= 0 && serial_share <= 1) || factor < 1 || factor > 1024) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("jobs of which ", serial_share, " is serial on up to ", factor,
+                     " times their gangs; give a share from 0 to 1 and a factor from 1 to 1024"));
+  }
+  absl::flat_hash_map<std::pair<int, int>, int> made;  // profile by (profile before, most GPUs)
+  for (JobView& job : trace.jobs) {
+    if (job.elastic() || job.gpus > kGpusMax / factor) continue;
+    job.gpus_min = 1;
+    job.gpus_max = job.gpus * factor;
+    const auto [found, is_new] =
+        made.try_emplace({job.profile, job.gpus_max}, static_cast<int>(trace.profiles.of.size()));
+    if (is_new) {
+      sched::JobProfile profile;
+      if (job.profile >= 0) profile = trace.profiles.of[job.profile];
+      profile.speed.clear();
+      for (int k = 1; k <= job.gpus_max; ++k) {
+        profile.speed.push_back(k / (1 + serial_share * (k - 1)));
+      }
+      trace.profiles.of.push_back(std::move(profile));
+    }
+    job.profile = found->second;
+  }
+  return absl::OkStatus();
 }
 
 Trace DrawTrace(int jobs, int gpus, double load, uint64_t seed) {

@@ -13,6 +13,7 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from torchtide import cuda as cuda
     from torchtide import memory as memory
+    from torchtide import sim as sim
     from torchtide.elastic import elastic as elastic
     from torchtide.runtime import iterations as iterations
     from torchtide.runtime import job as job
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from torchtide.runtime import start as start
 
 _RUNTIME = {"iterations", "job", "start", "set_limit", "pause", "resume", "report"}
-_MODULES = {"cuda", "memory", "runtime", "errors", "cli", "elastic", "notebook"}
+_MODULES = {"cuda", "memory", "runtime", "errors", "cli", "elastic", "notebook", "sim"}
 _NOTEBOOK = {"load_ipython_extension", "unload_ipython_extension"}
 
 __all__ = ["__version__", "cuda", "elastic", "errors", "memory", *sorted(_RUNTIME)]

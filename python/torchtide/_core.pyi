@@ -28,12 +28,107 @@ class Client:
         """
         Sends a MessagePack body as a frame of `kind` and returns (kind, body) of the answer.
         """
+class JobRow:
+    """
+    A job that runs or waits, as it is at a decision.
+    """
+    def speed(self, gpus: typing.SupportsInt | typing.SupportsIndex) -> float:
+        """
+        Speed with so many GPUs over that with its gang; 0: it does not run on them.
+        """
+    @property
+    def deadline_s(self) -> float:
+        ...
+    @property
+    def duration_s(self) -> float:
+        ...
+    @property
+    def executed_s(self) -> float:
+        ...
+    @property
+    def gpus(self) -> int:
+        ...
+    @property
+    def gpus_max(self) -> int:
+        ...
+    @property
+    def gpus_min(self) -> int:
+        ...
+    @property
+    def held(self) -> int:
+        ...
+    @property
+    def job_id(self) -> str:
+        ...
+    @property
+    def remaining_s(self) -> float:
+        ...
+    @property
+    def submit_s(self) -> float:
+        ...
+    @property
+    def user(self) -> int:
+        ...
+    @property
+    def weight(self) -> float:
+        ...
+class View:
+    """
+    What a policy sees, and how it answers.
+    """
+    def preempt(self, job: JobRow, reason: str = 'the policy preempts it') -> None:
+        """
+        Stops a job that runs; it waits again.
+        """
+    def refuse(self, job: JobRow, reason: str) -> None:
+        """
+        Declines a job that waits, for ever.
+        """
+    def resize(self, job: JobRow, gpus: typing.SupportsInt | typing.SupportsIndex, reason: str = 'the policy resizes it') -> None:
+        """
+        Changes the GPUs of a job that runs.
+        """
+    def start(self, job: JobRow, gpus: typing.SupportsInt | typing.SupportsIndex = 0, reason: str = 'the policy starts it') -> None:
+        """
+        Starts a job that waits, on its gang or on `gpus`.
+        """
+    def wake_at(self, time_s: typing.SupportsFloat | typing.SupportsIndex) -> None:
+        """
+        Asks to be called then, though nothing has happened.
+        """
+    @property
+    def free(self) -> int:
+        """
+        Of those, nobody's before this decision.
+        """
+    @property
+    def gpus(self) -> int:
+        """
+        GPUs that work.
+        """
+    @property
+    def now_s(self) -> float:
+        ...
+    @property
+    def running(self) -> list[JobRow]:
+        """
+        In order of submission.
+        """
+    @property
+    def waiting(self) -> list[JobRow]:
+        """
+        In order of submission.
+        """
 class Trace:
     """
     Jobs of a trace, read or drawn once and replayed often.
     """
     def __len__(self) -> int:
         ...
+    def assume_elastic(self, serial_share: typing.SupportsFloat | typing.SupportsIndex, factor: typing.SupportsInt | typing.SupportsIndex = 2) -> None:
+        """
+        Lets each rigid job run on 1 to `factor` times its gang, with speeds by Amdahl's law.
+        """
     @property
     def name(self) -> str:
         ...
@@ -199,6 +294,10 @@ def parse_bytes(text: str) -> int:
     """
     Reads a size such as 1.5GiB, 300MB or 4096. Raises ValueError.
     """
+def parse_trace(text: str, name: str) -> Trace:
+    """
+    Reads the text of a CSV file, as read_trace does.
+    """
 def read_trace(path: str) -> Trace:
     """
     Reads a CSV file with the columns job_id,submit_s,gpus,duration_s.
@@ -227,7 +326,7 @@ def set_option(name: str, value: str, origin: str = 'call') -> None:
     """
 def shutdown(exit_code: typing.SupportsInt | typing.SupportsIndex = 0) -> None:
     ...
-def simulate(trace: Trace, policy: str, nodes: typing.SupportsInt | typing.SupportsIndex, gpus_per_node: typing.SupportsInt | typing.SupportsIndex, policy_options: dict[str, typing.Any] = {}, cluster_options: dict[str, typing.Any] = {}, timed: bool = False, logged: bool = False) -> dict[str, typing.Any]:
+def simulate(trace: Trace, policy: typing.Any, nodes: typing.SupportsInt | typing.SupportsIndex, gpus_per_node: typing.SupportsInt | typing.SupportsIndex, policy_options: dict[str, typing.Any] = {}, cluster_options: dict[str, typing.Any] = {}, timed: bool = False, logged: bool = False, spans: bool = False) -> dict[str, typing.Any]:
     """
     Replays a trace; returns its figures. One node of all GPUs is placement by count.
     """

@@ -150,3 +150,87 @@ def test_settings_are_numbers_and_lists_of_numbers() -> None:
         "seed": 7,
         "starvation_knob": 2.0,
     }
+
+
+LAYOUTS = {
+    "philly.json": json.dumps(
+        [
+            {
+                "jobid": "application_1",
+                "vc": "a",
+                "submitted_time": "2017-10-01 00:00:00",
+                "attempts": [
+                    {
+                        "start_time": "2017-10-01 00:00:10",
+                        "end_time": "2017-10-01 00:01:10",
+                        "detail": [{"ip": "m1", "gpus": ["gpu0", "gpu1"]}],
+                    }
+                ],
+            },
+            {"jobid": "x", "vc": "a", "submitted_time": "2017-10-01 00:00:05", "attempts": []},
+        ]
+    ),
+    "helios.csv": "job_id,user,vc,gpu_num,cpu_num,node_num,state,submit_time,start_time,end_time,"
+    "duration,queue\n1,u,v,2,1,1,COMPLETED,2020-06-09 18:41:01,x,y,60,0\n"
+    "2,u,v,0,1,1,COMPLETED,2020-06-09 18:41:01,x,y,60,0\n",
+    "pai.csv": "job_id,num_gpu,num_inst,submit_time,duration,user,num_cpu\n7,0.5,4,100,60,u,8\n",
+    "muri.csv": "job_id,num_gpu,submit_time,iterations,model_name,batch_size,duration,interval,"
+    "iteration_time,resource_time_0,resource_time_1,resource_time_2,priority\n"
+    "0,2,5000,9,bert,4,60000,0,190,0.5,163,18,0\n",
+    "tiresias.csv": "job_id,num_gpu,submit_time,iterations,model_name,duration,interval\n"
+    "0,2,0,606,vgg19,60,0\n",
+    "gavel.trace": "LSTM\tpython3 x.py\tdir\t--steps\t1\t600\t2\t1\t-1.0\t0\n",
+}
+
+
+@pytest.mark.parametrize("layout", sorted(LAYOUTS))
+def test_published_layouts_are_read_as_they_are(
+    layout: str, tmp_path: pathlib.Path, capsys: Said
+) -> None:
+    trace, table = tmp_path / layout, tmp_path / "throughputs.json"
+    trace.write_text(LAYOUTS[layout], encoding="utf-8")
+    speeds = {"v100": 10.0, "p100": 5.0, "k80": 1.0}
+    table.write_text(
+        json.dumps({kind: {"('LSTM', 2)": {"null": value}} for kind, value in speeds.items()}),
+        encoding="utf-8",
+    )
+    words = ["simulate", str(trace), "-p", "fifo", "--cluster", "4", "--json"]
+    assert main([*words, "--throughputs", str(table)]) == 0
+    result = last_json(capsys)
+    assert (result["jobs"], result["jobs_done"]) == (1, 1)
+    assert (result["avg_jct_s"], result["makespan_s"]) == (60, 60)
+    assert result["utilisation"] == 0.5  # two GPUs of four
+
+
+def test_a_layout_that_breaks_off_is_refused(tmp_path: pathlib.Path, capsys: Said) -> None:
+    trace = tmp_path / "broken.csv"
+    trace.write_text(LAYOUTS["helios.csv"].replace("2020-06-09", "yesterday"), encoding="utf-8")
+    assert main(["simulate", str(trace), "-p", "fifo", "--cluster", "4"]) == 2
+    assert "goes on otherwise" in capsys.readouterr().err
+    gavel = tmp_path / "gavel.trace"
+    gavel.write_text(LAYOUTS["gavel.trace"], encoding="utf-8")
+    assert main(["simulate", str(gavel), "-p", "fifo", "--cluster", "4"]) == 2
+    assert "--throughputs" in capsys.readouterr().err
+
+
+def test_types_of_gpu_links_and_gantt_come_from_the_command_line(
+    tmp_path: pathlib.Path, capsys: Said
+) -> None:
+    pytest.importorskip("matplotlib")
+    spec, gantt = tmp_path / "types.toml", tmp_path / "gantt.png"
+    spec.write_text(
+        'resize_cost_s = 1\n[[types]]\nname = "fast"\nnodes = 2\ngpus_per_node = 8\ncost = 2.0\n'
+        '[[types]]\nname = "slow"\nnodes = 1\ngpus_per_node = 8\n'
+        '[[faults]]\nnode = 2\nat_s = 9\nfor_s = 9\nkind = "slow"\nspeed = 0.5\n',
+        encoding="utf-8",
+    )
+    words = ["simulate", str(TRACES / "tiresias60.csv"), "--cluster", str(spec), "--json"]
+    words += ["--placement", "node", "-p", "optimus", "--elastic", "0.1", "--gantt", str(gantt)]
+    assert main(words) == 0
+    result = last_json(capsys)
+    assert result["gpus"] == 24 and result["jobs_done"] == 60
+    assert result["resizes"] > 0 and result["cost"] > 0
+    assert gantt.read_bytes().startswith(b"\x89PNG")
+    spec.write_text("nodes = 1\ngpus_per_node = 8\n[[faults]]\nnode = 0\n", encoding="utf-8")
+    assert main(words) == 2
+    assert "has no at_s" in capsys.readouterr().err

@@ -306,6 +306,19 @@ def simulate(
     log: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write each decision with its reason.")
     ] = None,
+    elastic: Annotated[
+        float | None,
+        typer.Option(
+            metavar="SHARE",
+            help="Assume that jobs run on 1 to twice their GPUs, SHARE of the work being serial.",
+        ),
+    ] = None,
+    gantt: Annotated[
+        Path | None, typer.Option(metavar="FILE.png", help="Draw who held GPUs when.")
+    ] = None,
+    throughputs: Annotated[
+        Path | None, typer.Option(metavar="FILE.json", help="Of a trace in Gavel's layout.")
+    ] = None,
     json_output: Json = False,
 ) -> None:
     """Replay a trace of jobs under cluster policies; needs no daemon and no GPU."""
@@ -313,7 +326,8 @@ def simulate(
 
     with exits.reported(json_output, f"tide simulate {trace}"):
         request = simulator.Request(
-            trace, policy, cluster, placement, settings or [], plot, log, json_output
+            *(trace, policy, cluster, placement, settings or [], plot, log, json_output),
+            *(elastic, gantt, throughputs),
         )
         raise exits.Exit(simulator.simulate(request))
 

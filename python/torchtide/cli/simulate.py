@@ -23,6 +23,7 @@ _FIGURES: Final = (
     *("trace", "gpus", "policy", "jobs_done", "jobs", "avg_jct_s", "median_jct_s", "p99_jct_s"),
     *("makespan_s", "preemptions", "events", "jobs_refused", "evictions", "spread_starts"),
     *("avg_wait_s", "utilisation", "gpu_seconds_lost", "deadlines_met", "deadlines"),
+    *("resizes", "shared_starts", "cost"),
 )
 _POLICY_OPTIONS: Final = (
     "seed",
@@ -30,6 +31,8 @@ _POLICY_OPTIONS: Final = (
     "starvation_knob",
     "round_s",
     "restart_cost_s",
+    "quotas",
+    "strict_rounds",
 )
 
 
@@ -54,6 +57,9 @@ class Request:
     plot: Path | None
     log: Path | None
     json_output: bool
+    elastic: float | None = None
+    gantt: Path | None = None
+    throughputs: Path | None = None
 
 
 def simulate(request: Request) -> int:
@@ -65,15 +71,23 @@ def simulate(request: Request) -> int:
         raise OptionError(
             "--log takes the decisions of one policy", advice="give --policy once with --log"
         )
-    trace = _read_trace(request.trace)
+    if request.gantt is not None and len(request.policies) > 1:
+        raise OptionError(
+            "--gantt draws the jobs of one policy", advice="give --policy once with --gantt"
+        )
+    trace = _read_trace(request.trace, request.throughputs)
+    if request.elastic is not None:
+        _assume_elastic(trace, request.elastic)
+    wanted = {"logged": request.log is not None, "spans": request.gantt is not None}
     results = [
-        _replay(trace, policy, cluster, options, request.log is not None)
-        for policy in _progress(request.policies)
+        _replay(trace, policy, cluster, options, wanted) for policy in _progress(request.policies)
     ]
     if request.log is not None:
         _write(request.log, results[0]["log"])
     if request.plot is not None:
-        _plot(request.plot, results)
+        _picture(request.plot, "draw", results)
+    if request.gantt is not None:
+        _picture(request.gantt, "draw_gantt", results[0])
     if request.json_output:
         objects = [figures(result) for result in results]
         print(json.dumps(objects[0] if len(objects) == 1 else objects), flush=True)
@@ -96,8 +110,10 @@ def read_cluster(text: str, placement: str) -> Cluster:
     """The cluster from a number of GPUs or a TOML file.
 
     Args:
-        text: "64" or the path of a file with `nodes`, `gpus_per_node` and, optionally,
-            `restart_cost_s`, `checkpoint_every_s` and `[[faults]]` of `node`, `at_s`, `for_s`.
+        text: "64" or the path of a file with `nodes` and `gpus_per_node`, or `[[types]]` of `name`,
+            `nodes`, `gpus_per_node`, `cost`; optionally costs, speeds
+            (docs/reference/policies.md) and `[[faults]]` of `node`, `at_s`, `for_s`, `kind`,
+            `speed`.
         placement: "count": only the number of free GPUs matters; "node": gangs are consolidated.
 
     Raises:
@@ -117,7 +133,7 @@ def read_cluster(text: str, placement: str) -> Cluster:
                 advice="give a multiple, or a file with nodes and gpus_per_node",
             )
         return Cluster(nodes, per_node)
-    nodes, per_node = spec["nodes"], spec["gpus_per_node"]
+    nodes, per_node = spec.get("nodes", 1), spec.get("gpus_per_node", 1)
     options = {key: value for key, value in spec.items() if key not in ("nodes", "gpus_per_node")}
     if placement == "count":
         if options.get("faults"):
@@ -126,6 +142,8 @@ def read_cluster(text: str, placement: str) -> Cluster:
                 advice="add --placement node",
             )
         nodes, per_node = 1, nodes * per_node
+        for kind in options.get("types", []):
+            kind.update(nodes=1, gpus_per_node=kind["nodes"] * kind["gpus_per_node"])
     return Cluster(nodes, per_node, options)
 
 
@@ -142,32 +160,60 @@ def _read_spec(path: Path) -> dict[str, Any]:
     return _checked_spec(path, spec)
 
 
-def _checked_spec(path: Path, spec: dict[str, Any]) -> dict[str, Any]:
-    kinds = {
-        "nodes": int,
-        "gpus_per_node": int,
-        "restart_cost_s": (int, float),
-        "checkpoint_every_s": (int, float),
-        "faults": list,
-    }
-    for key, value in spec.items():
-        if key not in kinds or not isinstance(value, kinds[key]) or isinstance(value, bool):  # type: ignore[arg-type]
+#: What a file may say about a cluster, and what about each of its faults and types of GPU.
+_NUMBER: Final = (int, float)
+_SPEC: Final[Mapping[str, Any]] = {
+    "nodes": int,
+    "gpus_per_node": int,
+    "restart_cost_s": _NUMBER,
+    "checkpoint_every_s": _NUMBER,
+    "resize_cost_s": _NUMBER,
+    "spread_speed": _NUMBER,
+    "nodes_per_switch": int,
+    "switch_speed": _NUMBER,
+    "gpu_memory_gib": _NUMBER,
+    "share_cost": list,
+    "faults": list,
+    "types": list,
+}
+_FAULT: Final[Mapping[str, Any]] = {
+    "node": int,
+    "at_s": _NUMBER,
+    "for_s": _NUMBER,
+    "kind": str,
+    "speed": _NUMBER,
+}
+_TYPE: Final[Mapping[str, Any]] = {
+    "name": str,
+    "nodes": int,
+    "gpus_per_node": int,
+    "cost": _NUMBER,
+}
+
+
+def _check_keys(path: Path, what: str, given: Any, kinds: Mapping[str, Any], need: int) -> None:
+    """Refuses keys and values that are not in `kinds`, and the lack of the first `need`."""
+    for key, value in dict(given).items():
+        if key not in kinds or not isinstance(value, kinds[key]) or isinstance(value, bool):
             raise OptionError(
-                f"{path}: {key} = {value!r} says nothing about a cluster",
+                f"{path}: {key} = {value!r} says nothing about {what}",
                 advice=f"there are {', '.join(kinds)}",
             )
-    missing = [key for key in ("nodes", "gpus_per_node") if key not in spec]
-    if missing:
-        raise OptionError(f"{path} has no {missing[0]}", advice="add it")
-    try:
-        spec["faults"] = [
-            (int(fault["node"]), float(fault["at_s"]), float(fault["for_s"]))
-            for fault in spec.get("faults", [])
-        ]
-    except (KeyError, TypeError, ValueError) as error:
+    for key in list(kinds)[:need]:
+        if key not in given:
+            raise OptionError(f"{path}: {what} has no {key}", advice="add it")
+
+
+def _checked_spec(path: Path, spec: dict[str, Any]) -> dict[str, Any]:
+    _check_keys(path, "a cluster", spec, _SPEC, 0 if spec.get("types") else 2)
+    if not all(isinstance(cost, _NUMBER) for cost in spec.get("share_cost", [])):
         raise OptionError(
-            f"{path}: a fault is not node, at_s, for_s: {error}", advice="correct the file"
-        ) from error
+            f"{path}: share_cost has what is no number", advice="give such as [1, 1.3]"
+        )
+    for fault in spec.get("faults", []):
+        _check_keys(path, "a fault", fault, _FAULT, 3)
+    for kind in spec.get("types", []):
+        _check_keys(path, "a type of GPU", kind, _TYPE, 3)
     return spec
 
 
@@ -182,10 +228,11 @@ def read_settings(settings: Sequence[str]) -> dict[str, Any]:
                 advice=f"there are {', '.join(_POLICY_OPTIONS)}",
             )
         try:
-            if name == "queue_limits_s":
+            if name in ("queue_limits_s", "quotas"):
                 options[name] = [float(part) for part in value.split(",")]
             else:
-                options[name] = int(value) if name == "seed" else float(value)
+                whole = name in ("seed", "strict_rounds")
+                options[name] = int(value) if whole else float(value)
         except ValueError as error:
             raise OptionError(f'{name} is "{value}"', advice="give a number") from error
     return options
@@ -198,13 +245,19 @@ def figures(result: Result) -> Result:
         value = round(float(shown[key]), 3)
         shown[key] = int(value) if value.is_integer() else value
     shown["utilisation"] = round(shown["utilisation"], 4)
+    shown["cost"] = round(shown["cost"], 3)
     shown["refused"] = [{"job_id": job, "reason": reason} for job, reason in result["refused"]]
     shown["seconds"] = round(result["seconds"], 6)
     return shown
 
 
-def _read_trace(path: Path) -> Any:
+def _read_trace(path: Path, throughputs: Path | None) -> Any:
+    from torchtide.cli import simulate_layouts
+
+    text = simulate_layouts.convert(path, throughputs)
     try:
+        if text is not None:
+            return core.module().parse_trace(text, path.stem)
         return core.module().read_trace(str(path))
     except (ValueError, KeyError, OSError, MemoryError) as error:
         wrong, _, advice = str(error.args[0] if error.args else error).partition("; ")
@@ -213,8 +266,20 @@ def _read_trace(path: Path) -> Any:
         ) from error
 
 
+def _assume_elastic(trace: Any, serial_share: float) -> None:
+    try:
+        trace.assume_elastic(serial_share)
+    except ValueError as error:
+        wrong, _, advice = str(error).partition("; ")
+        raise OptionError(wrong, advice=advice) from error
+
+
 def _replay(
-    trace: Any, policy: str, cluster: Cluster, options: Mapping[str, Any], logged: bool
+    trace: Any,
+    policy: str,
+    cluster: Cluster,
+    options: Mapping[str, Any],
+    wanted: Mapping[str, bool],
 ) -> Result:
     try:
         result: Result = core.module().simulate(
@@ -224,7 +289,7 @@ def _replay(
             cluster.gpus_per_node,
             policy_options=dict(options),
             cluster_options=dict(cluster.options),
-            logged=logged,
+            **wanted,
         )
     except ValueError as error:
         wrong, _, advice = str(error).partition("; ")
@@ -285,15 +350,15 @@ def _show(results: Sequence[Result]) -> None:
             print(f"{result['policy']} refused {len(result['refused']) - 5} more; --json lists all")
 
 
-def _plot(path: Path, results: Sequence[Result]) -> None:
+def _picture(path: Path, drawing: str, shown: Any) -> None:
     try:
-        from torchtide.cli.simulate_picture import draw
+        from torchtide.cli import simulate_picture
     except ImportError as error:
         raise OptionError(
             f"a picture needs matplotlib: {error}", advice="pip install matplotlib"
         ) from error
     try:
-        draw(path, results)
+        getattr(simulate_picture, drawing)(path, shown)
     except (OSError, ValueError) as error:
         raise OptionError(
             f"{path} cannot be written: {error}", advice="give a path that ends in .png"

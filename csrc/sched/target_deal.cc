@@ -1,0 +1,132 @@
+// The difference between targets and what jobs hold; a heap of steps for the greedy ones.
+#include "sched/target_deal.h"
+
+#include <algorithm>
+#include <cmath>
+#include <numeric>
+#include <queue>
+
+namespace tide::sched {
+
+ClusterDecision TargetDeal::Decide(const ClusterInput& input) {
+  Note(input);
+  ClusterDecision decision;
+  TakeIn(input, decision.actions);
+  std::vector<int> targets;
+  if (input.now_s >= round_end_s_ || options_.round_s <= 0) {
+    targets = Targets(input, active_);
+    if (options_.round_s > 0) {
+      round_end_s_ = (std::floor(input.now_s / options_.round_s) + 1) * options_.round_s;
+    }
+  } else {
+    for (const JobIndex job : active_) targets.push_back(input.jobs[job.value()].held);
+  }
+  Fill(input, targets);
+  Apply(input, targets, decision.actions);
+  const bool changes = std::any_of(active_.begin(), active_.end(), [&](JobIndex index) {
+    const JobView& job = input.jobs[index.value()];
+    return job.state == JobState::kPending || job.elastic();
+  });
+  if (changes && options_.round_s > 0) decision.wake_s = round_end_s_;
+  return decision;
+}
+
+void TargetDeal::TakeIn(const ClusterInput& input, std::vector<JobAction>& actions) {
+  std::erase_if(active_, [&](JobIndex job) {
+    const JobState state = input.jobs[job.value()].state;
+    return state != JobState::kRunning && state != JobState::kPending;
+  });
+  for (const JobEvent& event : input.events) {
+    if (event.kind != JobEventKind::kArrival) continue;
+    if (const char* reason = Refusal(input, event.job); reason != nullptr) {
+      actions.push_back({.job = event.job, .kind = JobActionKind::kRefuse, .reason = reason});
+    } else {
+      active_.push_back(event.job);
+    }
+  }
+}
+
+void TargetDeal::Fill(const ClusterInput& input, std::vector<int>& targets) const {
+  int free = input.cluster.gpus;
+  for (const int target : targets) free -= target;
+  for (size_t i = 0; i < active_.size() && free > 0; ++i) {
+    if (targets[i] > 0) continue;
+    const int least = SizesOf(input.jobs[active_[i].value()], input.profiles).front();
+    if (least > free) continue;
+    targets[i] = least;
+    free -= least;
+  }
+}
+
+void TargetDeal::Apply(const ClusterInput& input, const std::vector<int>& targets,
+                       std::vector<JobAction>& actions) {
+  for (size_t i = 0; i < active_.size(); ++i) {
+    const JobView& job = input.jobs[active_[i].value()];
+    if (targets[i] == job.held) continue;
+    JobAction action{.job = active_[i], .gpus = targets[i]};
+    if (targets[i] == 0) {
+      action.kind = JobActionKind::kPreempt;
+      action.reason = options_.preempt_reason;
+    } else if (job.held == 0) {
+      action.reason = options_.start_reason;
+    } else {
+      action.kind = JobActionKind::kResize;
+      action.reason = options_.resize_reason;
+    }
+    actions.push_back(action);
+  }
+}
+
+std::vector<int> SizesOf(const JobView& job, const Profiles* profiles) {
+  if (!job.elastic() || profiles == nullptr || job.profile < 0 ||
+      profiles->of[job.profile].speed.empty()) {
+    return {job.gpus};
+  }
+  std::vector<int> sizes{job.gpus_min, job.gpus_max};
+  if (job.gpus >= job.gpus_min && job.gpus <= job.gpus_max) sizes.push_back(job.gpus);
+  for (int size = 1; size < job.gpus_max; size *= 2) {
+    if (size > job.gpus_min) sizes.push_back(size);
+  }
+  std::sort(sizes.begin(), sizes.end());
+  sizes.erase(std::unique(sizes.begin(), sizes.end()), sizes.end());
+  return sizes;
+}
+
+std::vector<int> AllSizesOf(const JobView& job, const Profiles* profiles) {
+  std::vector<int> sizes = SizesOf(job, profiles);
+  if (sizes.size() < 2) return sizes;
+  sizes.resize(job.gpus_max - job.gpus_min + 1);
+  std::iota(sizes.begin(), sizes.end(), job.gpus_min);
+  return sizes;
+}
+
+void GreedyGain::Raise(const std::vector<std::vector<int>>& sizes, int free,
+                       std::vector<int>& targets) const {
+  struct Step {
+    double gain;
+    size_t index;
+    int to;
+  };
+  const auto worse = [](const Step& a, const Step& b) {
+    return a.gain != b.gain ? a.gain < b.gain : a.index > b.index;
+  };
+  std::priority_queue<Step, std::vector<Step>, decltype(worse)> steps(worse);
+  const auto push = [&](size_t i) {
+    const auto next = std::upper_bound(sizes[i].begin(), sizes[i].end(), targets[i]);
+    if (targets[i] == 0 || next == sizes[i].end()) return;
+    const double gain = Gain(i, targets[i], *next);
+    if (gain > 0) steps.push({.gain = gain, .index = i, .to = *next});
+  };
+  for (size_t i = 0; i < targets.size(); ++i) push(i);
+  while (!steps.empty() && free > 0) {
+    const Step step = steps.top();
+    steps.pop();
+    const int more = step.to - targets[step.index];
+    if (more > free) continue;
+    free -= more;
+    targets[step.index] = step.to;
+    push(step.index);
+  }
+}
+
+}  // namespace tide::sched

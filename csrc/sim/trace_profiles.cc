@@ -1,0 +1,131 @@
+// Rows that read alike are one profile: the text of their cells is the key.
+#include "sim/trace_profiles.h"
+
+#include <cmath>
+
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
+#include "absl/strings/strip.h"
+#include "base/status.h"
+
+namespace tide::sim {
+namespace {
+
+constexpr absl::string_view kNames[] = {
+    "speedup",      "type_speed", "stage_io_ms", "stage_cpu_ms", "stage_gpu_ms",
+    "stage_net_ms", "busy",       "memory_gib",  "scratch_gib",  "memory_speed"};
+constexpr int kSpeedup = 0, kTypeSpeed = 1, kFirstStage = 2, kBusy = 6, kMemory = 7, kScratch = 8,
+              kMemorySpeed = 9;
+constexpr int kCurveGpusMax = 1 << 16;
+
+absl::Status CellError(int line, int column, absl::string_view cell, absl::string_view wanted) {
+  return absl::InvalidArgumentError(absl::StrCat("line ", line, " of the trace: ", kNames[column],
+                                                 " is \"", cell.substr(0, 40), "\"; give ",
+                                                 wanted));
+}
+
+bool ReadNumber(absl::string_view text, double& value) {
+  return absl::SimpleAtod(absl::StripAsciiWhitespace(text), &value) && std::isfinite(value) &&
+         value >= 0;
+}
+
+// "1:1;2:1.9" as a value for each number of GPUs; straight lines between, from none at 0.
+bool ReadCurve(absl::string_view cell, std::vector<double>& speed) {
+  int gpus_before = 0;
+  double before = 0;
+  for (const absl::string_view point : absl::StrSplit(cell, ';')) {
+    const std::pair<absl::string_view, absl::string_view> parts = absl::StrSplit(point, ':');
+    int gpus = 0;
+    double value = 0;
+    if (!absl::SimpleAtoi(parts.first, &gpus) || gpus <= gpus_before || gpus > kCurveGpusMax ||
+        !ReadNumber(parts.second, value) || value <= 0) {
+      return false;
+    }
+    for (int k = gpus_before + 1; k <= gpus; ++k) {
+      speed.push_back(before + (value - before) * (k - gpus_before) / (gpus - gpus_before));
+    }
+    gpus_before = gpus;
+    before = value;
+  }
+  return true;
+}
+
+bool ReadList(absl::string_view cell, size_t most, std::vector<double>& values) {
+  for (const absl::string_view part : absl::StrSplit(cell, ';')) {
+    double value = 0;
+    if (!ReadNumber(part, value) || values.size() == most) return false;
+    values.push_back(value);
+  }
+  return true;
+}
+
+absl::Status ReadCell(int line, int column, absl::string_view cell, sched::JobProfile& profile) {
+  double value = 0;
+  switch (column) {
+    case kSpeedup:
+      if (ReadCurve(cell, profile.speed)) return absl::OkStatus();
+      return CellError(line, column, cell, "GPUs:throughput pairs, ascending, such as 1:1;2:1.9");
+    case kTypeSpeed:
+      if (ReadList(cell, sched::kGpuTypesMax, profile.type_speed)) return absl::OkStatus();
+      return CellError(line, column, cell, "a number a type of GPU, such as 1;0.5;0.2");
+    case kMemorySpeed:
+      if (ReadList(cell, 100, profile.memory_speed)) return absl::OkStatus();
+      return CellError(line, column, cell, "speeds with equal parts of the memory, 0.4;0.8;1");
+    default:
+      break;
+  }
+  if (!ReadNumber(cell, value)) return CellError(line, column, cell, "a number from 0 upwards");
+  if (column == kBusy) {
+    if (value > 1) return CellError(line, column, cell, "a share of the time from 0 to 1");
+    profile.busy = value;
+  } else if (column == kMemory) {
+    profile.memory_gib = value;
+  } else if (column == kScratch) {
+    profile.scratch_gib = value;
+  } else {
+    profile.stage_s[column - kFirstStage] = value / 1000;
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+ProfileReader::ProfileReader(absl::string_view header) : places_(kColumns, -1) {
+  static_assert(std::size(kNames) == kColumns);
+  int index = 0;
+  for (const absl::string_view cell : absl::StrSplit(header, ',')) {
+    for (int column = 0; column < kColumns; ++column) {
+      if (absl::StripAsciiWhitespace(cell) == kNames[column]) places_[column] = index;
+    }
+    ++index;
+  }
+}
+
+absl::StatusOr<int> ProfileReader::Read(int line, const std::vector<absl::string_view>& cells,
+                                        sched::Profiles& profiles) {
+  std::string key;
+  bool says = false;
+  const auto cell = [&](int column) {
+    const int place = places_[column];
+    return place < 0 || place >= static_cast<int>(cells.size())
+               ? absl::string_view()
+               : absl::StripAsciiWhitespace(cells[place]);
+  };
+  for (int column = 0; column < kColumns; ++column) {
+    absl::StrAppend(&key, cell(column), ",");
+    says |= !cell(column).empty();
+  }
+  if (!says) return -1;
+  const auto [found, is_new] = known_.try_emplace(key, static_cast<int>(profiles.of.size()));
+  if (!is_new) return found->second;
+  sched::JobProfile profile;
+  for (int column = 0; column < kColumns; ++column) {
+    if (cell(column).empty()) continue;
+    TIDE_RETURN_IF_ERROR(ReadCell(line, column, cell(column), profile));
+  }
+  profiles.of.push_back(std::move(profile));
+  return found->second;
+}
+
+}  // namespace tide::sim

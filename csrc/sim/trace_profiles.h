@@ -1,0 +1,34 @@
+// What a trace says of the programs of its jobs, beyond gang and duration.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "absl/container/flat_hash_map.h"
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+#include "sched/job_profile.h"
+
+namespace tide::sim {
+
+/// Columns of programs, by name in the header; all optional:
+/// `speedup`: throughput by number of GPUs, "1:1;2:1.9;4:3.6", straight lines between;
+/// `type_speed`: "1;0.5;0.2" on each type of GPU; `stage_io_ms`, `stage_cpu_ms`, `stage_gpu_ms`,
+/// `stage_net_ms`: of an iteration; `busy`: share of the time that the GPUs work; `memory_gib`,
+/// `scratch_gib`: of each GPU; `memory_speed`: "0.4;0.8;1" with that many equal parts of the
+/// memory.
+class ProfileReader {
+ public:
+  explicit ProfileReader(absl::string_view header);
+  /// The number of the row's profile in `profiles`; -1 when the row says nothing. Equal rows share
+  /// one. Errors: InvalidArgument with line and column.
+  absl::StatusOr<int> Read(int line, const std::vector<absl::string_view>& cells,
+                           sched::Profiles& profiles);
+
+ private:
+  static constexpr int kColumns = 10;
+  std::vector<int> places_;  // of each column; -1: not there
+  absl::flat_hash_map<std::string, int> known_;
+};
+
+}  // namespace tide::sim

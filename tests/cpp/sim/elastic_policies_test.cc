@@ -1,0 +1,214 @@
+// Policies of elastic jobs: worked examples, promises kept, searches against exhaustive ones.
+#include <cmath>
+#include <numeric>
+
+#include "cpp/sim/traces_for_tests.h"
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "sim/summary.h"
+
+namespace tide::sim {
+namespace {
+
+using ::testing::DoubleNear;
+using ::testing::ElementsAre;
+
+// Throughput by Amdahl's law up to `most` GPUs.
+sched::JobProfile Curve(double serial_share, int most) {
+  sched::JobProfile profile;
+  for (int k = 1; k <= most; ++k) profile.speed.push_back(k / (1 + serial_share * (k - 1)));
+  return profile;
+}
+
+sched::JobView Elastic(double submit_s, int gpus, double duration_s, int most, int profile = 0) {
+  sched::JobView job = JobOf(submit_s, gpus, duration_s);
+  job.gpus_min = 1;
+  job.gpus_max = most;
+  job.profile = profile;
+  return job;
+}
+
+absl::StatusOr<ReplayResult> RunPolicy(const Trace& trace, const std::string& policy, int gpus,
+                                       const sched::ClusterPolicyOptions& options = {}) {
+  return Replay(trace, *sched::MakeClusterPolicy(policy, options),
+                {.cluster = {.gpus_per_node = gpus}});
+}
+
+class ElasticLaws : public ::testing::TestWithParam<const char*> {};
+
+TEST_P(ElasticLaws, AJobAloneGrowsAsFarAsItCanUse) {
+  // 100 s on its gang of 2 are 200 GPU-seconds of perfect speed-up; 8 GPUs take 25 s.
+  Trace trace = TraceOf({Elastic(0, 2, 100, 8)});
+  trace.profiles.of = {Curve(0, 8)};
+  const auto result = RunPolicy(trace, GetParam(), 16);
+  ASSERT_TRUE(result.ok()) << result.status();
+  EXPECT_THAT(result->jct_s, ElementsAre(DoubleNear(25, 1e-9)));
+}
+
+TEST_P(ElasticLaws, ANewcomerGetsGpusFromAJobThatHasMoreThanItNeeds) {
+  Trace trace = TraceOf({Elastic(0, 4, 4000, 8), Elastic(600, 4, 1000, 8)});
+  trace.profiles.of = {Curve(0.05, 8)};
+  const auto result = RunPolicy(trace, GetParam(), 8);
+  ASSERT_TRUE(result.ok()) << result.status();
+  ASSERT_EQ(result->jct_s.size(), 2u);
+  EXPECT_GE(result->resizes, 1);
+  EXPECT_EQ(result->preemptions, 0);
+}
+
+INSTANTIATE_TEST_SUITE_P(All, ElasticLaws,
+                         ::testing::Values("optimus", "afs", "elasticflow", "pollux", "sia-like",
+                                           "lyra", "easyscale", "singularity"),
+                         [](const auto& info) { return TestName(info.param); });
+
+TEST(ElasticPoliciesTest, ResizingCostsTheTimeThatTheClusterSays) {
+  Trace trace = TraceOf({Elastic(0, 1, 100, 2), JobOf(0, 1, 50)});
+  trace.profiles.of = {Curve(0, 2)};
+  // Grows at 50, stands still for 10 s, does the other 50 s in 25.
+  const auto result = Replay(trace, *sched::MakeClusterPolicy("easyscale"),
+                             {.cluster = {.gpus_per_node = 2, .resize_cost_s = 10}});
+  ASSERT_TRUE(result.ok()) << result.status();
+  EXPECT_THAT(result->jct_s, ElementsAre(85, 50));
+  EXPECT_EQ(result->gpu_seconds_lost, 20);
+}
+
+TEST(ElasticPoliciesTest, OptimusGivesGpusToTheJobThatTheySaveMost) {
+  // Ten times the work, the same curve: the long one gets what is beyond the least.
+  Trace trace = TraceOf({Elastic(0, 1, 1000, 4), Elastic(0, 1, 100, 4)});
+  trace.profiles.of = {Curve(0, 4)};
+  const auto result = RunPolicy(trace, "optimus", 5);
+  ASSERT_TRUE(result.ok()) << result.status();
+  EXPECT_THAT(result->jct_s, ElementsAre(DoubleNear(250, 1e-9), DoubleNear(100, 1e-9)));
+}
+
+TEST(ElasticPoliciesTest, AfsWidensTheShortestWhenJobsScaleAndBothWhenTheyDoNot) {
+  for (const double serial_share : {0.0, 0.5}) {
+    Trace trace = TraceOf({Elastic(0, 1, 100, 4), Elastic(0, 1, 400, 4)});
+    trace.profiles.of = {Curve(serial_share, 4)};
+    const auto result = RunPolicy(trace, "afs", 4);
+    ASSERT_TRUE(result.ok()) << result.status();
+    // Perfect speed-up: 3 GPUs for the short one and the least for the long one, then all 4. Poor:
+    // the third GPU is worth less to the short one than the second to the long one.
+    if (serial_share == 0) {
+      EXPECT_THAT(result->jct_s, ElementsAre(DoubleNear(100 / 3.0, 1e-9), DoubleNear(125, 1e-9)));
+    } else {
+      EXPECT_NEAR(result->jct_s[0], 75, 1e-9);
+    }
+  }
+}
+
+TEST(ElasticPoliciesTest, ElasticFlowKeepsEveryPromiseAndMeetsMoreThanRigidAdmission) {
+  int met = 0, met_rigid = 0;
+  for (uint64_t seed = 1; seed <= 200; ++seed) {
+    SCOPED_TRACE(seed);
+    Random random(seed);
+    Trace trace;
+    trace.profiles.of = {Curve(0.02, 8), Curve(0.1, 8), Curve(0.3, 8)};
+    double submit_s = 0;
+    for (int i = 0; i < 40; ++i) {
+      submit_s += static_cast<double>(random.Below(200));
+      sched::JobView job =
+          Elastic(submit_s, 1 << random.Below(4), static_cast<double>(120 + random.Below(900)), 8,
+                  static_cast<int>(random.Below(3)));
+      if (random.Below(5) != 0) {
+        job.deadline_s = submit_s + 120 + job.duration_s * (0.7 + random.Unit());
+      }
+      trace.jobs.push_back(job);
+      trace.job_ids.push_back(std::to_string(i));
+    }
+    const auto result = RunPolicy(trace, "elasticflow", 8);
+    const auto rigid = RunPolicy(trace, "edf-admit", 8);
+    ASSERT_TRUE(result.ok() && rigid.ok()) << result.status() << rigid.status();
+    for (const RefusedJob& refused : result->refused) {
+      ASSERT_EQ(refused.reason, "its deadline cannot be met beside those already promised");
+    }
+    ASSERT_EQ(result->deadlines_met + static_cast<int>(result->refused.size()), result->deadlines);
+    met += result->deadlines_met;
+    met_rigid += rigid->deadlines_met;
+  }
+  EXPECT_GT(met, met_rigid);
+}
+
+TEST(ElasticPoliciesTest, PolluxFindsTheBestMeanOfSmallProblems) {
+  // Three jobs, 6 GPUs: all sizes are tried by hand; the search must not be worse.
+  for (uint64_t seed = 1; seed <= 20; ++seed) {
+    SCOPED_TRACE(seed);
+    Random random(seed);
+    Trace trace;
+    for (int i = 0; i < 3; ++i) {
+      trace.profiles.of.push_back(Curve(0.6 * random.Unit(), 4));
+      trace.jobs.push_back(Elastic(0, 1, 1e6, 4, i));
+      trace.job_ids.push_back(std::to_string(i));
+    }
+    auto policy = *sched::MakeClusterPolicy("pollux", {.seed = seed});
+    std::vector<sched::JobEvent> events;
+    for (int i = 0; i < 3; ++i) {
+      trace.jobs[i].state = sched::JobState::kPending;
+      events.push_back({.job = sched::JobIndex(i)});
+    }
+    const auto decision = policy->Decide({.cluster = {.gpus = 6},
+                                          .jobs = trace.jobs,
+                                          .events = events,
+                                          .profiles = &trace.profiles});
+    const auto worth = [&](std::array<int, 3> gpus) {
+      double inverse = 0;
+      for (int i = 0; i < 3; ++i) {
+        const auto speed = [&](int k) { return sched::SpeedOf(trace.jobs[i], &trace.profiles, k); };
+        inverse += gpus[i] > 0 ? speed(2) / speed(gpus[i]) : 20;  // the fair share is 2
+      }
+      return 3 / inverse;
+    };
+    std::array<int, 3> got{};
+    for (const sched::JobAction& action : decision.actions) got[action.job.value()] = action.gpus;
+    double best = 0;
+    for (const int a : {0, 1, 2, 4}) {
+      for (const int b : {0, 1, 2, 4}) {
+        for (const int c : {0, 1, 2, 4}) {
+          if (a + b + c <= 6) best = std::max(best, worth({a, b, c}));
+        }
+      }
+    }
+    EXPECT_NEAR(worth(got), best, 1e-9);
+  }
+}
+
+TEST(ElasticPoliciesTest, PolluxGivesTheSameForTheSameSeed) {
+  Random random(7);
+  const Trace trace = RichTrace(random, 8);
+  const auto once = RunPolicy(trace, "pollux", 8, {.seed = 3});
+  const auto again = RunPolicy(trace, "pollux", 8, {.seed = 3});
+  ASSERT_TRUE(once.ok() && again.ok());
+  EXPECT_EQ(once->jct_s, again->jct_s);
+}
+
+TEST(ElasticPoliciesTest, LyraStartsTheShortestBaseFirstAndStopsNobodyForIt) {
+  const Trace trace = TraceOf({JobOf(0, 2, 100), JobOf(1, 2, 50), JobOf(2, 2, 10)});
+  const auto result = RunPolicy(trace, "lyra", 2);
+  ASSERT_TRUE(result.ok()) << result.status();
+  EXPECT_THAT(result->jct_s, ElementsAre(100, 159, 108));
+  EXPECT_EQ(result->preemptions, 0);
+}
+
+TEST(ElasticPoliciesTest, SingularityShrinksALowTierBeforeItStopsIt) {
+  Trace trace = TraceOf({Elastic(0, 4, 100, 4), JobOf(10, 3, 20)});
+  trace.profiles.of = {Curve(0, 4)};
+  trace.jobs[0].tier = sched::JobTier::kOpportunistic;
+  trace.jobs[1].tier = sched::JobTier::kGuaranteed;
+  const auto result = RunPolicy(trace, "singularity", 4);
+  ASSERT_TRUE(result.ok()) << result.status();
+  // From 10 to 30 the first runs on one GPU: a quarter of the speed.
+  EXPECT_THAT(result->jct_s, ElementsAre(115, 20));
+  EXPECT_EQ(result->preemptions, 0);
+}
+
+TEST(ElasticPoliciesTest, EasyScaleProposesOnlySplitsThatAreFaster) {
+  // Four logical workers: on 3 GPUs one has two, so 3 are no faster than 2.
+  Trace trace = TraceOf({Elastic(0, 4, 100, 4), JobOf(0, 1, 400)});
+  trace.profiles.of = {{.speed = {1, 2, 2, 4}}};
+  const auto result = RunPolicy(trace, "easyscale", 4);
+  ASSERT_TRUE(result.ok()) << result.status();
+  EXPECT_THAT(result->jct_s, ElementsAre(200, 400));
+  EXPECT_NEAR(result->gpu_seconds_used, 2 * 200 + 400, 1e-9);
+}
+
+}  // namespace
+}  // namespace tide::sim

@@ -74,8 +74,8 @@ absl::StatusOr<CudaJob*> CudaJob::Start(const std::string& name) {
 
 absl::Status CudaJob::OpenDevice(const std::string& name, int index) {
   auto device = std::make_unique<Device>();
-  TIDE_ASSIGN_OR_RETURN(
-      device->file, shm::DeviceFile::Open(shm::RuntimeDir(), TableName(driver_->DeviceUuid(index))));
+  TIDE_ASSIGN_OR_RETURN(device->file, shm::DeviceFile::Open(shm::RuntimeDir(),
+                                                            TableName(driver_->DeviceUuid(index))));
   TIDE_ASSIGN_OR_RETURN(device->slot, device->file->Claim(name));
   device->account = std::make_unique<JobAccount>(*device->file, device->slot);
   devices_.push_back(std::move(device));
@@ -166,8 +166,8 @@ void CudaJob::AnswerOthers(int index, Bytes answered) {
   // Subtracted, not cleared: whoever got its page may have asked for the next one meanwhile.
   // release: what was given back is in the ledger before
   Device& device = *devices_[index];
-  device.file->slot(device.slot).reclaim_bytes.fetch_sub(answered.value(),
-                                                         std::memory_order_release);
+  device.file->slot(device.slot)
+      .reclaim_bytes.fetch_sub(answered.value(), std::memory_order_release);
 }
 
 // ---- moves ----

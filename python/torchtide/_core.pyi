@@ -5,7 +5,7 @@ from __future__ import annotations
 import collections.abc
 import typing
 import typing_extensions
-__all__: list[str] = ['Client', 'DaemonUnavailable', 'ElasticExchange', 'ElasticGroup', 'ProtocolError', 'Trace', 'api', 'begin_iteration', 'cluster_policies', 'draw_trace', 'elastic_create', 'elastic_plan', 'end_iteration', 'format_bytes', 'get_option', 'leave', 'memory_table', 'name', 'options', 'owns', 'parse_bytes', 'read_trace', 'recording', 'register', 'report', 'resume', 'runtime_dir', 'sample', 'set_limit', 'set_option', 'shutdown', 'simulate', 'start', 'started', 'suspend', 'validate']
+__all__: list[str] = ['Client', 'DaemonUnavailable', 'ElasticExchange', 'ElasticGroup', 'ProtocolError', 'Trace', 'api', 'begin_iteration', 'cluster_policies', 'cuda_answer_others', 'cuda_api', 'cuda_host_mapping', 'cuda_memory_table', 'cuda_report', 'cuda_restore', 'cuda_resume', 'cuda_set_limit', 'cuda_shrink', 'cuda_start', 'cuda_started', 'cuda_suspend', 'cuda_validate', 'draw_trace', 'elastic_create', 'elastic_plan', 'end_iteration', 'format_bytes', 'get_option', 'leave', 'memory_table', 'name', 'options', 'owns', 'parse_bytes', 'read_trace', 'recording', 'register', 'report', 'resume', 'runtime_dir', 'sample', 'set_limit', 'set_option', 'shutdown', 'simulate', 'start', 'started', 'suspend', 'validate']
 class DaemonUnavailable(ConnectionError):
     pass
 class ProtocolError(RuntimeError):
@@ -103,6 +103,38 @@ def cluster_policies() -> list[tuple[str, str]]:
     """
     (name, rule in a line) of each cluster policy.
     """
+def cuda_answer_others(arg0: typing.SupportsInt | typing.SupportsIndex, arg1: typing.SupportsInt | typing.SupportsIndex) -> None:
+    ...
+def cuda_api() -> typing_extensions.CapsuleType:
+    ...
+def cuda_host_mapping() -> bool:
+    ...
+def cuda_memory_table(arg0: typing.SupportsInt | typing.SupportsIndex) -> str:
+    ...
+def cuda_report(device: typing.SupportsInt | typing.SupportsIndex) -> dict[str, typing.Any]:
+    ...
+def cuda_restore(arg0: typing.SupportsInt | typing.SupportsIndex) -> int:
+    """
+    Brings pages back as far as they fit; returns the bytes that are still away.
+    """
+def cuda_resume(arg0: typing.SupportsInt | typing.SupportsIndex) -> None:
+    ...
+def cuda_set_limit(device: typing.SupportsInt | typing.SupportsIndex, limit: typing.SupportsInt | typing.SupportsIndex) -> int:
+    """
+    Returns by how many bytes the job is over it.
+    """
+def cuda_shrink(device: typing.SupportsInt | typing.SupportsIndex, need: typing.SupportsInt | typing.SupportsIndex, cold: collections.abc.Sequence[tuple[typing.SupportsInt | typing.SupportsIndex, typing.SupportsInt | typing.SupportsIndex]], any: bool = False) -> dict[str, typing.Any]:
+    ...
+def cuda_start(name: str) -> int:
+    """
+    Opens the driver and the devices' ledgers; returns how many devices.
+    """
+def cuda_started() -> bool:
+    ...
+def cuda_suspend(device: typing.SupportsInt | typing.SupportsIndex, to_file: bool = False) -> int:
+    ...
+def cuda_validate() -> None:
+    ...
 def draw_trace(jobs: typing.SupportsInt | typing.SupportsIndex, gpus: typing.SupportsInt | typing.SupportsIndex, load: typing.SupportsFloat | typing.SupportsIndex, seed: typing.SupportsInt | typing.SupportsIndex) -> Trace:
     """
     Draws a trace, for measurements of speed.

@@ -171,7 +171,9 @@ class Builder:
         # A library that has a tag must carry it, or the loader refuses.
         tags = sorted(set(symbols.values()) - {""})
         script = self.out / f"{stem}.map"
-        script.write_text("".join(f"{tag} {{ global: *; }};\n" for tag in tags) or "{ global: *; };")
+        script.write_text(
+            "".join(f"{tag} {{ global: *; }};\n" for tag in tags) or "{ global: *; };"
+        )
         run(
             "g++", "-shared", f"-Wl,-soname,{soname}", f"-Wl,--version-script={script}",
             "-o", self.out / soname, *objects, *self.link,

@@ -63,8 +63,8 @@ GEMM(cublasSdot_v2)
 #include <cublasLt.h>
 #undef LIBRARY
 // The header's prototypes are stricter than ours: the names are given to the linker alone.
-#define LIBRARY(result, name, parameters)                                  \
-  PHANTOM_EXPORT result phantom_##name parameters asm(#name);              \
+#define LIBRARY(result, name, parameters)                     \
+  PHANTOM_EXPORT result phantom_##name parameters asm(#name); \
   result phantom_##name parameters
 
 LIBRARY(int, cublasLtCreate, (void** out)) {

@@ -32,14 +32,14 @@ LIBRARY(int, cudnnGetStream, (Handle * handle, void** stream)) {
   return 0;
 }
 
-#define DESCRIPTOR(name)                               \
-  LIBRARY(int, cudnnCreate##name, (void** out)) {      \
-    *out = phantom_libraries::Descriptor();            \
-    return 0;                                          \
-  }                                                    \
+#define DESCRIPTOR(name)                                 \
+  LIBRARY(int, cudnnCreate##name, (void** out)) {        \
+    *out = phantom_libraries::Descriptor();              \
+    return 0;                                            \
+  }                                                      \
   LIBRARY(int, cudnnDestroy##name, (void* descriptor)) { \
-    std::free(descriptor);                             \
-    return 0;                                          \
+    std::free(descriptor);                               \
+    return 0;                                            \
   }
 DESCRIPTOR(ActivationDescriptor)
 DESCRIPTOR(ConvolutionDescriptor)

@@ -6,7 +6,7 @@ tested on the phantom GPU of the test suite (docs/guides/gpu.md).
 
 from __future__ import annotations
 
-import os
+import pathlib
 import sys
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
@@ -38,9 +38,9 @@ _suspended: set[int] = set()
 def enable(name: str | None = None) -> str:
     """Takes over what stands behind PyTorch's device memory, from the next allocation on.
 
-    Turns `expandable_segments` on, finds PyTorch's table of driver calls, points it at our pages and
-    tries an allocation. When something does not fit, everything is put back and the share of the
-    device stays PyTorch's own affair, limited by `set_per_process_memory_fraction` alone.
+    Turns `expandable_segments` on, finds PyTorch's table of driver calls, points it at our pages
+    and tries an allocation. When something does not fit, everything is put back and the share of
+    the device stays PyTorch's own affair, limited by `set_per_process_memory_fraction` alone.
 
     Args:
         name: of the job, in reports; the script's by default.
@@ -59,9 +59,10 @@ def enable(name: str | None = None) -> str:
         )
     if enabled():
         return "hooked"
-    reason = _hook(name or os.path.basename(sys.argv[0]) or "python")
+    reason = _hook(name or pathlib.Path(sys.argv[0]).name or "python")
     if not reason:
-        torch._C._cuda_attach_out_of_memory_observer(_remember_oom)
+        attach: Any = getattr(torch._C, "_cuda_attach_out_of_memory_observer")  # noqa: B009
+        attach(_remember_oom)
         return "hooked"
     return f"fraction: {reason}"
 
@@ -96,8 +97,8 @@ def set_limit(limit: int | str | None, device: int | None = None) -> dict[str, A
     """Moves this job's limit on one device; the device is idle when this returns.
 
     Below what is reserved, PyTorch's cache is flushed first; then cold pages (`keep_cold`) move to
-    host memory that the device maps, where the driver offers that. A job whose hook was refused gets
-    PyTorch's own fraction instead.
+    host memory that the device maps, where the driver offers that. A job whose hook was refused
+    gets PyTorch's own fraction instead.
 
     Args:
         limit: bytes or text; None or 0 for no limit.
@@ -120,7 +121,7 @@ def set_limit(limit: int | str | None, device: int | None = None) -> dict[str, A
         return {"status": "fraction", "moved": 0, "reason": "PyTorch's own limit, not movable down"}
     old = _core.cuda_report(device)["limit"]
     over = _core.cuda_set_limit(device, size)
-    answer = {"status": "applied", "moved": 0, "reason": "within the new limit"}
+    answer: dict[str, Any] = {"status": "applied", "moved": 0, "reason": "within the new limit"}
     if over > 0:
         answer |= _shrink(device, over)
         if answer["short_by"] > 0:
@@ -284,7 +285,7 @@ def _hook(name: str) -> str:
     except (KeyError, ValueError, OSError, RuntimeError, MemoryError) as error:
         return str(error.args[0] if error.args else error)
     # The runtime starts the driver on this thread before its table can be asked for.
-    torch.cuda.init()
+    torch.cuda.init()  # type: ignore[no-untyped-call]
     torch._C._accelerator_setAllocatorSettings("expandable_segments:True")
     device = torch.cuda.current_device()
     torch.cuda.synchronize(device)

@@ -26,7 +26,7 @@ class Phantom:
 
 @functools.cache
 def for_this_torch() -> Phantom:
-    """Builds the stand-ins for the torch of this Python, once (seconds; nothing when up to date)."""
+    """Builds the stand-ins for the torch of this Python, once (seconds)."""
     if not (DRIVER / "libcuda.so.1").exists():
         return Phantom("", "the phantom driver is not built; scripts/setup builds it")
     path = ROOT / "tests" / "phantom" / "build_for_torch.py"

@@ -60,8 +60,7 @@ class Job:
     """One process that does what it is told."""
 
     def __init__(self, name: str, runtime_dir: pathlib.Path, **settings: str | int) -> None:
-        self.process = phantom_gpu.start(JOB, name, runtime_dir, TIDE_PHANTOM_MB=1024, **settings)
-        assert self.answer() == "ready"
+        self.process = phantom_gpu.start(JOB, name, runtime_dir, TIDE_PHANTOM_MB=512, **settings)
 
     def tell(self, line: str) -> None:
         assert self.process.stdin is not None
@@ -80,14 +79,16 @@ class Job:
 
 
 @pytest.fixture
-def pair(zygote: phantom_gpu.Zygote, tmp_path: pathlib.Path) -> Iterator[tuple[Job, Job]]:
-    """Two jobs on one device of 1 GiB with host memory that it can map."""
+def pair(
+    zygote: phantom_gpu.Zygote, tmp_path: pathlib.Path, request: pytest.FixtureRequest
+) -> Iterator[tuple[Job, Job]]:
+    """Two jobs on one device of 512 MiB with host memory that it can map."""
     name = f"pair{uuid.uuid4().hex[:8]}"
     runtime_dir = tmp_path / "run"
     runtime_dir.mkdir(mode=0o700)
-    jobs = [
-        Job(name, runtime_dir, TIDE_PHANTOM_HOST_NUMA=1, TIDE_NEED_WAIT_MS=20000) for _ in range(2)
-    ]
+    settings = {"TIDE_PHANTOM_HOST_NUMA": 1, "TIDE_NEED_WAIT_MS": request.param}
+    jobs = [Job(name, runtime_dir, **settings) for _ in range(2)]
+    assert [job.answer() for job in jobs] == ["ready", "ready"]
     yield jobs[0], jobs[1]
     for job in jobs:
         job.process.kill()
@@ -95,13 +96,14 @@ def pair(zygote: phantom_gpu.Zygote, tmp_path: pathlib.Path) -> Iterator[tuple[J
     phantom_gpu.forget(name)
 
 
+@pytest.mark.parametrize("pair", [60000], indirect=True, ids=["patient"])
 def test_who_needs_memory_gets_cold_pages_of_others_and_all_values_stay(
     pair: tuple[Job, Job],
 ) -> None:
     first, second = pair
-    assert first.ask("take a 600") == "ok"
+    assert first.ask("take a 300") == "ok"
     assert first.ask("cold") == "ok"
-    second.tell("take b 600")  # waits in its allocation until the first job has answered
+    second.tell("take b 300")  # waits in its allocation until the first job has answered
     assert second.process.stdout is not None
     asked = given = 0
     deadline = time.monotonic() + 60
@@ -114,16 +116,17 @@ def test_who_needs_memory_gets_cold_pages_of_others_and_all_values_stay(
     assert given >= asked > 0
     assert first.ask("exact") == second.ask("exact") == "True"
     device, used, away = (int(word) for word in first.ask("figures").split())
-    assert away > 0 and used <= 1024 and device < 600
+    assert away > 0 and used <= 512 and device < 300
 
 
+@pytest.mark.parametrize("pair", [100], indirect=True, ids=["impatient"])
 def test_a_suspended_job_makes_room_and_returns_when_there_is_some(
     pair: tuple[Job, Job],
 ) -> None:
     first, second = pair
-    assert first.ask("take a 700") == "ok"
-    assert int(first.ask("suspend").split()[1]) >= 700
-    assert second.ask("take b 700") == "ok"
+    assert first.ask("take a 350") == "ok"
+    assert int(first.ask("suspend").split()[1]) >= 350
+    assert second.ask("take b 350") == "ok"
     assert first.ask("resume") == "full"
     assert second.ask("exact") == "True"
     second.process.kill()  # a neighbour that dies gives everything back

@@ -1,0 +1,29 @@
+"""The script for a machine with a GPU does not fail for a silly reason: a dry run here."""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import phantom_gpu
+
+
+def test_a_dry_run_finds_everything_as_expected(
+    zygote: phantom_gpu.Zygote, tmp_path: pathlib.Path
+) -> None:
+    figures = tmp_path / "figures.json"
+    done = subprocess.run(
+        [phantom_gpu.ROOT / "scripts" / "gpu-check", "--dry-run", "--json", figures],
+        env=os.environ | {"TIDE_PYTHON": sys.executable},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "no figure below is a GPU's" in done.stdout
+    result = json.loads(figures.read_text())
+    assert result["ok"] and result["job"]["enable"] == "hooked"
+    assert len(result["rules"]) >= 30

@@ -70,6 +70,14 @@ def elastic(
                 begin, ends = time.monotonic(), []
 
 
+def elastic_gloo(rank: int, size: int, store: str, workers: int, megabytes: int) -> Iterator[Any]:
+    """As `elastic`, with processes that torch.distributed connects."""
+    import torch.distributed as dist
+
+    dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=size)
+    yield from elastic(None, workers, megabytes)
+
+
 def ddp(rank: int, size: int, store: str, workers: int, megabytes: int) -> Iterator[Any]:
     """The same steps with DDP; each rank accumulates its share of the workers' batches."""
     import torch.distributed as dist

@@ -21,7 +21,7 @@ pytest.importorskip("sklearn")
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 EXAMPLE = str(ROOT / "examples/elastic_digits.py")
 TIDE = [sys.executable, "-m", "torchtide"]
-DEADLINE_S = 90.0
+DEADLINE_S = 300.0
 PACED = str(ROOT / "tests/integration/scripts/elastic_paced.py")
 EPOCHS = "12"
 
@@ -90,6 +90,54 @@ def test_growing_shrinking_and_killing_leave_the_result_of_plain_python(
         assert job.returncode == 0
     assert json.loads(moved.read_text()) == json.loads(alone.read_text())
     assert list((tmp_path / "run/elastic").iterdir()) == []
+
+
+def await_size(job: subprocess.Popen[str], size: int) -> None:
+    """Reads the job's output until it trains in so many processes."""
+    end = time.monotonic() + DEADLINE_S
+    assert job.stdout is not None
+    for line in job.stdout:
+        if f" processes {size} " in line:
+            return
+        assert time.monotonic() < end
+    raise AssertionError("the job ended before that")
+
+
+@pytest.mark.slow
+def test_what_goes_wrong_in_one_process_leaves_the_others_training(
+    tmp_path: pathlib.Path, environment: dict[str, str]
+) -> None:
+    alone, moved, pipe = tmp_path / "alone.json", tmp_path / "moved.json", tmp_path / "go"
+    doom, error = tmp_path / "go.doom", tmp_path / "go.raise"
+    os.mkfifo(pipe)
+    command = [sys.executable, PACED, "-", "--epochs", "3", "--out", str(alone)]
+    subprocess.run(command, env=environment, check=True, timeout=DEADLINE_S, capture_output=True)
+    command = [sys.executable, PACED, str(pipe), "0.03", "--epochs", "3", "--out", str(moved)]
+    with started(environment, "--processes", "1:3", "--name", "hard", "--", *command) as job:
+        await_step(job, 1)
+        go = os.open(pipe, os.O_RDWR)
+        assert tide(environment, "resize", "hard", "2")[0] == 0
+        doom.touch()
+        code, answer = tide(environment, "resize", "hard", "3")  # its joiners die while they join
+        assert code == 6, answer
+        assert "a later wish for 2 processes" in answer["error"]["available"]
+        doom.unlink()
+        words = [*TIDE, "resize", "hard", "--json"]
+        wishes = [
+            subprocess.Popen([*words, size], env=environment, stdout=subprocess.DEVNULL)
+            for size in ("1", "3")
+        ]
+        codes = {wish.wait(DEADLINE_S) for wish in wishes}
+        assert codes in ({0}, {0, 6})  # one after the other, or one overtaken
+        assert tide(environment, "resize", "hard", "2")[0] == 0
+        await_size(job, 2)
+        error.touch()
+        await_size(job, 1)
+        os.write(go, b"go")
+        job.communicate(timeout=DEADLINE_S)
+        os.close(go)
+        assert job.returncode == 0
+    assert json.loads(moved.read_text()) == json.loads(alone.read_text())
 
 
 @pytest.mark.slow

@@ -245,6 +245,11 @@ void OnLease(Context& context, PeerId id, uint64_t request_id, const wire::Lease
   if (found == cluster.nodes.end() || found->second.peer != id) {
     return Refuse(context, id, request_id, absl::InvalidArgumentError("join before you renew"));
   }
+  const ClusterDevices::Node* node = cluster.engine->devices().Find(found->first);
+  if (node == nullptr || !node->works) {  // its lease was over: it says anew what it runs
+    context.effects.push_back(Close{id, "its lease was over"});
+    return;
+  }
   found->second.lease_until_ns = context.now.mono_ns + cluster.settings.lease_ms * 1'000'000;
   context.effects.push_back(
       Send{id, wire::Lease{.seq = lease.seq, .lease_ms = cluster.settings.lease_ms}, request_id});

@@ -19,6 +19,14 @@ namespace {
 
 constexpr int kRoundsMax = 1000;  // withdrawn jobs that come up in one decision
 
+// A node that a running job has left altogether is told so with the next change.
+void Remember(ClusterJob& job, NodeIndex node) {
+  for (const DeviceShare& share : job.placement_before) {
+    if (share.node == node) return;
+  }
+  job.placement_before.push_back({.node = node, .devices = 0});
+}
+
 }  // namespace
 
 sched::ClusterInput ClusterEngine::PolicyInput(const sched::ClusterView& cluster) {
@@ -166,7 +174,10 @@ void ClusterEngine::MakeRoom(int devices, std::vector<ClusterChange>& changes) {
       if (extra > extra_most) extra_most = extra, most = index;
     }
     if (extra_most == 0) break;
-    devices_.RemoveOne(jobs_[most.value()].placement);
+    ClusterJob& job = jobs_[most.value()];
+    const NodeIndex node = job.placement.back().node;
+    devices_.RemoveOne(job.placement);
+    if (job.placement.back().node != node) Remember(job, node);
     gate_.Use(views_[most.value()].user, -1, now_s_);
     shrunk.insert(most);
   }

@@ -117,7 +117,9 @@ JobIndex ClusterEngine::Submit(const JobSpec& spec) {
   view.submit_s = view.since_s = now_s_;
   view.duration_s = spec.estimate_s;
   view.deadline_s = spec.deadline_s;
-  jobs_.push_back({.spec = spec, .reason = "it has just been submitted"});
+  // Above all revisions of an earlier job of the same key, which a node may still remember.
+  const int64_t revision = static_cast<int64_t>(index.value()) << 20;
+  jobs_.push_back({.spec = spec, .revision = revision, .reason = "it has just been submitted"});
   views_.push_back(view);
   by_key_[spec.key] = index;
   open_.insert(index);

@@ -34,11 +34,13 @@ std::vector<wire::Message> NodeAgent::OnMessage(const wire::Message& message, in
   const auto* allocation = std::get_if<wire::Allocation>(&message);
   if (allocation == nullptr) return {};
   const auto known = parts_.find(allocation->key);
+  const bool ends = allocation->state == wire::AllocationState::kEnd;
   const bool newer =
       known == parts_.end() || allocation->revision >= known->second.granted.revision;
   // An end of what is not known here needs no part: there is nothing to let go.
-  const bool over = allocation->state == wire::AllocationState::kEnd && known == parts_.end();
-  if (newer && !over) parts_[allocation->key].granted = *allocation;
+  const bool over = ends && known == parts_.end();
+  // A coordinator that has forgotten the job ends it without knowing the revision.
+  if ((newer || ends) && !over) parts_[allocation->key].granted = *allocation;
   return {wire::AllocationAck{.key = allocation->key, .revision = allocation->revision}};
 }
 

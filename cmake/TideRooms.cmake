@@ -18,7 +18,7 @@ endif()
 
 # What each room needs beyond Abseil.
 set(TIDE_ROOM_LIBS_wire xxhash)
-set(TIDE_ROOM_LIBS_coordinator sqlite3)
+set(TIDE_ROOM_LIBS_coordinator sqlite3 ssl crypto cpp-httplib)
 
 function(tide_room name)
   cmake_parse_arguments(ARG "" "" "USES" ${ARGN})

@@ -105,6 +105,8 @@ void Tick(Context& context) {
   TickChanges(context);
   TickOrders(context);
   TickRates(context);
+  TickCluster(context);
+  TickUplink(context);
 }
 
 }  // namespace tide::coordinator

@@ -32,13 +32,17 @@ absl::Status Core::Start(int64_t daemon_pid) {
     state_.jobs[job.id] = std::move(job);
   }
   Context context = MakeContext();
+  if (cluster_) {
+    TIDE_RETURN_IF_ERROR(RestoreCluster(context, *cluster_, content.inputs));
+    parts_.edges.CutDecisionLog(content.log_bytes);
+  }
   OnRestored(context, alive);
   return Flush();
 }
 
-void Core::Connected(PeerId peer, int64_t pid) {
+void Core::Connected(PeerId peer, int64_t pid, bool remote) {
   Context context = MakeContext();
-  OnConnected(context, peer, pid);
+  OnConnected(context, peer, pid, remote);
 }
 
 void Core::Received(PeerId peer, const wire::Frame& frame) {
@@ -63,12 +67,45 @@ void Core::ProcessEnded(JobId job, ExitStatus status) {
   OnProcessEnded(context, job, status);
 }
 
+void Core::UplinkOpen() {
+  Context context = MakeContext();
+  OnUplinkOpen(context);
+}
+
+void Core::UplinkFrame(const wire::Frame& frame) {
+  Context context = MakeContext();
+  const auto message = wire::DecodeMessage(frame);
+  if (message.ok()) OnUplinkFrame(context, frame.request_id, *message);
+}
+
+void Core::UplinkLost(const std::string& why) {
+  Context context = MakeContext();
+  OnUplinkLost(context, why);
+}
+
+std::optional<HttpBody> Core::Http(const HttpQuestion& question) {
+  return StatusAnswer(state_, parts_.device.Read(),
+                      Moment{parts_.clock.Now(), parts_.clock.MonotonicNanos()}, question);
+}
+
 void Core::RunTick() {
   Context context = MakeContext();
   Tick(context);
 }
 
+bool Core::ClusterIsDue() const {
+  const ClusterState& cluster = state_.cluster;
+  if (!cluster.engine || cluster.settings.virtual_clock) return false;
+  return cluster.engine->Due(cluster.NowAt(parts_.clock.MonotonicNanos())) ||
+         std::any_of(cluster.nodes.begin(), cluster.nodes.end(),
+                     [](const auto& entry) { return entry.second.resync; });
+}
+
 absl::Status Core::Flush() {
+  if (state_.cluster.engine) {  // all that came together is one decision
+    Context context = MakeContext();
+    DecideCluster(context);
+  }
   if (effects_.empty()) return absl::OkStatus();
   Effects effects = std::exchange(effects_, {});
   JournalBatch batch;
@@ -80,6 +117,10 @@ absl::Status Core::Flush() {
     if (auto* forget = std::get_if<ForgetJob>(&effect)) batch.forgotten.push_back(forget->id);
     if (auto* event = std::get_if<SaveEvent>(&effect))
       batch.events.push_back(std::move(event->event));
+    if (auto* input = std::get_if<SaveInput>(&effect))
+      batch.inputs.emplace_back(input->seq, std::move(input->row));
+    if (auto* log = std::get_if<AppendLog>(&effect))
+      batch.log_bytes = parts_.edges.AppendDecisionLog(log->lines);
   }
   if (!batch.empty()) TIDE_RETURN_IF_ERROR(parts_.journal.Commit(batch));
   for (const wire::Event& event : batch.events) {
@@ -104,6 +145,9 @@ void Core::Act(Effect& effect) {
           send->request_id, generation);
     }
     if (frame.ok()) edges.SendTo(send->peer, *frame);
+  } else if (auto* up = std::get_if<SendUp>(&effect)) {
+    const auto frame = wire::EncodeMessage(std::move(up->message), up->request_id, 0);
+    if (frame.ok()) edges.SendUp(*frame);
   } else if (auto* close = std::get_if<Close>(&effect)) {
     edges.ClosePeer(close->peer, close->reason);
   } else if (auto* watch = std::get_if<WatchProcess>(&effect)) {

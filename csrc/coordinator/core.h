@@ -2,11 +2,13 @@
 // simulation.
 #pragma once
 
+#include <optional>
 #include <vector>
 
 #include "base/clock.h"
 #include "coordinator/decide.h"
 #include "coordinator/journal.h"
+#include "coordinator/status_api.h"
 
 namespace tide::coordinator {
 
@@ -22,6 +24,12 @@ class Edges {
   virtual void WriteLanePolicy(int lane, sched::TurnPolicyId policy) = 0;
   virtual void ReapDeadSlots() = 0;
   virtual void StopDaemon(const std::string& reason) = 0;
+  /// Lines of the cluster's decision log; on the disk before the call returns. Returns its size
+  /// then.
+  virtual int64_t AppendDecisionLog(const std::string& /*lines*/) { return -1; }
+  /// At the start: what is beyond `bytes` was never journalled.
+  virtual void SendUp(const wire::Frame& /*frame*/) {}
+  virtual void CutDecisionLog(int64_t /*bytes*/) {}
   /// Whether the process of a journalled job still runs.
   virtual bool Alive(int64_t pid, int64_t start_time) = 0;
 };
@@ -35,29 +43,41 @@ class Core {
     DeviceSource& device;
     Clock& clock;
   };
-  explicit Core(Parts parts) : parts_(parts) {}
+  /// `cluster` makes this daemon a coordinator, `node` one of a cluster's machines.
+  explicit Core(Parts parts, std::optional<ClusterSettings> cluster = std::nullopt,
+                std::optional<NodeOptions> node = std::nullopt)
+      : parts_(parts), cluster_(std::move(cluster)) {
+    if (node) state_.uplink.agent.emplace(*std::move(node));
+  }
 
   /// Replays the journal and begins a new generation. Errors: of the journal.
   absl::Status Start(int64_t daemon_pid);
 
-  void Connected(PeerId peer, int64_t pid);
+  void Connected(PeerId peer, int64_t pid, bool remote = false);
   void Received(PeerId peer, const wire::Frame& frame);
   void Broken(PeerId peer, const absl::Status& why);
   void Closed(PeerId peer);
   void ProcessEnded(JobId job, ExitStatus status);
   void RunTick();
+  void UplinkOpen();
+  void UplinkFrame(const wire::Frame& frame);
+  void UplinkLost(const std::string& why);
 
   /// Journals what was decided since the last call, then acts. Errors: of the journal; then nothing
   /// was sent.
   absl::Status Flush();
-  bool has_effects() const { return !effects_.empty(); }
+  /// What an HTTP client is told; nothing for a path that does not exist.
+  std::optional<HttpBody> Http(const HttpQuestion& question);
+  bool has_effects() const { return !effects_.empty() || ClusterIsDue(); }
   const State& state() const { return state_; }
 
  private:
   Context MakeContext();
   void Act(Effect& effect);
+  bool ClusterIsDue() const;
 
   const Parts parts_;
+  const std::optional<ClusterSettings> cluster_;
   State state_;
   Effects effects_;
 };

@@ -55,6 +55,7 @@ void OnNeedMemory(Context& context, const Job& job, const wire::NeedMemory& need
 
 void OnReport(Context& context, Job& job, const wire::Report& report) {
   job.report = report;
+  ReportUp(context, job, report);
   if (report.slot >= 0) job.slot = static_cast<int>(report.slot);
   const bool paused = report.paused.value_or(job.paused);
   if (paused == job.paused || OrderUnderWay(context.state, job)) return;
@@ -80,6 +81,41 @@ bool OnJobMessage(Context& context, Job& job, const wire::Message& message) {
     OnNeedMemory(context, job, *need);
   } else if (const auto* bye = std::get_if<wire::Bye>(&message)) {
     OnBye(context, job, *bye);
+  } else {
+    return false;
+  }
+  return true;
+}
+
+/// Messages of the cluster, from nodes and from this machine's command line.
+bool OnClusterMessage(Context& context, PeerId id, uint64_t request_id,
+                      const wire::Message& message) {
+  const Peer& peer = context.state.peers.at(id);
+  if (peer.role == wire::Role::kJob) return false;
+  const bool asks = std::holds_alternative<wire::Submit>(message) ||
+                    std::holds_alternative<wire::Finish>(message) ||
+                    std::holds_alternative<wire::Reserve>(message);
+  if (asks && !context.state.cluster.engine && PassUp(context, id, request_id, message)) {
+    return true;
+  }
+  if (const auto* report = std::get_if<wire::Report>(&message)) {
+    OnClusterReport(context, *report);
+  } else if (const auto* submit = std::get_if<wire::Submit>(&message)) {
+    OnSubmit(context, id, request_id, *submit);
+  } else if (const auto* finish = std::get_if<wire::Finish>(&message)) {
+    OnFinish(context, id, request_id, *finish);
+  } else if (const auto* reserve = std::get_if<wire::Reserve>(&message)) {
+    OnReserve(context, id, request_id, *reserve);
+  } else if (const auto* advance = std::get_if<wire::Advance>(&message)) {
+    OnAdvance(context, id, request_id, *advance);
+  } else if (peer.role != wire::Role::kNode) {
+    return false;
+  } else if (const auto* join = std::get_if<wire::Join>(&message)) {
+    OnJoin(context, id, request_id, *join);
+  } else if (const auto* lease = std::get_if<wire::Lease>(&message)) {
+    OnLease(context, id, request_id, *lease);
+  } else if (const auto* ack = std::get_if<wire::AllocationAck>(&message)) {
+    OnAllocationAck(context, id, *ack);
   } else {
     return false;
   }
@@ -128,8 +164,8 @@ wire::AnswerError NoSuchJob(const State& state, absl::string_view name) {
                         : absl::StrCat("jobs: ", known)};
 }
 
-void OnConnected(Context& context, PeerId peer, int64_t pid) {
-  context.state.peers[peer] = Peer{.pid = pid};
+void OnConnected(Context& context, PeerId peer, int64_t pid, bool remote) {
+  context.state.peers[peer] = Peer{.pid = pid, .remote = remote};
 }
 
 void OnMessage(Context& context, PeerId id, uint64_t request_id, const wire::Message& message) {
@@ -143,6 +179,12 @@ void OnMessage(Context& context, PeerId id, uint64_t request_id, const wire::Mes
     return OnBadFrame(context, id, request_id,
                       absl::InvalidArgumentError("the first frame must be Hello"));
   }
+  if (peer.remote && (std::holds_alternative<wire::Register>(message) ||
+                      std::holds_alternative<wire::Command>(message))) {
+    return ReplyError(context, id, request_id,
+                      {"not_permitted", "jobs of this machine are commanded on this machine",
+                       "over a link a node speaks for jobs of the cluster only"});
+  }
   if (const auto* registration = std::get_if<wire::Register>(&message)) {
     return OnRegister(context, id, peer, request_id, *registration);
   }
@@ -152,6 +194,7 @@ void OnMessage(Context& context, PeerId id, uint64_t request_id, const wire::Mes
   if (const auto* command = std::get_if<wire::Command>(&message)) {
     return OnCommand(context, id, request_id, *command);
   }
+  if (OnClusterMessage(context, id, request_id, message)) return;
   Job* job = context.state.FindJob(peer.job);
   if (job != nullptr && !job->live()) return;  // it said Bye; what was under way before is late
   if (job == nullptr || !OnJobMessage(context, *job, message)) {
@@ -163,9 +206,14 @@ void OnMessage(Context& context, PeerId id, uint64_t request_id, const wire::Mes
 
 void OnBadFrame(Context& context, PeerId peer, uint64_t request_id, const absl::Status& why) {
   const bool version = wire::FrameErrorOf(why) == wire::FrameError::kWrongVersion;
-  ReplyError(context, peer, request_id,
-             {version ? "version" : "protocol", std::string(why.message()),
-              "use the same torchtide on both sides"});
+  const bool secret = absl::IsPermissionDenied(why);
+  ReplyError(
+      context, peer, request_id,
+      {version  ? "version"
+       : secret ? "not_permitted"
+                : "protocol",
+       std::string(why.message()),
+       secret ? "give both sides the same secret file" : "use the same torchtide on both sides"});
   context.effects.push_back(Close{peer, std::string(why.message())});
 }
 
@@ -180,6 +228,7 @@ void OnClosed(Context& context, PeerId id) {
   for (PendingOrder& order : state.orders) {
     std::erase_if(order.waiters, [&](const Waiter& waiter) { return waiter.peer == id; });
   }
+  if (!it->second.node.empty()) OnNodeClosed(context, id, it->second.node);
   state.peers.erase(it);
 }
 

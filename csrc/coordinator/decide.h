@@ -24,9 +24,23 @@ struct ForgetJob {
 struct SaveEvent {
   wire::Event event;
 };
+/// A row that the cluster's engine was told.
+struct SaveInput {
+  int64_t seq = 0;
+  std::string row;
+};
+/// Lines of the cluster's decision log.
+struct AppendLog {
+  std::string lines;
+};
 // To be done after the journal has them.
 struct Send {
   PeerId peer;
+  wire::Message message;
+  uint64_t request_id = 0;
+};
+/// Over the link to the coordinator.
+struct SendUp {
   wire::Message message;
   uint64_t request_id = 0;
 };
@@ -51,8 +65,8 @@ struct Stop {
   std::string reason;
 };
 
-using Effect = std::variant<SaveJob, ForgetJob, SaveEvent, Send, Close, WatchProcess,
-                            UnwatchProcess, SetLanePolicy, ReapDead, Stop>;
+using Effect = std::variant<SaveJob, ForgetJob, SaveEvent, SaveInput, AppendLog, Send, SendUp,
+                            Close, WatchProcess, UnwatchProcess, SetLanePolicy, ReapDead, Stop>;
 using Effects = std::vector<Effect>;
 
 /// How a process ended, as far as that can be known.
@@ -69,8 +83,8 @@ struct Context {
   Effects& effects;
 };
 
-/// A connection from the process `pid` (0 when not visible from here).
-void OnConnected(Context& context, PeerId peer, int64_t pid);
+/// A connection from the process `pid` (0 when not visible from here), or `remote` over TCP.
+void OnConnected(Context& context, PeerId peer, int64_t pid, bool remote = false);
 void OnMessage(Context& context, PeerId peer, uint64_t request_id, const wire::Message& message);
 /// Bytes of a peer that break the protocol: it is told why and cut.
 void OnBadFrame(Context& context, PeerId peer, uint64_t request_id, const absl::Status& why);

@@ -23,7 +23,8 @@ constexpr char kSchema[] =
     "PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL; PRAGMA busy_timeout=2000;"
     "CREATE TABLE IF NOT EXISTS meta(key TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;"
     "CREATE TABLE IF NOT EXISTS jobs(id INTEGER PRIMARY KEY, body BLOB NOT NULL);"
-    "CREATE TABLE IF NOT EXISTS events(seq INTEGER PRIMARY KEY, body BLOB NOT NULL);";
+    "CREATE TABLE IF NOT EXISTS events(seq INTEGER PRIMARY KEY, body BLOB NOT NULL);"
+    "CREATE TABLE IF NOT EXISTS inputs(seq INTEGER PRIMARY KEY, body BLOB NOT NULL);";
 
 /// A prepared statement that finalises itself.
 class Statement {
@@ -107,6 +108,9 @@ absl::StatusOr<JournalContent> SqliteJournal::Load() {
   content.generation = Meta("generation", 0);
   content.next_job_id = Meta("next_job_id", 1);
   content.next_order_id = Meta("next_order_id", 1);
+  content.log_bytes = Meta("log_bytes", 0);
+  Statement inputs(db_, "SELECT body FROM inputs ORDER BY seq");
+  while (inputs.Step()) content.inputs.push_back(inputs.Blob(0));
   Statement jobs(db_, "SELECT body FROM jobs ORDER BY id");
   while (jobs.Step()) {
     auto value = wire::Unpack(jobs.Blob(0));
@@ -137,6 +141,12 @@ bool SqliteJournal::Write(const JournalBatch& batch) {
   }
   Statement forget(db_, "DELETE FROM jobs WHERE id=?");
   for (const JobId& id : batch.forgotten) good = good && forget.Bind(1, id.value()).Run();
+  if (batch.log_bytes >= 0) good = good && SaveMeta("log_bytes", batch.log_bytes);
+  if (!batch.inputs.empty()) {
+    Statement input_row(db_, "INSERT INTO inputs VALUES(?,?)");
+    for (const auto& [seq, row] : batch.inputs)
+      good = good && input_row.Bind(1, seq).Bind(2, row).Run();
+  }
   Statement event_row(db_, "INSERT OR REPLACE INTO events VALUES(?,?)");
   for (const wire::Event& event : batch.events) {
     good = good && event_row.Bind(1, event.seq)

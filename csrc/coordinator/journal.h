@@ -15,10 +15,14 @@ struct JournalBatch {
   std::vector<Job> jobs;  // in order: a later one of the same id wins
   std::vector<JobId> forgotten;
   std::vector<wire::Event> events;
+  std::vector<std::pair<int64_t, std::string>> inputs;  // of the cluster's engine, by number
+  int64_t log_bytes = -1;                               // of the decision log; negative: as before
   int64_t generation = 0;
   int64_t next_job_id = 0;
   int64_t next_order_id = 0;
-  bool empty() const { return jobs.empty() && forgotten.empty() && events.empty(); }
+  bool empty() const {
+    return jobs.empty() && forgotten.empty() && events.empty() && inputs.empty();
+  }
 };
 
 /// What the last run left.
@@ -28,6 +32,8 @@ struct JournalContent {
   int64_t next_order_id = 1;
   int64_t next_seq = 1;
   std::vector<Job> jobs;
+  std::vector<std::string> inputs;  // all that the cluster's engine was told, in order
+  int64_t log_bytes = 0;
   std::vector<wire::Event> events;  // the newest kEventsInMemory, in order
 };
 

@@ -16,15 +16,28 @@ constexpr auto kCloseGrace = std::chrono::seconds(2);
 }  // namespace
 
 PeerConnection::PeerConnection(Socket socket, Identity identity, PeerLimits limits,
-                               PeerHandler& handler)
+                               std::unique_ptr<FrameStream> stream, PeerHandler& handler)
     : socket_(std::move(socket)),
       timer_(socket_.get_executor()),
-      identity_(identity),
+      identity_(std::move(identity)),
       limits_(limits),
       handler_(handler),
+      stream_(std::move(stream)),
       tokens_(limits.frames_burst),
       refilled_(std::chrono::steady_clock::now()) {
   socket_.non_blocking(true);
+}
+
+void PeerConnection::Start() {
+  const absl::Status begun = stream_->Begin(out_);
+  if (!begun.ok()) return Break(begun);
+  WriteIfIdle();
+  if (!gone_) WaitReadable();
+}
+
+void PeerConnection::Break(const absl::Status& why) {
+  broken_ = true;
+  handler_.OnBroken(identity_.id, why);
 }
 
 void PeerConnection::WaitReadable() {
@@ -41,8 +54,13 @@ void PeerConnection::ReadSome() {
     return Cut(error == asio::error::eof ? "closed by the peer" : error.message());
   }
   if (broken_ || closing_) return WaitReadable();  // what it still says is not heard; its end is
-  decoder_.Feed(absl::string_view(bytes, got));
-  if (HandleFrames()) WaitReadable();
+  const bool was_open = stream_->open();
+  const absl::Status fed = stream_->Feed(absl::string_view(bytes, got), out_);
+  WriteIfIdle();  // an alert that says why, too
+  if (gone_) return;
+  if (!fed.ok()) Break(fed);
+  if (!was_open && stream_->open()) handler_.OnOpen(identity_.id);
+  if (broken_ || HandleFrames()) WaitReadable();
 }
 
 bool PeerConnection::TakeToken() {
@@ -77,10 +95,9 @@ bool PeerConnection::HandleFrames() {
       Later();
       return false;
     }
-    auto frame = decoder_.Next();
+    auto frame = stream_->Next();
     if (!frame.ok()) {
-      broken_ = true;
-      handler_.OnBroken(identity_.id, frame.status());
+      Break(frame.status());
       return true;
     }
     if (!*frame) return true;
@@ -92,12 +109,12 @@ bool PeerConnection::HandleFrames() {
 
 void PeerConnection::Send(const wire::Frame& frame) {
   if (gone_ || closing_) return;
-  const auto bytes = wire::EncodeFrame(frame);
-  if (!bytes.ok()) return;
-  if (out_.size() - out_start_ + bytes->size() > limits_.queued_bytes_max) {
-    return Cut("it reads too slowly");
-  }
-  out_ += *bytes;
+  if (!stream_->Encode(frame, out_).ok()) return;
+  if (out_.size() - out_start_ > limits_.queued_bytes_max) return Cut("it reads too slowly");
+  WriteIfIdle();
+}
+
+void PeerConnection::WriteIfIdle() {
   if (!writing_) WriteSome();
 }
 

@@ -10,6 +10,7 @@
 #endif
 #include <asio.hpp>
 
+#include "coordinator/frame_stream.h"
 #include "coordinator/state.h"
 #include "wire/frame.h"
 
@@ -20,6 +21,9 @@ namespace tide::coordinator {
 class PeerHandler {
  public:
   virtual ~PeerHandler() = default;
+  /// The peer has proven that it may talk; on a Unix socket it may from the start and this is not
+  /// called.
+  virtual void OnOpen(PeerId /*peer*/) {}
   virtual void OnFrame(PeerId peer, const wire::Frame& frame) = 0;
   /// The peer broke the protocol; the owner answers and closes.
   virtual void OnBroken(PeerId peer, const absl::Status& why) = 0;
@@ -36,14 +40,16 @@ struct PeerLimits {
 /// Shared, because handlers of Asio keep it alive until they have run.
 class PeerConnection : public std::enable_shared_from_this<PeerConnection> {
  public:
-  using Socket = asio::local::stream_protocol::socket;
+  using Socket = asio::generic::stream_protocol::socket;
   struct Identity {
     PeerId id;
     int64_t connected_ns = 0;
+    std::string from;  // where it connects from, for people
   };
-  PeerConnection(Socket socket, Identity identity, PeerLimits limits, PeerHandler& handler);
+  PeerConnection(Socket socket, Identity identity, PeerLimits limits,
+                 std::unique_ptr<FrameStream> stream, PeerHandler& handler);
 
-  void Start() { WaitReadable(); }
+  void Start();
   /// Queues a frame; a peer that reads too slowly is cut.
   void Send(const wire::Frame& frame);
   /// Closes once what is queued has been written, at the latest after two seconds.
@@ -52,12 +58,16 @@ class PeerConnection : public std::enable_shared_from_this<PeerConnection> {
   void Cut(const std::string& reason);
 
   int64_t connected_ns() const { return identity_.connected_ns; }
+  const std::string& from() const { return identity_.from; }
+  bool open() const { return stream_->open(); }
 
  private:
   void WaitReadable();
   void WaitWritable();
   void ReadSome();
   bool HandleFrames();
+  void Break(const absl::Status& why);
+  void WriteIfIdle();
   void WriteSome();
   bool TakeToken();
   void Later();
@@ -67,7 +77,7 @@ class PeerConnection : public std::enable_shared_from_this<PeerConnection> {
   const Identity identity_;
   const PeerLimits limits_;
   PeerHandler& handler_;  // the server, which outlives its connections
-  wire::FrameDecoder decoder_{wire::Snapshots::kRefuse};
+  const std::unique_ptr<FrameStream> stream_;
   std::string out_;
   size_t out_start_ = 0;
   bool writing_ = false, closing_ = false, broken_ = false, gone_ = false;

@@ -89,13 +89,14 @@ void OnQuery(Context& context, PeerId peer, uint64_t request_id, const wire::Que
     return Reply(context, peer, request_id,
                  StatusRecord(context.state, context.device.Read(), context.now));
   }
+  if (OnClusterQuery(context, peer, request_id, query)) return;
   if (query.what == "explain") return OnExplain(context, peer, request_id, query);
   if (query.what == "events") return OnEvents(context, peer, request_id, query);
   if (query.what == "config") return OnConfig(context, peer, request_id);
   ReplyError(
       context, peer, request_id,
       {"invalid", absl::StrCat("no query is named \"", wire::Utf8Prefix(query.what, 40), "\""),
-       "queries: ps, status, explain, events, config"});
+       "queries: ps, status, explain, events, config, cluster, preview"});
 }
 
 }  // namespace tide::coordinator

@@ -5,13 +5,17 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include <future>
 #include <map>
+#include <set>
 
 #include "absl/strings/str_cat.h"
 #include "base/log.h"
 #include "base/status.h"
 #include "coordinator/core.h"
+#include "coordinator/decision_log.h"
 #include "coordinator/device_bridge.h"
+#include "coordinator/http_server.h"
 #include "coordinator/peer_connection.h"
 #include "coordinator/process_exit.h"
 #include "shm/process.h"
@@ -24,15 +28,30 @@ constexpr auto kTickBusy = std::chrono::milliseconds(100);
 constexpr auto kTickQuiet = std::chrono::seconds(1);
 constexpr int64_t kHelloNs = 5'000'000'000;
 constexpr int64_t kReapNs = 1'000'000'000;
+constexpr size_t kRemotePeersMax = 16'384;
+constexpr size_t kUnprovenMax = 1024;
+// A node speaks for all jobs of its machine.
+constexpr PeerLimits kRemoteLimits = {
+    .queued_bytes_max = 16 << 20, .frames_per_s = 50'000, .frames_burst = 100'000};
+constexpr auto kHttpPatience = std::chrono::seconds(2);
 constexpr auto kAcceptRetry = std::chrono::milliseconds(100);
 
-class Server final : public Edges, public PeerHandler {
+class Server final : public Edges, public PeerHandler, public NodeLinkHandler {
  public:
   Server(const ServerOptions& options, Journal& journal, Clock& clock)
       : options_(options),
         clock_(clock),
         device_(options.runtime_dir),
-        core_(Core::Parts{journal, *this, device_, clock}),
+        core_(Core::Parts{journal, *this, device_, clock},
+              options.gate.listen.empty() ? std::nullopt : std::optional(options.cluster),
+              options.link.join.empty() ? std::nullopt : std::optional(options.node)),
+        log_(options.decision_log),
+        gate_(io_, options.gate,
+              [this](PeerConnection::Socket socket, std::string from,
+                     std::unique_ptr<FrameStream> stream) {
+                AdmitRemote(std::move(socket), std::move(from), std::move(stream));
+              }),
+        link_(io_, options.link, *this),
         acceptor_(io_),
         tick_(io_),
         retry_(io_),
@@ -54,11 +73,33 @@ class Server final : public Edges, public PeerHandler {
   }
   void ReapDeadSlots() override { device_.ReapDead(); }
   void StopDaemon(const std::string& reason) override;
+  int64_t AppendDecisionLog(const std::string& lines) override { return log_.Append(lines); }
+  void CutDecisionLog(int64_t bytes) override { log_.Cut(bytes); }
+  void SendUp(const wire::Frame& frame) override { link_.Send(frame); }
   bool Alive(int64_t pid, int64_t start_time) override {
     return shm::ProcessAlive(static_cast<pid_t>(pid), static_cast<uint64_t>(start_time));
   }
 
+  // NodeLinkHandler
+  void OnLinkOpen() override {
+    core_.UplinkOpen();
+    FlushSoon();
+  }
+  void OnLinkFrame(const wire::Frame& frame) override {
+    core_.UplinkFrame(frame);
+    FlushSoon();
+  }
+  void OnLinkLost(const std::string& why) override {
+    core_.UplinkLost(why);
+    FlushSoon();
+  }
+
   // PeerHandler
+  void OnOpen(PeerId peer) override {
+    proven_.insert(peer);
+    --unproven_;
+    core_.Connected(peer, 0, /*remote=*/true);
+  }
   void OnFrame(PeerId peer, const wire::Frame& frame) override {
     core_.Received(peer, frame);
     FlushSoon();
@@ -70,7 +111,7 @@ class Server final : public Edges, public PeerHandler {
   void OnGone(PeerId peer, const std::string& why) override {
     Log(LogLevel::kDebug,
         absl::StrCat("event=peer_gone peer=", peer.value(), " reason=\"", why, "\""));
-    peers_.erase(peer);
+    Forget(peer);
     core_.Closed(peer);
     FlushSoon();
   }
@@ -82,9 +123,16 @@ class Server final : public Edges, public PeerHandler {
   };
 
   void Accept();
-  void Admit(PeerConnection::Socket socket);
-  void Refuse(PeerConnection::Socket& socket, wire::AnswerError error);
+  void Admit(asio::local::stream_protocol::socket socket);
+  void AdmitRemote(PeerConnection::Socket socket, std::string from,
+                   std::unique_ptr<FrameStream> stream);
+  absl::Status OpenCluster();
+  absl::Status OpenHttp();
+  std::optional<HttpBody> AskFromThread(const HttpQuestion& question);
+  void CutSilentPeers(int64_t now_ns);
+  void Refuse(asio::local::stream_protocol::socket& socket, wire::AnswerError error);
   void WaitForEnd(JobId job, const WatchProcess& process);
+  void Forget(PeerId peer);
   void TickLater();
   void OnTick();
   void FlushSoon();
@@ -94,17 +142,23 @@ class Server final : public Edges, public PeerHandler {
   asio::io_context io_{1};
   DeviceBridge device_;
   Core core_;
+  DecisionLog log_;
+  TcpGate gate_;
+  NodeLinkClient link_;
   asio::local::stream_protocol::acceptor acceptor_;
   asio::steady_timer tick_, retry_;
   asio::signal_set signals_;
   std::map<PeerId, std::shared_ptr<PeerConnection>> peers_;
   std::map<JobId, std::unique_ptr<ProcessWatch>> watches_;
+  std::set<PeerId> remote_, proven_;
   int64_t next_peer_ = 1;
+  size_t remote_peers_ = 0, unproven_ = 0;
   int64_t busy_ns_ = 0;  // when there last was a job or a client
   int64_t reaped_ns_ = 0;
   bool flush_posted_ = false;
   bool tick_busy_ = false;
   absl::Status failed_;
+  HttpServer http_;  // its threads end before anything that they ask
 };
 
 absl::Status Server::Run(UniqueFd listener, const std::function<void()>& ready) {
@@ -114,10 +168,13 @@ absl::Status Server::Run(UniqueFd listener, const std::function<void()>& ready) 
   signals_.async_wait([this](const asio::error_code& error, int signal) {
     if (!error) StopDaemon(absl::StrCat("signal ", signal));
   });
+  TIDE_RETURN_IF_ERROR(OpenCluster());
+  TIDE_RETURN_IF_ERROR(OpenHttp());
   Accept();
   TickLater();
   ready();
   io_.run();
+  http_.Stop();
   const absl::Status flushed = core_.Flush();
   return failed_.ok() ? flushed : failed_;
 }
@@ -126,6 +183,8 @@ void Server::StopDaemon(const std::string& reason) {
   Log(LogLevel::kInfo, absl::StrCat("event=daemon_stops reason=\"", reason, "\""));
   asio::error_code ignored;
   acceptor_.close(ignored);
+  gate_.Close();
+  link_.Close();
   // What was answered in this batch is in the sockets already; posted, so that the batch is
   // finished first.
   asio::post(io_, [this] { io_.stop(); });
@@ -145,20 +204,21 @@ void Server::FlushSoon() {
 }
 
 void Server::Accept() {
-  acceptor_.async_accept([this](const asio::error_code& error, PeerConnection::Socket socket) {
-    if (error == asio::error::operation_aborted || !acceptor_.is_open()) return;
-    if (!error) {
-      Admit(std::move(socket));
-      return Accept();
-    }
-    retry_.expires_after(kAcceptRetry);  // out of descriptors: some may be free soon
-    retry_.async_wait([this](const asio::error_code& cancelled) {
-      if (!cancelled) Accept();
-    });
-  });
+  acceptor_.async_accept(
+      [this](const asio::error_code& error, asio::local::stream_protocol::socket socket) {
+        if (error == asio::error::operation_aborted || !acceptor_.is_open()) return;
+        if (!error) {
+          Admit(std::move(socket));
+          return Accept();
+        }
+        retry_.expires_after(kAcceptRetry);  // out of descriptors: some may be free soon
+        retry_.async_wait([this](const asio::error_code& cancelled) {
+          if (!cancelled) Accept();
+        });
+      });
 }
 
-void Server::Refuse(PeerConnection::Socket& socket, wire::AnswerError error) {
+void Server::Refuse(asio::local::stream_protocol::socket& socket, wire::AnswerError error) {
   auto frame = wire::EncodeMessage(wire::Answer{.ok = false, .error = std::move(error)});
   if (!frame.ok()) return;
   const auto bytes = wire::EncodeFrame(*frame);
@@ -166,7 +226,7 @@ void Server::Refuse(PeerConnection::Socket& socket, wire::AnswerError error) {
     send(socket.native_handle(), bytes->data(), bytes->size(), MSG_NOSIGNAL | MSG_DONTWAIT);
 }
 
-void Server::Admit(PeerConnection::Socket socket) {
+void Server::Admit(asio::local::stream_protocol::socket socket) {
   ucred credentials{};
   socklen_t size = sizeof credentials;
   const bool known =
@@ -177,18 +237,67 @@ void Server::Admit(PeerConnection::Socket socket) {
                                         " may not use the daemon of user ", geteuid()),
                            "each user has a daemon of their own"});
   }
-  if (peers_.size() >= options_.peers_max) {
-    return Refuse(socket, {"too_many", absl::StrCat(peers_.size(), " connections are open already"),
-                           "try again when some have ended"});
+  if (peers_.size() - remote_peers_ >= options_.peers_max) {
+    return Refuse(socket,
+                  {"too_many", absl::StrCat(options_.peers_max, " connections are open already"),
+                   "try again when some have ended"});
   }
   const PeerId id(next_peer_++);
   busy_ns_ = clock_.MonotonicNanos();
   core_.Connected(id, credentials.pid);
   auto peer = std::make_shared<PeerConnection>(
-      std::move(socket), PeerConnection::Identity{id, clock_.MonotonicNanos()}, PeerLimits{},
-      *this);
+      std::move(socket), PeerConnection::Identity{id, clock_.MonotonicNanos(), "unix"},
+      PeerLimits{}, PlainStream(), *this);
   peers_[id] = peer;
   peer->Start();
+}
+
+// Unproven connections are few, and a full house is told nothing: whoever floods gets no answer.
+void Server::AdmitRemote(PeerConnection::Socket socket, std::string from,
+                         std::unique_ptr<FrameStream> stream) {
+  if (remote_peers_ >= kRemotePeersMax || unproven_ >= kUnprovenMax) {
+    Log(LogLevel::kDebug, absl::StrCat("event=connection_refused from=", from,
+                                       " unproven=", unproven_, " peers=", remote_peers_));
+    return;
+  }
+  const PeerId id(next_peer_++);
+  busy_ns_ = clock_.MonotonicNanos();
+  auto peer = std::make_shared<PeerConnection>(
+      std::move(socket), PeerConnection::Identity{id, clock_.MonotonicNanos(), std::move(from)},
+      kRemoteLimits, std::move(stream), *this);
+  peers_[id] = peer;
+  remote_.insert(id);
+  ++remote_peers_;
+  ++unproven_;
+  peer->Start();
+}
+
+/// The address goes to RUNTIME_DIR/cluster, for who asked for any port.
+absl::Status Server::OpenCluster() {
+  if (!options_.link.join.empty()) TIDE_RETURN_IF_ERROR(link_.Open());
+  if (options_.gate.listen.empty()) return absl::OkStatus();
+  TIDE_RETURN_IF_ERROR(gate_.Open());
+  Log(LogLevel::kInfo, absl::StrCat("event=cluster_served address=", gate_.address()));
+  return WriteSmallFile(options_.runtime_dir + "/cluster", gate_.address() + "\n");
+}
+
+absl::Status Server::OpenHttp() {
+  if (options_.http_listen.empty()) return absl::OkStatus();
+  TIDE_RETURN_IF_ERROR(
+      http_.Start({.listen = options_.http_listen, .token_file = options_.http_token_file},
+                  [this](const HttpQuestion& question) { return AskFromThread(question); }));
+  Log(LogLevel::kInfo, absl::StrCat("event=http_served address=", http_.address()));
+  return WriteSmallFile(options_.runtime_dir + "/http", http_.address() + "\n");
+}
+
+/// Called on a thread of the HTTP server; the answer is made on the daemon's.
+std::optional<HttpBody> Server::AskFromThread(const HttpQuestion& question) {
+  // Shared: whichever of the two threads is later ends it.
+  auto promise = std::make_shared<std::promise<std::optional<HttpBody>>>();
+  std::future<std::optional<HttpBody>> answer = promise->get_future();
+  asio::post(io_, [this, promise, question] { promise->set_value(core_.Http(question)); });
+  if (answer.wait_for(kHttpPatience) == std::future_status::ready) return answer.get();
+  return HttpBody{"text/plain", "the daemon is busy or ends\n"};
 }
 
 void Server::Watch(const WatchProcess& process) {
@@ -216,12 +325,28 @@ void Server::WaitForEnd(JobId job, const WatchProcess& process) {
                                        });
 }
 
+void Server::Forget(PeerId peer) {
+  peers_.erase(peer);
+  if (remote_.erase(peer) == 0) return;
+  --remote_peers_;
+  if (proven_.erase(peer) == 0) --unproven_;
+}
+
 void Server::TickLater() {
   tick_busy_ = TickIsDue(core_.state());
   tick_.expires_after(tick_busy_ ? std::chrono::steady_clock::duration(kTickBusy) : kTickQuiet);
   tick_.async_wait([this](const asio::error_code& error) {
     if (!error) OnTick();
   });
+}
+
+void Server::CutSilentPeers(int64_t now_ns) {
+  for (const auto& [id, peer] : peers_) {
+    const auto known = core_.state().peers.find(id);
+    const bool silent =
+        known == core_.state().peers.end() ? !peer->open() : !known->second.said_hello;
+    if (silent && now_ns - peer->connected_ns() > kHelloNs) peer->Cut("it did not say Hello");
+  }
 }
 
 void Server::OnTick() {
@@ -233,11 +358,8 @@ void Server::OnTick() {
       break;  // the map changes; the others at the next tick
     }
   }
-  for (const auto& [id, peer] : peers_) {
-    const auto known = core_.state().peers.find(id);
-    const bool silent = known != core_.state().peers.end() && !known->second.said_hello;
-    if (silent && now_ns - peer->connected_ns() > kHelloNs) peer->Cut("it did not say Hello");
-  }
+  CutSilentPeers(now_ns);
+  if (UplinkSilent(core_.state().uplink, now_ns)) link_.Restart("it is silent");
   if (now_ns - reaped_ns_ >= kReapNs) {
     reaped_ns_ = now_ns;
     device_.ReapDead();  // processes that never registered
@@ -245,7 +367,8 @@ void Server::OnTick() {
   FlushSoon();
   if (!peers_.empty() || core_.state().live_jobs() > 0) busy_ns_ = now_ns;
   const absl::Duration idle = absl::Nanoseconds(now_ns - busy_ns_);
-  if (options_.idle_exit > absl::ZeroDuration() && idle >= options_.idle_exit)
+  const bool alone = options_.gate.listen.empty() && options_.link.join.empty();
+  if (alone && options_.idle_exit > absl::ZeroDuration() && idle >= options_.idle_exit)
     return StopDaemon("idle");
   TickLater();
 }

@@ -9,6 +9,10 @@
 #include "absl/status/status.h"
 #include "absl/time/time.h"
 #include "base/clock.h"
+#include "coordinator/cluster.h"
+#include "coordinator/node_agent.h"
+#include "coordinator/node_link.h"
+#include "coordinator/tcp_gate.h"
 
 namespace tide::coordinator {
 
@@ -16,6 +20,12 @@ struct ServerOptions {
   std::string runtime_dir;
   absl::Duration idle_exit = absl::Seconds(60);  // without jobs and clients; zero: never
   size_t peers_max = 1024;
+  TcpGateOptions gate;      // with an address: this daemon is a coordinator
+  ClusterSettings cluster;  // of a coordinator
+  NodeLinkOptions link;     // with an address: this daemon is a node of a cluster
+  NodeOptions node;         // of a node
+  std::string decision_log;
+  std::string http_listen, http_token_file;
 };
 
 /// Serves `runtime_dir`/tided.sock until SIGTERM, SIGINT, a shutdown command, or idleness. The

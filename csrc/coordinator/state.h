@@ -12,11 +12,11 @@
 
 #include "absl/time/time.h"
 #include "base/ids.h"
+#include "coordinator/cluster.h"
+#include "coordinator/uplink.h"
 #include "wire/messages.h"
 
 namespace tide::coordinator {
-
-using PeerId = Id<struct PeerTag, int64_t>;
 
 inline constexpr size_t kEventsInMemory = 4096;
 inline constexpr size_t kEndedJobsKept = 64;
@@ -69,6 +69,7 @@ struct Job {
   std::optional<int64_t> said_bye;                      // exit code
   std::vector<std::pair<int64_t, Settings>> under_way;  // grants sent and not settled
   int64_t grant_sent_ns = 0;
+  int64_t reported_up_ns = 0;
   bool deferred = false;       // the newest grant waits for the job's next boundary
   double suspend_took_ms = 0;  // of the last suspension; 0: never measured
   int64_t rate_iterations = -1, rate_at_ns = 0;
@@ -79,7 +80,9 @@ struct Job {
 };
 
 struct Peer {
-  int64_t pid = 0;  // of its credentials; 0 when not visible from here
+  int64_t pid = 0;      // of its credentials; 0 when not visible from here
+  bool remote = false;  // over TCP: it speaks for the cluster, not for this machine
+  std::string node;     // the one it has joined as
   bool said_hello = false;
   wire::Role role = wire::Role::kCli;
   JobId job;
@@ -131,6 +134,8 @@ struct State {
   std::vector<PendingChange> changes;
   std::vector<PendingOrder> orders;
   std::deque<wire::Event> events;
+  ClusterState cluster;
+  UplinkState uplink;
 
   /// The live job of that name, else the one of that name that ended last; nullptr when there is
   /// none.

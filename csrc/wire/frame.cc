@@ -16,8 +16,10 @@ namespace {
 constexpr absl::string_view kErrorUrl = "torchtide/frame_error";
 
 constexpr absl::string_view kKindNames[] = {
-    "unknown",    "Hello", "Welcome", "Register", "Report", "Event",   "GrantAck", "OrderAck",
-    "NeedMemory", "Bye",   "Grant",   "Order",    "Query",  "Command", "Answer"};
+    "unknown",    "Hello",         "Welcome", "Register", "Report", "Event",  "GrantAck",
+    "OrderAck",   "NeedMemory",    "Bye",     "Grant",    "Order",  "Query",  "Command",
+    "Answer",     "Challenge",     "Proof",   "Join",     "Lease",  "Submit", "Finish",
+    "Allocation", "AllocationAck", "Advance", "Reserve"};
 constexpr size_t kKindCount = sizeof(kKindNames) / sizeof(kKindNames[0]);
 
 absl::Status Fail(FrameError error, absl::string_view text) {
@@ -26,9 +28,10 @@ absl::Status Fail(FrameError error, absl::string_view text) {
   return status;
 }
 
-size_t BodyBound(FrameKind kind, Snapshots snapshots) {
-  return kind == FrameKind::kAnswer && snapshots == Snapshots::kAccept ? kSnapshotBytesMax
-                                                                       : kBodyBytesMax;
+size_t BodyBound(FrameKind kind, Snapshots snapshots, uint32_t flags) {
+  const bool large = kind == FrameKind::kAnswer && snapshots == Snapshots::kAccept;
+  return (large ? kSnapshotBytesMax : kBodyBytesMax) +
+         ((flags & kFlagSealed) != 0 ? kSealBytes : 0);
 }
 
 absl::Status TooLarge(FrameKind kind, size_t size, size_t bound) {
@@ -61,13 +64,13 @@ FrameError FrameErrorOf(const absl::Status& status) {
 }
 
 absl::StatusOr<std::string> EncodeFrame(const Frame& frame) {
-  const size_t bound = BodyBound(frame.kind, Snapshots::kAccept);
+  const size_t bound = BodyBound(frame.kind, Snapshots::kAccept, frame.flags);
   if (frame.body.size() > bound) return TooLarge(frame.kind, frame.body.size(), bound);
   FrameHeader header = {
       .magic = kFrameMagic,
       .version = kProtocolVersion,
       .kind = static_cast<uint16_t>(frame.kind),
-      .flags = 0,
+      .flags = frame.flags,
       .body_size = static_cast<uint32_t>(frame.body.size()),
       .request_id = frame.request_id,
       .generation = frame.generation,
@@ -103,14 +106,15 @@ absl::Status FrameDecoder::CheckHeader(const FrameHeader& header) const {
   if (header.header_checksum != HeaderChecksum(header)) {
     return Fail(FrameError::kHeaderCorrupt, "header_corrupt: the header's checksum differs");
   }
-  if (header.flags != 0) {
+  const uint32_t known = seals_ == Seals::kAccept ? kFlagSealed : 0;
+  if ((header.flags & ~known) != 0) {
     return Fail(FrameError::kUnknownFlags, absl::StrCat("unknown_flags: ", header.flags));
   }
   if (header.kind == 0 || header.kind >= kKindCount) {
     return Fail(FrameError::kUnknownKind, absl::StrCat("unknown_kind: ", header.kind));
   }
   const FrameKind kind = static_cast<FrameKind>(header.kind);
-  const size_t bound = BodyBound(kind, snapshots_);
+  const size_t bound = BodyBound(kind, snapshots_, header.flags);
   if (header.body_size > bound) return TooLarge(kind, header.body_size, bound);
   return absl::OkStatus();
 }
@@ -135,7 +139,7 @@ absl::StatusOr<std::optional<Frame>> FrameDecoder::Next() {
   }
   start_ += sizeof header + header.body_size;
   return std::optional<Frame>(Frame{static_cast<FrameKind>(header.kind), header.request_id,
-                                    header.generation, std::string(body)});
+                                    header.generation, std::string(body), header.flags});
 }
 
 absl::Status FrameDecoder::AtEnd() const {

@@ -17,6 +17,8 @@ inline constexpr uint32_t kFrameMagic = 0x45444954;  // "TIDE"
 inline constexpr uint16_t kProtocolVersion = 1;
 inline constexpr size_t kBodyBytesMax = 64 << 10;
 inline constexpr size_t kSnapshotBytesMax = 4 << 20;  // of an Answer
+inline constexpr uint32_t kFlagSealed = 1;            // the body ends with a seal
+inline constexpr size_t kSealBytes = 24;              // sequence number and code, after the body
 
 /// Numbers are never reused.
 enum class FrameKind : uint16_t {
@@ -34,6 +36,16 @@ enum class FrameKind : uint16_t {
   kQuery = 12,
   kCommand = 13,
   kAnswer = 14,
+  kChallenge = 15,
+  kProof = 16,
+  kJoin = 17,
+  kLease = 18,
+  kSubmit = 19,
+  kFinish = 20,
+  kAllocation = 21,
+  kAllocationAck = 22,
+  kAdvance = 23,
+  kReserve = 24,
 };
 
 /// "Hello"; "unknown" for a number that is not a kind.
@@ -60,6 +72,7 @@ struct Frame {
   uint64_t request_id = 0;
   uint64_t generation = 0;
   std::string body;
+  uint32_t flags = 0;
 };
 
 enum class FrameError {
@@ -80,12 +93,15 @@ FrameError FrameErrorOf(const absl::Status& status);
 absl::StatusOr<std::string> EncodeFrame(const Frame& frame);
 
 enum class Snapshots { kRefuse, kAccept };
+enum class Seals { kRefuse, kAccept };
 
 /// Cuts a byte stream into frames. The first error is final: every later call returns it again.
 class FrameDecoder {
  public:
   /// A daemon refuses large Answers, since nobody may send it one.
-  explicit FrameDecoder(Snapshots snapshots) : snapshots_(snapshots) {}
+  /// Sealed frames come over TCP alone, and whoever accepts them checks the seal.
+  explicit FrameDecoder(Snapshots snapshots, Seals seals = Seals::kRefuse)
+      : snapshots_(snapshots), seals_(seals) {}
 
   /// Appends bytes as they came; holds at most what it was fed and did not return yet.
   void Feed(absl::string_view bytes);
@@ -99,6 +115,7 @@ class FrameDecoder {
   absl::Status CheckHeader(const FrameHeader& header) const;
 
   const Snapshots snapshots_;
+  const Seals seals_;
   std::string buffer_;
   size_t start_ = 0;  // bytes of buffer_ already returned as frames
   absl::Status failed_;

@@ -14,7 +14,7 @@ template <typename E>
 struct Words;
 template <>
 struct Words<Role> {
-  static constexpr std::array<absl::string_view, 2> kAll = {"job", "cli"};
+  static constexpr std::array<absl::string_view, 3> kAll = {"job", "cli", "node"};
 };
 template <>
 struct Words<Priority> {
@@ -33,6 +33,16 @@ struct Words<OrderKind> {
 template <>
 struct Words<OrderStatus> {
   static constexpr std::array<absl::string_view, 3> kAll = {"done", "failed", "rolled_back"};
+};
+
+template <>
+struct Words<Tier> {
+  static constexpr std::array<absl::string_view, 3> kAll = {"opportunistic", "standard",
+                                                            "guaranteed"};
+};
+template <>
+struct Words<AllocationState> {
+  static constexpr std::array<absl::string_view, 3> kAll = {"run", "hold", "end"};
 };
 
 template <typename E>
@@ -183,7 +193,7 @@ void Fields(V& v, Report& m) {
   v("resident", m.resident, kRequired), v("demoted", m.demoted, kRequired);
   v("persistent", m.persistent, kRequired), v("scratch_peak", m.scratch_peak, kRequired);
   v("outside", m.outside, kRequired), v("phase", m.phase, kRequired);
-  v("paused", m.paused);
+  v("paused", m.paused), v("key", m.key);
 }
 template <typename V>
 void Fields(V& v, Event& m) {
@@ -237,6 +247,55 @@ template <typename V>
 void Fields(V& v, Answer& m) {
   v("ok", m.ok, kRequired), v("error", m.error), v("data", m.data);
 }
+template <typename V>
+void Fields(V& v, Challenge& m) {
+  v("version", m.version, kRequired), v("nonce", m.nonce, kRequired);
+}
+template <typename V>
+void Fields(V& v, Proof& m) {
+  v("nonce", m.nonce), v("mac", m.mac, kRequired);
+}
+template <typename V>
+void Fields(V& v, Join& m) {
+  v("node", m.node, kRequired), v("devices", m.devices, kRequired);
+  v("incarnation", m.incarnation, kRequired), v("held", m.held);
+  v.AtLeast("devices", m.devices, 1);
+}
+template <typename V>
+void Fields(V& v, Lease& m) {
+  v("seq", m.seq, kRequired), v("lease_ms", m.lease_ms);
+}
+template <typename V>
+void Fields(V& v, Submit& m) {
+  v("key", m.key, kRequired), v("user", m.user), v("group", m.group);
+  v("devices", m.devices, kRequired), v("estimate_s", m.estimate_s), v("deadline_s", m.deadline_s);
+  v("tier", m.tier), v("devices_max", m.devices_max), v("preview", m.preview);
+  v.AtLeast("devices", m.devices, 1), v.AtLeast("devices_max", m.devices_max, 0);
+}
+template <typename V>
+void Fields(V& v, Finish& m) {
+  v("key", m.key, kRequired), v("exit_code", m.exit_code);
+}
+template <typename V>
+void Fields(V& v, Allocation& m) {
+  v("key", m.key, kRequired), v("revision", m.revision, kRequired);
+  v("state", m.state, kRequired), v("devices", m.devices, kRequired);
+  v("workers", m.workers), v("nodes", m.nodes), v("reason", m.reason);
+}
+template <typename V>
+void Fields(V& v, AllocationAck& m) {
+  v("key", m.key, kRequired), v("revision", m.revision, kRequired);
+}
+template <typename V>
+void Fields(V& v, Advance& m) {
+  v("now_s", m.now_s, kRequired), v("decide", m.decide);
+}
+template <typename V>
+void Fields(V& v, Reserve& m) {
+  v("name", m.name, kRequired), v("user", m.user), v("devices", m.devices, kRequired);
+  v("from_s", m.from_s), v("for_s", m.for_s);
+  v.AtLeast("devices", m.devices, 0);
+}
 
 template <typename M>
 absl::StatusOr<Message> Read(absl::string_view kind, const Value& body) {
@@ -269,6 +328,10 @@ absl::string_view Word(GrantStatus value) {
 }
 absl::string_view Word(OrderKind value) {
   return Words<OrderKind>::kAll[static_cast<size_t>(value)];
+}
+absl::string_view Word(Tier value) { return Words<Tier>::kAll[static_cast<size_t>(value)]; }
+absl::string_view Word(AllocationState value) {
+  return Words<AllocationState>::kAll[static_cast<size_t>(value)];
 }
 absl::string_view Word(OrderStatus value) {
   return Words<OrderStatus>::kAll[static_cast<size_t>(value)];

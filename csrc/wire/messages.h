@@ -12,11 +12,13 @@
 
 namespace tide::wire {
 
-enum class Role { kJob, kCli };
+enum class Role { kJob, kCli, kNode };
 enum class Priority { kOpportunistic, kNormal, kGuaranteed };  // numbers as in the device table
 enum class GrantStatus { kApplied, kDeferred, kStale, kConflict };
 enum class OrderKind { kSuspend, kResume, kStop };
 enum class OrderStatus { kDone, kFailed, kRolledBack };
+enum class Tier { kOpportunistic, kStandard, kGuaranteed };  // numbers as sched::JobTier
+enum class AllocationState { kRun, kHold, kEnd };            // what a node's part of a job may do
 
 /// The word on the wire: "guaranteed", "applied", "rolled_back", ...
 absl::string_view Word(Role value);
@@ -24,6 +26,8 @@ absl::string_view Word(Priority value);
 absl::string_view Word(GrantStatus value);
 absl::string_view Word(OrderKind value);
 absl::string_view Word(OrderStatus value);
+absl::string_view Word(Tier value);
+absl::string_view Word(AllocationState value);
 /// Inverse of Word; InvalidArgument names the words that exist.
 absl::StatusOr<Priority> ParsePriority(absl::string_view word);
 
@@ -61,6 +65,7 @@ struct Report {
   int64_t resident = 0, demoted = 0, persistent = 0, scratch_peak = 0, outside = 0;
   std::string phase;
   std::optional<bool> paused;  // the session fills it in
+  std::string key;             // over a node's link: of which job of the cluster
 };
 struct Event {
   int64_t seq = 0;
@@ -138,8 +143,75 @@ struct Answer {
   Value data = Value(Value::Map());
 };
 
-using Message = std::variant<Hello, Welcome, Register, Report, Event, GrantAck, OrderAck,
-                             NeedMemory, Bye, Grant, Order, Query, Command, Answer>;
+/// First frame of a TCP connection: the nonce that the other side must prove the secret with.
+struct Challenge {
+  int64_t version = kProtocolVersion;
+  std::string nonce;
+};
+struct Proof {
+  std::string nonce;  // of who proves first
+  std::string mac;
+};
+/// A machine offers its devices; `held` lists what it runs: [{key, revision, state}].
+struct Join {
+  std::string node;
+  int64_t devices = 0;
+  int64_t incarnation = 0;
+  Value held;
+};
+/// From a node: it lives. To it: its grants hold for so long.
+struct Lease {
+  int64_t seq = 0;
+  int64_t lease_ms = 0;
+};
+/// Asks for devices of the cluster; the same key asks again for the same job.
+struct Submit {
+  std::string key;
+  std::string user;
+  std::string group;
+  int64_t devices = 1;
+  double estimate_s = 0;  // 0: unknown
+  double deadline_s = 0;  // after submission; 0: none
+  Tier tier = Tier::kStandard;
+  bool preview = false;     // only say when it would start
+  int64_t devices_max = 0;  // elastic: takes up to so many when they are idle; 0: a fixed gang
+};
+struct Finish {
+  std::string key;
+  int64_t exit_code = 0;
+};
+/// What a job has from now on. `nodes` maps names of nodes to devices; `devices` are those here.
+struct Allocation {
+  std::string key;
+  int64_t revision = 0;
+  AllocationState state = AllocationState::kHold;
+  int64_t devices = 0;
+  int64_t workers = 0;
+  Value::Map nodes;
+  std::string reason;
+};
+struct AllocationAck {
+  std::string key;
+  int64_t revision = 0;
+};
+/// Of a coordinator with a virtual clock: it is this time now; decide if anything is due.
+struct Advance {
+  double now_s = 0;
+  bool decide = true;
+};
+/// Keeps devices for one user's jobs; none: lifts the reservation. Seconds count from now.
+struct Reserve {
+  std::string name;
+  std::string user;
+  int64_t devices = 0;
+  double from_s = 0;
+  double for_s = 0;
+};
+
+using Message =
+    std::variant<Hello, Welcome, Register, Report, Event, GrantAck, OrderAck, NeedMemory, Bye,
+                 Grant, Order, Query, Command, Answer, Challenge, Proof, Join, Lease, Submit,
+                 Finish, Allocation, AllocationAck, Advance, Reserve>;
 
 /// The frame kind of a message.
 FrameKind KindOf(const Message& message);

@@ -284,6 +284,86 @@ def policy(
         raise exits.Exit(jobs.policy(_edges(context), words or [], json_output))
 
 
+@app.command(context_settings={"allow_interspersed_args": False})
+def submit(
+    context: typer.Context,
+    command: Annotated[
+        list[str], typer.Argument(metavar="-- CMD...", help="Program and arguments.")
+    ],
+    name: Annotated[str, typer.Option(help="Name of the job, unique in the cluster.")],
+    devices: Annotated[int, typer.Option(min=1, help="Its gang: all of them or none.")] = 1,
+    devices_max: Annotated[
+        int, typer.Option(min=0, help="Elastic: up to so many while others leave them idle.")
+    ] = 0,
+    user: Annotated[str, typer.Option(help="Whose quota and share; yours by default.")] = "",
+    estimate: Annotated[
+        float, typer.Option(min=0, metavar="SECONDS", help="What it may take; 0: unknown.")
+    ] = 0.0,
+    deadline: Annotated[
+        float, typer.Option(min=0, metavar="SECONDS", help="Until when; 0: none.")
+    ] = 0.0,
+    tier: Annotated[str, typer.Option(help="guaranteed, standard or opportunistic.")] = "standard",
+) -> None:
+    """Wait for devices of the cluster, run a command on them, give them back."""
+    from torchtide.cli import cluster as clusters
+
+    with exits.reported(False, f"tide submit --name {name}"):
+        request = clusters.Request(name, devices, devices_max, user, estimate, deadline, tier)
+        raise exits.Exit(clusters.submit(_edges(context), request, command))
+
+
+@app.command()
+def cluster(context: typer.Context, json_output: Json = False) -> None:
+    """Show nodes, users and jobs of the cluster, and why jobs wait."""
+    from torchtide.cli import cluster as clusters
+
+    with exits.reported(json_output):
+        raise exits.Exit(clusters.show(_edges(context), json_output))
+
+
+@app.command()
+def reserve(
+    context: typer.Context,
+    name: Annotated[str, typer.Argument(help="Of the reservation.")],
+    devices: Annotated[int, typer.Option(min=0, help="How many; 0 lifts the reservation.")],
+    user: Annotated[str, typer.Option(help="Whose jobs may use them.")] = "",
+    begin: Annotated[
+        float, typer.Option("--in", min=0, metavar="SECONDS", help="Until it begins.")
+    ] = 0.0,
+    length: Annotated[
+        float, typer.Option("--for", min=1, metavar="SECONDS", help="How long it lasts.")
+    ] = 3600.0,
+    json_output: Json = False,
+) -> None:
+    """Keep devices of the cluster for one user; what ends before runs on them until then."""
+    from torchtide.cli import cluster as clusters
+
+    with exits.reported(json_output, f"tide reserve {name}"):
+        edges = _edges(context)
+        raise exits.Exit(clusters.reserve(edges, name, devices, user, (begin, length), json_output))
+
+
+@app.command()
+def preview(
+    context: typer.Context,
+    name: Annotated[str, typer.Argument(help="An open job, or one that would be submitted.")],
+    devices: Annotated[
+        int, typer.Option(min=0, help="Of a job that would be submitted; 0: it is open.")
+    ] = 0,
+    user: Annotated[str, typer.Option(help="Whose it would be.")] = "",
+    estimate: Annotated[
+        float, typer.Option(min=0, metavar="SECONDS", help="What it may take; 0: unknown.")
+    ] = 0.0,
+    json_output: Json = False,
+) -> None:
+    """Say when a job of the cluster would start: the policy is run forward by the estimates."""
+    from torchtide.cli import cluster as clusters
+
+    with exits.reported(json_output, f"tide preview {name}"):
+        request = clusters.Request(name, devices, user=user, estimate_s=estimate)
+        raise exits.Exit(clusters.preview(_edges(context), request, json_output))
+
+
 @app.command(epilog=examples.of("simulate"))
 def simulate(
     trace: Annotated[

@@ -62,6 +62,10 @@ class Daemon:
         """Data of the answer to a Command. Raises the `TideError` that the answer stands for."""
         return self._ask("Command", {"what": what, **fields})
 
+    def ask(self, kind: str, fields: dict[str, Any]) -> dict[str, Any]:
+        """Data of the answer to a frame of another kind. Raises as `query`."""
+        return self._ask(kind, fields)
+
     def followed(self, timeout_s: float) -> dict[str, Any] | None:
         """The next event after a query with `follow`, or None when there was none in time."""
         with _told():

@@ -31,6 +31,8 @@ class MemoryJournal final : public Journal {
     meta_.next_order_id = batch.next_order_id;
     for (const Job& job : batch.jobs) jobs_[job.id] = wire::Value(JobToValue(job));
     for (const JobId& id : batch.forgotten) jobs_.erase(id);
+    for (const auto& [seq, row] : batch.inputs) meta_.inputs.push_back(row);
+    if (batch.log_bytes >= 0) meta_.log_bytes = batch.log_bytes;
     events_.insert(events_.end(), batch.events.begin(), batch.events.end());
     return absl::OkStatus();
   }

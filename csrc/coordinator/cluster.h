@@ -1,0 +1,93 @@
+// The coordinator of a cluster inside the daemon: messages to inputs, changes to allocations.
+#pragma once
+
+#include <map>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "coordinator/cluster_engine.h"
+#include "wire/messages.h"
+
+namespace tide::coordinator {
+
+struct Context;
+using PeerId = Id<struct PeerTag, int64_t>;
+
+/// How a daemon serves a cluster.
+struct ClusterSettings {
+  ClusterOptions options;
+  int64_t lease_ms = 15'000;   // a node that is silent for longer is lost
+  bool virtual_clock = false;  // time is what Advance says: for replays
+};
+
+/// One machine of the cluster, as far as the connection with it goes.
+struct NodeLink {
+  PeerId peer;  // negative: not connected
+  int64_t incarnation = 0;
+  int64_t lease_until_ns = 0;
+  bool resync = false;            // tell it all that concerns it after the next decision
+  std::vector<std::string> held;  // what it said it runs when it joined
+  struct Sent {
+    int64_t revision = 0;
+    int64_t sent_ns = 0;
+  };
+  std::map<std::string, Sent> unanswered;  // by key of the job
+};
+
+/// What a job last said of itself.
+struct JobFigures {
+  int64_t iterations = 0, resident = 0, demoted = 0, reports = 0;
+  double step_ms = 0;
+};
+
+struct ClusterState {
+  ClusterSettings settings;
+  std::unique_ptr<ClusterEngine> engine;  // nullptr: this daemon serves no cluster
+  std::map<std::string, NodeLink> nodes;
+  std::vector<JobFigures> figures;  // by JobIndex
+  int64_t next_input = 1;
+  int64_t reports = 0, decisions = 0;
+  double virtual_s = 0;  // what Advance said last
+  double base_s = 0;     // the cluster's clock stood there at base_ns
+  int64_t base_ns = 0;
+
+  /// Seconds on the cluster's clock; never goes back, whatever the wall clock does.
+  double NowAt(int64_t mono_ns) const;
+};
+
+/// Brings a journal back: every input again, nothing sent. Errors: of the settings, DataLoss.
+absl::Status RestoreCluster(Context& context, const ClusterSettings& settings,
+                            const std::vector<std::string>& inputs);
+
+void OnJoin(Context& context, PeerId id, uint64_t request_id, const wire::Join& join);
+void OnLease(Context& context, PeerId id, uint64_t request_id, const wire::Lease& lease);
+void OnSubmit(Context& context, PeerId id, uint64_t request_id, const wire::Submit& submit);
+void OnFinish(Context& context, PeerId id, uint64_t request_id, const wire::Finish& finish);
+void OnAdvance(Context& context, PeerId id, uint64_t request_id, const wire::Advance& advance);
+void OnAllocationAck(Context& context, PeerId id, const wire::AllocationAck& ack);
+/// A report of a job of the cluster over its node's link.
+void OnClusterReport(Context& context, const wire::Report& report);
+void OnReserve(Context& context, PeerId id, uint64_t request_id, const wire::Reserve& reserve);
+/// The answers to `cluster`, to `preview` and, for what no job here is called, to `explain`; false
+/// when the query is another one or the cluster does not know either.
+bool OnClusterQuery(Context& context, PeerId id, uint64_t request_id, const wire::Query& query);
+void OnNodeClosed(Context& context, PeerId id, const std::string& node);
+
+/// Decides when something happened; to be called once for all that came together.
+void DecideCluster(Context& context);
+/// Leases and repeats.
+void TickCluster(Context& context);
+
+// cluster_records.cc
+wire::Value::Map ClusterRecord(const ClusterState& cluster);
+/// Why a job of the cluster is as it is; NotFound when none is open under that key.
+absl::StatusOr<wire::Value::Map> ExplainClusterJob(const ClusterState& cluster,
+                                                   const std::string& key);
+/// When a job would start: of an open key, or of `spec` as if it were submitted now.
+absl::StatusOr<wire::Value::Map> PreviewClusterJob(const ClusterState& cluster,
+                                                   const std::string& key, const JobSpec* spec);
+JobSpec SpecOf(const wire::Submit& submit, double now_s);
+
+}  // namespace tide::coordinator

@@ -1,0 +1,225 @@
+// One decision of the cluster: the gate, the policy, the filter after it, and what is carried out.
+#include <algorithm>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "coordinator/cluster_engine.h"
+
+namespace tide::coordinator {
+
+using sched::ClusterDecision;
+using sched::JobAction;
+using sched::JobActionKind;
+using sched::JobEventKind;
+using sched::JobState;
+using sched::JobView;
+using sched::kNever;
+
+namespace {
+
+constexpr int kRoundsMax = 1000;  // withdrawn jobs that come up in one decision
+
+// A node that a running job has left altogether is told so with the next change.
+void Remember(ClusterJob& job, NodeIndex node) {
+  for (const DeviceShare& share : job.placement_before) {
+    if (share.node == node) return;
+  }
+  job.placement_before.push_back({.node = node, .devices = 0});
+}
+
+}  // namespace
+
+sched::ClusterInput ClusterEngine::PolicyInput(const sched::ClusterView& cluster) {
+  return {.cluster = cluster, .jobs = views_, .events = {}, .now_s = now_s_};
+}
+
+std::vector<ClusterChange> ClusterEngine::Decide() {
+  FitCapacity();
+  std::vector<ClusterChange> changes = std::exchange(evicted_, {});
+  for (int round = 0; round < kRoundsMax && DecideOnce(changes); ++round) {
+  }
+  Grow(changes);
+  dirty_ = !ends_.empty();
+  return changes;
+}
+
+// True when the policy has to be asked again at once.
+bool ClusterEngine::DecideOnce(std::vector<ClusterChange>& changes) {
+  for (const JobIndex index : gate_.Release(views_, capacity())) {
+    jobs_[index.value()].at_gate = false;
+    jobs_[index.value()].reason = absl::StrCat("it waits for its turn under ", options_.policy);
+    arrivals_.push_back({.job = index, .kind = JobEventKind::kArrival});
+  }
+  std::vector<sched::JobEvent> events = ends_;
+  events.insert(events.end(), evictions_.begin(), evictions_.end());
+  events.insert(events.end(), arrivals_.begin(), arrivals_.end());
+  const sched::ClusterView cluster{.gpus = gate_.Open(capacity())};
+  sched::ClusterInput input = PolicyInput(cluster);
+  input.events = events;
+  const bool filtered = options_.min_run_s > 0 && running_ > 0;
+  std::unique_ptr<sched::ClusterPolicy> before = filtered ? policy_->Clone() : nullptr;
+  const ClusterDecision decision = policy_->Decide(input);
+  if (filtered) {
+    if (auto put_off = TooSoon(decision)) {
+      // As if it had not been asked: what it was told now it will be told again.
+      policy_ = std::move(before);
+      if (jobs_[put_off->job.value()].reason != put_off->reason) {
+        jobs_[put_off->job.value()].reason = put_off->reason;
+        changes.push_back(*std::move(put_off));
+      }
+      return false;
+    }
+  }
+  ends_.clear();
+  evictions_.clear();
+  arrivals_.clear();
+  wake_s_ = decision.wake_s;
+  Carry(decision, changes);
+  return !ends_.empty();
+}
+
+// The preemption that comes too soon after the job's start, with the time until which all is put
+// off.
+std::optional<ClusterChange> ClusterEngine::TooSoon(const ClusterDecision& decision) {
+  std::optional<ClusterChange> found;
+  for (const JobAction& action : decision.actions) {
+    const JobView& view = views_[action.job.value()];
+    if (action.kind != JobActionKind::kPreempt || view.state != JobState::kRunning) continue;
+    const double until_s = view.since_s + options_.min_run_s;
+    if (until_s <= now_s_ || (found && until_s >= wake_s_)) continue;
+    wake_s_ = until_s;
+    found = ClusterChange{
+        .job = action.job,
+        .kind = ChangeKind::kPutOff,
+        .reason = absl::StrFormat("preempting it was put off: it started at %.0f s and runs for at "
+                                  "least %.0f s",
+                                  view.since_s, options_.min_run_s)};
+  }
+  return found;
+}
+
+void ClusterEngine::Carry(const ClusterDecision& decision, std::vector<ClusterChange>& changes) {
+  for (const JobAction& action : decision.actions) {
+    if (action.kind != JobActionKind::kStart) Withdraw(action, changes);
+  }
+  for (const JobAction& action : decision.actions) {
+    if (action.kind == JobActionKind::kStart) Start(action, changes);
+  }
+}
+
+void ClusterEngine::LogAction(const JobAction& action) {
+  constexpr const char* kWords[] = {"start", "preempt", "refuse"};
+  absl::StrAppendFormat(&log_, "%.3f %s %s: %s\n", now_s_, kWords[static_cast<int>(action.kind)],
+                        jobs_[action.job.value()].spec.key, action.reason);
+}
+
+void ClusterEngine::Withdraw(const JobAction& action, std::vector<ClusterChange>& changes) {
+  const JobIndex index = action.job;
+  JobView& view = views_[index.value()];
+  const bool refuse = action.kind == JobActionKind::kRefuse;
+  if (view.state != (refuse ? JobState::kPending : JobState::kRunning)) return;
+  LogAction(action);
+  jobs_[index.value()].reason = action.reason;
+  if (refuse) {
+    Close(index, JobState::kRefused);
+  } else {
+    Stop(index);
+    view.state = JobState::kPending;
+  }
+  changes.push_back({.job = index,
+                     .kind = refuse ? ChangeKind::kRefuse : ChangeKind::kPreempt,
+                     .reason = action.reason});
+}
+
+void ClusterEngine::Start(const JobAction& action, std::vector<ClusterChange>& changes) {
+  const JobIndex index = action.job;
+  ClusterJob& job = jobs_[index.value()];
+  JobView& view = views_[index.value()];
+  if (view.state != JobState::kPending) return;
+  if (job.withdrawn) {
+    Close(index, JobState::kDone);
+    ends_.push_back({.job = index, .kind = JobEventKind::kCompletion});
+    return;
+  }
+  MakeRoom(view.gpus, changes);
+  if (view.gpus > devices_.free()) {  // the policy counts otherwise than we do: it is told so
+    job.reason = absl::StrCat("starting it was not carried out: it asks for ", view.gpus,
+                              " devices, ", devices_.free(), " are free");
+    evictions_.push_back({.job = index, .kind = JobEventKind::kEviction});
+    changes.push_back({.job = index, .kind = ChangeKind::kPutOff, .reason = job.reason});
+    return;
+  }
+  LogAction(action);
+  job.placement = devices_.Take(view.gpus, job.placement_before);
+  job.reason = action.reason;
+  job.resized_s = now_s_;
+  if (job.first_start_s == kNever) job.first_start_s = now_s_;
+  ++job.revision;
+  ++running_;
+  view.state = JobState::kRunning;
+  view.since_s = now_s_;
+  gate_.Use(view.user, view.gpus, now_s_);
+  if (job.spec.devices_max > view.gpus) elastic_running_.insert(index);
+  changes.push_back({.job = index, .kind = ChangeKind::kStart, .reason = action.reason});
+}
+
+// Devices beyond their gangs come back from elastic jobs, one at a time from who has most.
+void ClusterEngine::MakeRoom(int devices, std::vector<ClusterChange>& changes) {
+  std::set<JobIndex> shrunk;
+  while (devices_.free() < devices) {
+    JobIndex most;
+    int extra_most = 0;
+    for (const JobIndex index : elastic_running_) {
+      const int extra = jobs_[index.value()].devices() - views_[index.value()].gpus;
+      if (extra > extra_most) extra_most = extra, most = index;
+    }
+    if (extra_most == 0) break;
+    ClusterJob& job = jobs_[most.value()];
+    const NodeIndex node = job.placement.back().node;
+    devices_.RemoveOne(job.placement);
+    if (job.placement.back().node != node) Remember(job, node);
+    gate_.Use(views_[most.value()].user, -1, now_s_);
+    shrunk.insert(most);
+  }
+  for (const JobIndex index : shrunk) {
+    ClusterJob& job = jobs_[index.value()];
+    ++job.revision;
+    job.resized_s = now_s_;
+    job.reason = absl::StrCat("others start: it goes on with ", job.devices(), " devices");
+    changes.push_back({.job = index, .kind = ChangeKind::kResize, .reason = job.reason});
+  }
+}
+
+// What nobody uses goes to elastic jobs, one at a time to who has fewest for its gang; not more
+// often than the filter allows.
+void ClusterEngine::Grow(std::vector<ClusterChange>& changes) {
+  const int kept = devices_.working() - gate_.Open(capacity());
+  std::set<JobIndex> grown;
+  while (devices_.free() > kept) {
+    JobIndex least;
+    double share_least = kNever;
+    for (const JobIndex index : elastic_running_) {
+      const ClusterJob& job = jobs_[index.value()];
+      if (job.devices() >= job.spec.devices_max) continue;
+      if (!grown.contains(index) && job.resized_s + options_.min_run_s > now_s_ &&
+          options_.min_run_s > 0) {
+        continue;
+      }
+      const double share = static_cast<double>(job.devices()) / job.spec.devices;
+      if (share < share_least) share_least = share, least = index;
+    }
+    if (share_least == kNever) break;
+    devices_.AddOne(jobs_[least.value()].placement);
+    gate_.Use(views_[least.value()].user, +1, now_s_);
+    grown.insert(least);
+  }
+  for (const JobIndex index : grown) {
+    ClusterJob& job = jobs_[index.value()];
+    ++job.revision;
+    job.resized_s = now_s_;
+    job.reason = absl::StrCat("devices are idle: it goes on with ", job.devices());
+    changes.push_back({.job = index, .kind = ChangeKind::kResize, .reason = job.reason});
+  }
+}
+
+}  // namespace tide::coordinator

@@ -1,0 +1,228 @@
+// Inputs of the cluster: submissions, ends, nodes, reservations; and what follows without a policy.
+#include "coordinator/cluster_engine.h"
+
+#include <algorithm>
+
+#include "absl/strings/str_cat.h"
+#include "base/status.h"
+
+namespace tide::coordinator {
+
+using sched::JobEventKind;
+using sched::JobState;
+using sched::JobView;
+using sched::kNever;
+
+ClusterEngine::ClusterEngine(const ClusterOptions& options,
+                             std::unique_ptr<sched::ClusterPolicy> policy)
+    : options_(options), policy_(std::move(policy)), gate_(options) {}
+
+absl::StatusOr<std::unique_ptr<ClusterEngine>> ClusterEngine::Make(const ClusterOptions& options) {
+  TIDE_ASSIGN_OR_RETURN(auto policy,
+                        sched::MakeClusterPolicy(options.policy, options.policy_options));
+  if (!(options.min_run_s >= 0) || !(options.half_life_s > 0)) {
+    return absl::InvalidArgumentError("the minimum run time is from 0 s, the half-life above 0 s");
+  }
+  return std::unique_ptr<ClusterEngine>(new ClusterEngine(options, std::move(policy)));
+}
+
+double ClusterEngine::wake_s() const { return std::min(wake_s_, gate_.NextChange(now_s_)); }
+
+JobIndex ClusterEngine::Find(const std::string& key) const {
+  const auto found = by_key_.find(key);
+  return found == by_key_.end() ? JobIndex() : found->second;
+}
+
+absl::Status ClusterEngine::Check(const ClusterInput& input) const {
+  if (!(input.now_s >= now_s_) || input.now_s == kNever) {
+    return absl::InvalidArgumentError(absl::StrCat("the cluster's clock stands at ", now_s_,
+                                                   " s; it does not go to ", input.now_s));
+  }
+  const JobSpec& spec = input.spec;
+  const Reservation& reservation = input.reservation;
+  switch (input.kind) {
+    case ClusterInputKind::kSubmit:
+      if (spec.key.empty() || spec.key.size() > 200)
+        return absl::InvalidArgumentError("the key of a job has 1 to 200 bytes");
+      if (spec.devices < 1 || (spec.devices_max != 0 && spec.devices_max < spec.devices))
+        return absl::InvalidArgumentError(
+            "a job asks for at least one device, and for no less "
+            "at most than at least");
+      if (!(spec.estimate_s >= 0) || spec.estimate_s == kNever || !(spec.deadline_s >= 0))
+        return absl::InvalidArgumentError("estimate and deadline are seconds from 0");
+      if (by_key_.contains(spec.key))
+        return absl::AlreadyExistsError(absl::StrCat("a job ", spec.key, " is open"));
+      if (open_.size() >= kClusterJobsMax) {
+        return absl::ResourceExhaustedError(
+            absl::StrCat(open_.size(), " jobs are open; end some before more are submitted"));
+      }
+      return absl::OkStatus();
+    case ClusterInputKind::kFinish:
+      return by_key_.contains(spec.key)
+                 ? absl::OkStatus()
+                 : absl::NotFoundError(absl::StrCat("no open job has the key ", spec.key));
+    case ClusterInputKind::kNode:
+      if (input.node.empty() || input.node.size() > 100 || input.devices < 1 ||
+          input.devices > kNodeDevicesMax) {
+        return absl::InvalidArgumentError(absl::StrCat(
+            "a node has a name of at most 100 bytes and 1 to ", kNodeDevicesMax, " devices"));
+      }
+      if (devices_.Find(input.node) == nullptr && devices_.nodes().size() >= kClusterNodesMax)
+        return absl::ResourceExhaustedError(absl::StrCat("there are ", kClusterNodesMax, " nodes"));
+      return absl::OkStatus();
+    case ClusterInputKind::kReserve:
+      if (reservation.name.empty() || reservation.devices < 0 ||
+          !(reservation.to_s > reservation.from_s) || gate_.reservations().size() > 1000)
+        return absl::InvalidArgumentError(
+            "a reservation has a name, devices and an end after its begin; there are at most 1000");
+      return absl::OkStatus();
+    case ClusterInputKind::kDecide:
+      break;
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<std::vector<ClusterChange>> ClusterEngine::Apply(const ClusterInput& input) {
+  TIDE_RETURN_IF_ERROR(Check(input));
+  now_s_ = input.now_s;
+  dirty_ = true;
+  switch (input.kind) {
+    case ClusterInputKind::kSubmit:
+      Submit(input.spec);
+      break;
+    case ClusterInputKind::kFinish:
+      Finish(input.spec.key);
+      break;
+    case ClusterInputKind::kNode:
+      SetNode(input);
+      break;
+    case ClusterInputKind::kReserve:
+      gate_.Reserve(input.reservation);
+      break;
+    case ClusterInputKind::kDecide:
+      return Decide();
+  }
+  return std::vector<ClusterChange>();
+}
+
+JobIndex ClusterEngine::Submit(const JobSpec& spec) {
+  const JobIndex index(static_cast<int>(jobs_.size()));
+  JobView view;
+  view.gpus = spec.devices;
+  view.user = gate_.UserOf(spec.user);
+  const std::string group = absl::StrCat(spec.user, "\n", spec.group, "\n", spec.devices);
+  view.group = groups_.try_emplace(group, static_cast<int>(groups_.size())).first->second;
+  view.tier = spec.tier;
+  view.state = JobState::kPending;
+  view.submit_s = view.since_s = now_s_;
+  view.duration_s = spec.estimate_s;
+  view.deadline_s = spec.deadline_s;
+  // Above all revisions of an earlier job of the same key, which a node may still remember.
+  const int64_t revision = static_cast<int64_t>(index.value()) << 20;
+  jobs_.push_back({.spec = spec, .revision = revision, .reason = "it has just been submitted"});
+  views_.push_back(view);
+  by_key_[spec.key] = index;
+  open_.insert(index);
+  gate_.Hold(index, view.user);
+  return index;
+}
+
+// Takes the devices of a running job away; the caller says what it is then.
+void ClusterEngine::Stop(JobIndex index) {
+  ClusterJob& job = jobs_[index.value()];
+  JobView& view = views_[index.value()];
+  view.executed_s = view.ExecutedAt(now_s_);
+  view.since_s = now_s_;
+  gate_.Use(view.user, -job.devices(), now_s_);
+  devices_.Give(job.placement);
+  job.placement_before = std::exchange(job.placement, Placement());
+  elastic_running_.erase(index);
+  ++job.revision;
+  --running_;
+}
+
+void ClusterEngine::Close(JobIndex index, JobState state) {
+  JobView& view = views_[index.value()];
+  view.state = state;
+  if (!jobs_[index.value()].at_gate) gate_.Leave(view);
+  by_key_.erase(jobs_[index.value()].spec.key);
+  open_.erase(index);
+}
+
+void ClusterEngine::Finish(const std::string& key) {
+  const JobIndex index = by_key_.at(key);
+  ClusterJob& job = jobs_[index.value()];
+  JobView& view = views_[index.value()];
+  if (view.state == JobState::kRunning) {
+    Stop(index);
+    Close(index, JobState::kDone);
+    ends_.push_back({.job = index, .kind = JobEventKind::kCompletion});
+    return;
+  }
+  if (job.at_gate) gate_.Drop(index, view.user);
+  const bool unheard = std::erase_if(arrivals_, [&](const sched::JobEvent& event) {
+                         return event.job == index;
+                       }) > 0;
+  if (job.at_gate || unheard) return Close(index, JobState::kDone);
+  // The policy has it in its queues and is not told of withdrawals: it is closed when it would
+  // start.
+  job.withdrawn = true;
+  by_key_.erase(key);
+}
+
+void ClusterEngine::Evict(JobIndex index, std::string reason) {
+  Stop(index);
+  views_[index.value()].state = JobState::kPending;
+  jobs_[index.value()].reason = reason;
+  evictions_.push_back({.job = index, .kind = JobEventKind::kEviction});
+  evicted_.push_back({.job = index, .kind = ChangeKind::kEvict, .reason = std::move(reason)});
+}
+
+void ClusterEngine::SetNode(const ClusterInput& input) {
+  const ClusterDevices::Node* known = devices_.Find(input.node);
+  const NodeIndex index = devices_.IndexOf(input.node);
+  const bool shrinks =
+      known != nullptr && known->works && (!input.works || input.devices < known->devices);
+  if (shrinks) {
+    for (const JobIndex job : std::vector<JobIndex>(open_.begin(), open_.end())) {
+      const Placement& held = jobs_[job.value()].placement;
+      const bool on_node = std::any_of(
+          held.begin(), held.end(), [&](const DeviceShare& share) { return share.node == index; });
+      if (on_node) Evict(job, absl::StrCat("node ", input.node, " is lost"));
+    }
+  }
+  devices_.Set(input.node, input.devices, input.works);
+}
+
+// After a reservation has begun there may be more running than is open: those with the least work
+// since their start give way, opportunistic ones first.
+void ClusterEngine::FitCapacity() {
+  if (gate_.reservations().empty()) return;
+  const int open = gate_.Open(capacity());
+  int used = 0;
+  std::vector<JobIndex> running;
+  for (const JobIndex index : open_) {
+    if (views_[index.value()].state != JobState::kRunning) continue;
+    used += views_[index.value()].gpus;
+    running.push_back(index);
+  }
+  if (used <= open) return;
+  const auto lost = [&](JobIndex index) {
+    const JobView& view = views_[index.value()];
+    return std::pair(static_cast<int>(view.tier), (now_s_ - view.since_s) * view.gpus);
+  };
+  std::stable_sort(running.begin(), running.end(),
+                   [&](JobIndex a, JobIndex b) { return lost(a) < lost(b); });
+  for (const JobIndex index : running) {
+    if (used <= open) break;
+    const std::string& user = jobs_[index.value()].spec.user;
+    const auto owns = [&](const Reservation& reservation) {
+      return reservation.user == user && reservation.from_s <= now_s_ && reservation.to_s > now_s_;
+    };
+    if (std::any_of(gate_.reservations().begin(), gate_.reservations().end(), owns)) continue;
+    used -= views_[index.value()].gpus;
+    Evict(index, "a reservation begins, and it loses the least work");
+  }
+}
+
+}  // namespace tide::coordinator

@@ -1,0 +1,120 @@
+// The cluster as a machine: inputs in, decisions out; no clock, no I/O, so it replays exactly.
+#pragma once
+
+#include <memory>
+#include <optional>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "absl/container/flat_hash_map.h"
+#include "coordinator/cluster_devices.h"
+#include "coordinator/cluster_gate.h"
+#include "coordinator/cluster_types.h"
+
+namespace tide::coordinator {
+
+/// One job as the engine knows it; its view is what the policy sees of it.
+struct ClusterJob {
+  JobSpec spec;
+  Placement placement;         // empty: nothing runs
+  Placement placement_before;  // where it ran last: its memory may still be there
+  int64_t revision = 0;        // grows with each change of the placement
+  double first_start_s = sched::kNever;
+  double resized_s = 0;
+  bool at_gate = true;     // the policy has not been told of it
+  bool withdrawn = false;  // ended while it waited in the policy, which will find out at its turn
+  std::string reason;      // of what was done to it last
+  int devices() const {
+    int sum = 0;
+    for (const DeviceShare& share : placement) sum += share.devices;
+    return sum;
+  }
+};
+
+/// Not thread-safe. Copying is explicit: a policy is cloned.
+class ClusterEngine {
+ public:
+  /// Errors: InvalidArgument for a policy or an option that does not exist.
+  static absl::StatusOr<std::unique_ptr<ClusterEngine>> Make(const ClusterOptions& options);
+
+  /// Errors: InvalidArgument, AlreadyExists, ResourceExhausted, NotFound, each with a sentence;
+  /// then nothing has changed. Decisions come out of a kDecide alone.
+  absl::StatusOr<std::vector<ClusterChange>> Apply(const ClusterInput& input);
+  /// Whether Apply would accept it.
+  absl::Status Check(const ClusterInput& input) const;
+
+  /// Whether a decision is due at `now_s`; and when the next one is, without further inputs.
+  bool Due(double now_s) const { return dirty_ || wake_s() <= now_s; }
+  double wake_s() const;
+  double now_s() const { return now_s_; }
+
+  JobIndex Find(const std::string& key) const;  // of an open job; negative: none
+  const ClusterJob& job(JobIndex index) const { return jobs_[index.value()]; }
+  const sched::JobView& view(JobIndex index) const { return views_[index.value()]; }
+  size_t jobs() const { return jobs_.size(); }
+  /// Jobs that are neither done nor refused, by index.
+  const std::set<JobIndex>& open_jobs() const { return open_; }
+  size_t running_jobs() const { return running_; }
+  const ClusterDevices& devices() const { return devices_; }
+  const ClusterGate& gate() const { return gate_; }
+  const ClusterOptions& options() const { return options_; }
+  ClusterGate::Capacity capacity() const {
+    return {.devices = devices_.working(), .now_s = now_s_};
+  }
+  /// Lines "SECONDS start|preempt|refuse KEY: REASON" since the last call, as the simulator writes.
+  std::string TakeLog() { return std::exchange(log_, std::string()); }
+
+  struct Forecast {
+    double start_s = sched::kNever;  // kNever: not by the estimates that there are
+    std::vector<JobIndex> before;    // who starts before it, in order
+    bool guessed = false;            // a job without an estimate was in the way
+  };
+  /// Runs the policy forward from here as if nothing else came and every job took what it was
+  /// estimated at. `steps` bounds the decisions.
+  Forecast Preview(JobIndex job, int steps) const;
+  /// The same for a job that is not there yet; Check must have accepted it.
+  Forecast PreviewOf(const JobSpec& spec, int steps) const;
+
+ private:
+  ClusterEngine(const ClusterOptions& options, std::unique_ptr<sched::ClusterPolicy> policy);
+  std::unique_ptr<ClusterEngine> Copy() const;
+  Forecast RunForward(JobIndex wanted, int steps);
+  std::vector<JobIndex> NextEnds(double& next_s, Forecast& forecast) const;
+
+  JobIndex Submit(const JobSpec& spec);
+  void Finish(const std::string& key);
+  void SetNode(const ClusterInput& input);
+  std::vector<ClusterChange> Decide();
+  bool DecideOnce(std::vector<ClusterChange>& changes);
+  std::optional<ClusterChange> TooSoon(const sched::ClusterDecision& decision);
+  void Carry(const sched::ClusterDecision& decision, std::vector<ClusterChange>& changes);
+  void Withdraw(const sched::JobAction& action, std::vector<ClusterChange>& changes);
+  void Start(const sched::JobAction& action, std::vector<ClusterChange>& changes);
+  void Stop(JobIndex job);
+  void Close(JobIndex job, sched::JobState state);
+  void Evict(JobIndex job, std::string reason);
+  void MakeRoom(int devices, std::vector<ClusterChange>& changes);
+  void FitCapacity();
+  void Grow(std::vector<ClusterChange>& changes);
+  void LogAction(const sched::JobAction& action);
+  sched::ClusterInput PolicyInput(const sched::ClusterView& cluster);
+
+  ClusterOptions options_;  // constant after construction
+  std::unique_ptr<sched::ClusterPolicy> policy_;
+  ClusterGate gate_;
+  ClusterDevices devices_;
+  std::vector<ClusterJob> jobs_;  // parallel: a policy looks at views by index
+  std::vector<sched::JobView> views_;
+  absl::flat_hash_map<std::string, JobIndex> by_key_;  // open ones
+  absl::flat_hash_map<std::string, int> groups_;
+  std::set<JobIndex> open_, elastic_running_;
+  std::vector<sched::JobEvent> ends_, evictions_, arrivals_;  // since the policy decided last
+  std::vector<ClusterChange> evicted_;                        // to be told at the next decision
+  std::string log_;
+  double now_s_ = 0, wake_s_ = sched::kNever;
+  size_t running_ = 0;
+  bool dirty_ = false;
+};
+
+}  // namespace tide::coordinator

@@ -1,0 +1,86 @@
+// Values of the cluster: what a job asks for, what is told to the engine, what it changes.
+#pragma once
+
+#include <map>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "base/ids.h"
+#include "sched/cluster_policy.h"
+#include "wire/value.h"
+
+namespace tide::coordinator {
+
+using sched::JobIndex;
+using NodeIndex = Id<struct NodeTag>;
+
+inline constexpr size_t kClusterJobsMax = 100'000;  // open at one time
+inline constexpr size_t kClusterNodesMax = 16'384;
+inline constexpr int64_t kNodeDevicesMax = 4096;
+
+/// What a job asks the cluster for. Times are seconds.
+struct JobSpec {
+  std::string key;  // unique among open jobs
+  std::string user, group;
+  int devices = 1;        // a gang: all of them or none
+  int devices_max = 0;    // elastic: up to so many while others leave them idle; 0: fixed
+  double estimate_s = 0;  // 0: unknown
+  double deadline_s = sched::kNever;  // on the cluster's clock
+  sched::JobTier tier = sched::JobTier::kStandard;
+};
+
+struct Reservation {
+  std::string name;
+  std::string user;  // whose jobs may use it
+  int devices = 0;
+  double from_s = 0, to_s = 0;
+};
+
+struct UserRule {
+  int quota_devices = 0;  // admitted at one time; 0: no bound
+  double weight = 1;
+};
+
+struct ClusterOptions {
+  std::string policy = "fifo";
+  sched::ClusterPolicyOptions policy_options;
+  double min_run_s = 0;     // the filter: a job is not preempted sooner; 0: off
+  bool fair_share = false;  // admits by least decayed use over weight
+  double half_life_s = 7 * 86400;
+  std::map<std::string, UserRule> users;
+};
+
+/// Devices of one job on one node.
+struct DeviceShare {
+  NodeIndex node;
+  int devices = 0;
+  bool operator==(const DeviceShare&) const = default;
+};
+using Placement = std::vector<DeviceShare>;
+
+/// All that the engine is ever told, in order; the same rows give the same decisions, so the rows
+/// are what is journalled.
+enum class ClusterInputKind { kSubmit, kFinish, kNode, kReserve, kDecide };
+struct ClusterInput {
+  ClusterInputKind kind = ClusterInputKind::kDecide;
+  double now_s = 0;
+  JobSpec spec;             // kSubmit; kFinish: its key
+  std::string node;         // kNode
+  int devices = 0;          // kNode
+  bool works = true;        // kNode
+  Reservation reservation;  // kReserve; no devices: it is lifted
+};
+
+wire::Value::Map ClusterInputToValue(const ClusterInput& input);
+absl::StatusOr<ClusterInput> ClusterInputFromValue(const wire::Value& value);
+
+/// What a decision changed. kPutOff: an action of the policy that was not carried out.
+enum class ChangeKind { kStart, kPreempt, kEvict, kRefuse, kResize, kPutOff };
+struct ClusterChange {
+  JobIndex job;
+  ChangeKind kind = ChangeKind::kStart;
+  std::string reason;
+};
+
+}  // namespace tide::coordinator

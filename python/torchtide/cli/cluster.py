@@ -1,0 +1,213 @@
+"""The commands about a cluster: submit, cluster, reserve, and the preview of a start."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import getpass
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final
+
+from torchtide import errors
+from torchtide.cli import exits
+from torchtide.cli.client import Daemon, open_daemon
+from torchtide.cli.edges import Edges
+
+_POLL_S: Final = 0.5
+_RESIZE_POLL_S: Final = 2.0
+_RESIZE_PATIENCE_S: Final = 60.0
+_SHOWN_JOBS: Final = 50
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """What a job asks the cluster for."""
+
+    name: str
+    devices: int
+    devices_max: int = 0
+    user: str = ""
+    estimate_s: float = 0.0
+    deadline_s: float = 0.0
+    tier: str = "standard"
+
+    def fields(self) -> dict[str, Any]:
+        """As a Submit frame has them."""
+        return {
+            "key": self.name,
+            "user": self.user or getpass.getuser(),
+            "devices": self.devices,
+            "devices_max": self.devices_max,
+            "estimate_s": float(self.estimate_s),
+            "deadline_s": float(self.deadline_s),
+            "tier": self.tier,
+        }
+
+
+def submit(
+    edges: Edges,
+    request: Request,
+    command: Sequence[str],
+    wait: Callable[[float], None] = time.sleep,
+) -> int:
+    """Asks for devices, runs `command` while it has them, and gives them back.
+
+    The command is started once its gang is granted, with TIDE_JOB_NAME and with TIDE_NODES such as
+    `m1:2,m2:2`; where its processes run is its own affair. Ends with the code of the command.
+    """
+    with _connected(edges) as daemon:
+        said = daemon.ask("Submit", request.fields())
+        print(said.get("text", request.name), flush=True)
+        try:
+            placed = _wait_for_start(daemon, request.name, wait)
+        except BaseException:
+            daemon.ask("Finish", {"key": request.name, "exit_code": 130})
+            raise
+    print(f"{request.name} runs on {_nodes(placed)}", flush=True)
+    environ = {**edges.environ, "TIDE_JOB_NAME": request.name, "TIDE_NODES": _nodes(placed)}
+    code = 1
+    try:
+        code = _run(edges, request, command, environ, placed)
+    finally:
+        with _connected(edges) as daemon:
+            daemon.ask("Finish", {"key": request.name, "exit_code": code})
+    return code
+
+
+def preview(edges: Edges, request: Request, json_output: bool) -> int:
+    """Says when a job would start: an open one by its name, another by what it asks for."""
+    with _connected(edges) as daemon:
+        if request.devices > 0:
+            data = daemon.ask("Submit", {**request.fields(), "preview": True})
+        else:
+            data = daemon.query("preview", job=request.name)
+    exits.emit_json(data) if json_output else print(data.get("text", ""))
+    return exits.OK
+
+
+def reserve(
+    edges: Edges,
+    name: str,
+    devices: int,
+    user: str,
+    times_s: tuple[float, float],
+    json_output: bool,
+) -> int:
+    """Keeps devices for a user's jobs; `times_s` are begin, counted from now, and length."""
+    fields = {"name": name, "user": user, "devices": devices}
+    with _connected(edges) as daemon:
+        data = daemon.ask("Reserve", {**fields, "from_s": times_s[0], "for_s": times_s[1]})
+    exits.emit_json(data) if json_output else print(data.get("text", ""))
+    return exits.OK
+
+
+def show(edges: Edges, json_output: bool) -> int:
+    """Prints nodes, users and jobs of the cluster."""
+    with _connected(edges) as daemon:
+        data = daemon.query("cluster")
+    if json_output:
+        exits.emit_json(data)
+        return exits.OK
+    if not data.get("serving"):
+        print("this daemon serves no cluster and has joined none; see `tided --help`")
+        return exits.OK
+    from torchtide.cli import render
+
+    held = data["devices"] - data["devices_free"]
+    print(
+        f"{data['policy']}: {held} of {data['devices']} devices held, "
+        f"{data['jobs_running']} of {data['jobs_open']} jobs run"
+    )
+    nodes = [
+        [node["name"], f"{node['used']}/{node['devices']}", "works" if node["works"] else "lost"]
+        for node in data["nodes"]
+    ]
+    render.console().print(render.pairs_table(["NODE", "USED", "STATE"], nodes))
+    for job in data["jobs"][:_SHOWN_JOBS]:
+        print(f"{job['key']} ({job['user']}), {job['state']}: {job['text']}")
+    if len(data["jobs"]) > _SHOWN_JOBS:
+        print(f"and {data['jobs_open'] - _SHOWN_JOBS} more; --json lists them")
+    return exits.OK
+
+
+def _connected(edges: Edges) -> contextlib.AbstractContextManager[Daemon]:
+    return open_daemon(edges.connect)
+
+
+def _wait_for_start(daemon: Daemon, name: str, wait: Callable[[float], None]) -> Mapping[str, int]:
+    """Waits until the gang is granted; says why not each time that the reason is another one."""
+    last = ""
+    while True:
+        data = daemon.query("explain", job=name)
+        if data.get("state") == "running":
+            nodes: dict[str, int] = data.get("nodes", {})
+            return nodes
+        reason = str(data.get("text", ""))
+        if reason != last:
+            print(reason, flush=True)
+        last = reason
+        wait(_POLL_S)
+
+
+def _nodes(placed: Mapping[str, int]) -> str:
+    return ",".join(f"{node}:{devices}" for node, devices in placed.items())
+
+
+def _run(
+    edges: Edges,
+    request: Request,
+    command: Sequence[str],
+    environ: Mapping[str, str],
+    placed: Mapping[str, int],
+) -> int:
+    """Runs the command to its end; an elastic one follows its grants meanwhile."""
+    try:
+        process = subprocess.Popen(list(command), env=dict(environ))
+    except OSError as error:
+        raise errors.OptionError(
+            f"{command[0]} cannot be started: {error.strerror}", advice="check the command"
+        ) from error
+    workers = sum(placed.values())
+    with _passing_signals(process):
+        while True:
+            try:
+                code = process.wait(_RESIZE_POLL_S if request.devices_max else None)
+            except subprocess.TimeoutExpired:
+                workers = _follow(edges, request.name, workers)
+                continue
+            return code if code >= 0 else 128 - code
+
+
+def _follow(edges: Edges, name: str, workers: int) -> int:
+    """Resizes an elastic job of this machine to what it holds now; returns what it has then."""
+    from torchtide.cli import elastic
+
+    try:
+        with _connected(edges) as daemon:
+            wanted = int(daemon.query("explain", job=name).get("devices", workers))
+        if wanted not in (0, workers):
+            elastic.resize(name, wanted, _RESIZE_PATIENCE_S, False)
+            return wanted
+    except errors.TideError as error:
+        print(f"{name} keeps {workers} processes: {error}", flush=True)
+    return workers
+
+
+@contextlib.contextmanager
+def _passing_signals(process: subprocess.Popen[bytes]) -> Any:
+    """SIGINT and SIGTERM go to the command, which ends by them or not."""
+
+    def forward(number: int, _frame: object) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(process.pid, number)
+
+    before = {number: signal.signal(number, forward) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,200 @@
+// The daemon is the simulator: a trace through its socket on a virtual clock gives the simulator's
+// decision log byte for byte, also when it is killed on the way.
+#include <sys/stat.h>
+
+#include <fstream>
+#include <set>
+#include <sstream>
+
+#include "base/random.h"
+#include "cpp/coordinator/daemon_process.h"
+#include "cpp/coordinator/tcp_peer.h"
+#include "sim/end_times.h"
+#include "sim/replay.h"
+
+namespace tide::coordinator {
+namespace {
+
+constexpr char kSecret[] = "a secret of enough bytes";
+constexpr char kNode[] = "all";
+
+struct Case {
+  const char* trace;
+  const char* policy;
+  int gpus;
+  size_t jobs;  // of the trace, from its begin; 0: all
+};
+
+/// Runs a trace through a coordinator as its only node and only client: submits when the trace
+/// does, ends what has run long enough by the allocations that came.
+class DaemonReplay : public DaemonTest, public ::testing::WithParamInterface<Case> {
+ protected:
+  DaemonReplay() {
+    std::ofstream(folder() + "/secret") << kSecret;
+    chmod((folder() + "/secret").c_str(), 0600);
+    log_path_ = folder() + "/decisions";
+  }
+
+  void Begin() {
+    ASSERT_EQ(
+        Start({"--listen", "tcp://127.0.0.1:0", "--secret-file", folder() + "/secret", "--policy",
+               GetParam().policy, "--virtual-clock", "--decision-log", log_path_}),
+        0);
+    std::string address;
+    std::ifstream(folder() + "/cluster") >> address;
+    peer_ = std::make_unique<TcpPeer>(address, kSecret);
+    ASSERT_TRUE(peer_->Prove(kPatience).ok()) << peer_->status();
+    peer_->Say(wire::Hello{.role = wire::Role::kNode});
+    peer_->Say(wire::Join{.node = kNode, .devices = GetParam().gpus});
+    ASSERT_TRUE(peer_->Take<wire::Lease>(kPatience).has_value());
+  }
+
+  /// Sends and takes allocations until the answer comes; false when the daemon refused.
+  wire::Answer AskCluster(wire::Message message) {
+    peer_->Say(std::move(message), ++request_);
+    while (true) {
+      auto next = peer_->Next(kPatience);
+      EXPECT_TRUE(next.ok()) << next.status();
+      if (!next.ok()) return {.ok = false};
+      if (const auto* allocation = std::get_if<wire::Allocation>(&*next)) Take(*allocation);
+      if (auto* answer = std::get_if<wire::Answer>(&*next);
+          answer && peer_->request_id() == request_)
+        return std::move(*answer);
+    }
+  }
+
+  void Take(const wire::Allocation& allocation) {
+    const int index = by_id_.at(allocation.key);
+    sched::JobView& job = jobs_[static_cast<size_t>(index)];
+    const bool runs = allocation.state == wire::AllocationState::kRun;
+    if (job.state == sched::JobState::kDone || runs == (job.state == sched::JobState::kRunning))
+      return;
+    if (runs) {
+      ends_->Set(sched::JobIndex(index), now_s_ + (job.duration_s - job.executed_s));
+    } else {
+      job.executed_s = job.ExecutedAt(now_s_);
+      ends_->Clear(sched::JobIndex(index));
+    }
+    job.since_s = now_s_;
+    job.state = runs ? sched::JobState::kRunning : sched::JobState::kPending;
+  }
+
+  void SubmitDue() {
+    for (; next_ < jobs_.size() && jobs_[next_].submit_s <= now_s_; ++next_) {
+      const sched::JobView& job = jobs_[next_];
+      const auto tier = static_cast<wire::Tier>(job.tier);
+      const wire::Submit submit = {
+          .key = trace_.job_ids[next_],
+          .user = std::to_string(job.user),
+          .group = std::to_string(job.group),
+          .devices = job.gpus,
+          .estimate_s = job.duration_s,
+          .deadline_s = job.deadline_s == sched::kNever ? 0 : job.deadline_s - now_s_,
+          .tier = tier};
+      ASSERT_TRUE(AskCluster(submit).ok);
+      jobs_[next_].state = sched::JobState::kPending;
+    }
+  }
+
+  void EndDue() {
+    while (ends_->NextTime() <= now_s_) {
+      const sched::JobIndex index = ends_->Pop();
+      sched::JobView& job = jobs_[static_cast<size_t>(index.value())];
+      job.state = sched::JobState::kDone;
+      AskCluster(wire::Finish{.key = trace_.job_ids[static_cast<size_t>(index.value())]});
+    }
+  }
+
+  /// Kills and starts the daemon again, and tells it again what it may not have heard.
+  void Restart() {
+    Kill();
+    Begin();
+    AskCluster(wire::Advance{.now_s = now_s_, .decide = false});
+  }
+
+  void Run(int restarts) {
+    trace_ = *sim::ReadTrace(std::string(TIDE_SOURCE_DIR) + "/tests/sim/traces/" +
+                             GetParam().trace + ".csv");
+    if (GetParam().jobs > 0) {
+      trace_.jobs.resize(std::min(trace_.jobs.size(), GetParam().jobs));
+      trace_.job_ids.resize(trace_.jobs.size());
+    }
+    jobs_ = trace_.jobs;
+    for (size_t i = 0; i < jobs_.size(); ++i) by_id_[trace_.job_ids[i]] = static_cast<int>(i);
+    ends_ = std::make_unique<sim::EndTimes>(jobs_.size());
+    Begin();
+    Random random(11);
+    const uint64_t every = restarts == 0 ? 0 : jobs_.size() * 2 / static_cast<uint64_t>(restarts);
+    double wake_s = sched::kNever;
+    for (uint64_t step = 0;; ++step) {
+      const double submit_s = next_ < jobs_.size() ? jobs_[next_].submit_s : sched::kNever;
+      now_s_ = std::min({submit_s, ends_->NextTime(), wake_s});
+      if (now_s_ == sched::kNever || HasFatalFailure()) break;
+      ASSERT_TRUE(AskCluster(wire::Advance{.now_s = now_s_, .decide = false}).ok);
+      EndDue();
+      const bool kill = every > 0 && random.Below(every) == 0;
+      if (kill) Restart();  // between what happened and the decision on it
+      SubmitDue();
+      const wire::Answer decided = AskCluster(wire::Advance{.now_s = now_s_});
+      ASSERT_TRUE(decided.ok);
+      wake_s = decided.data.Float("wake_s", sched::kNever);
+      if (kill) Restart();
+    }
+  }
+
+  std::string Expected() const {
+    std::string log;
+    sim::ReplayOptions options;
+    options.cluster = {.nodes = 1, .gpus_per_node = GetParam().gpus};
+    options.decision_log = &log;
+    auto result = sim::Replay(trace_, *sched::MakeClusterPolicy(GetParam().policy), options);
+    EXPECT_TRUE(result.ok()) << result.status();
+    return log;
+  }
+  std::string Logged() const {
+    std::ifstream file(log_path_);
+    std::ostringstream text;
+    text << file.rdbuf();
+    return text.str();
+  }
+
+  std::string log_path_;
+  sim::Trace trace_;
+  std::vector<sched::JobView> jobs_;
+  std::map<std::string, int> by_id_;
+  std::unique_ptr<sim::EndTimes> ends_;
+  std::unique_ptr<TcpPeer> peer_;
+  uint64_t request_ = 0;
+  size_t next_ = 0;
+  double now_s_ = 0;
+};
+
+TEST_P(DaemonReplay, TheDecisionLogIsTheSimulatorsByteForByte) {
+  Run(0);
+  const std::string expected = Expected();
+  EXPECT_GT(expected.size(), 1000u);
+  EXPECT_TRUE(Logged() == expected) << "the logs differ";
+}
+
+TEST_P(DaemonReplay, AlsoWhenTheDaemonIsKilledOnTheWay) {
+  Run(6);
+  EXPECT_TRUE(Logged() == Expected()) << "the logs differ";
+}
+
+std::string CaseName(const ::testing::TestParamInfo<Case>& info) {
+  std::string name = std::string(info.param.trace) + "_" + info.param.policy;
+  std::replace(name.begin(), name.end(), '-', '_');
+  return name;
+}
+
+INSTANTIATE_TEST_SUITE_P(Traces, DaemonReplay,
+                         ::testing::Values(Case{"tiresias60", "fifo", 16, 0},
+                                           Case{"tiresias60", "dlas-gpu-fixed", 16, 0},
+                                           Case{"itp10", "srtf", 64, 0},
+                                           Case{"itp10", "themis", 64, 120},
+                                           Case{"muri3", "dlas-gpu", 64, 300},
+                                           Case{"muri3", "srsf", 64, 0}),
+                         CaseName);
+
+}  // namespace
+}  // namespace tide::coordinator

@@ -28,7 +28,7 @@ from torchtide.cli.client import Daemon, connect_core
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
 FOLDER = pathlib.Path(__file__).parent / "strangers"
-DEADLINE_S = 300.0
+DEADLINE_S = 600.0  # the machine may be busy with other builds
 MIB = 1 << 20
 MODES = ("alone", "lane", "limit", "suspend")
 BRIEFLY = {"two_optimizers", "no_module", "worker_processes", "evaluation_inside"}

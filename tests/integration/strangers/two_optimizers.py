@@ -39,16 +39,16 @@ def main():
     optimizer_g = torch.optim.Adam(generator.parameters(), lr=2e-4, betas=(0.5, 0.999))
     optimizer_d = torch.optim.RMSprop(discriminator.parameters(), lr=1e-4)
     criterion = nn.BCEWithLogitsLoss()
-    fixed_noise = torch.randn(64, LATENT)
+    fixed_noise = torch.randn(32, LATENT)
     samples = []
     for step in range(24):
-        real = torch.rand(64, 1, 28, 28).mul(2).sub(1)
-        ones, zeros = torch.ones(64, 1), torch.zeros(64, 1)
+        real = torch.rand(32, 1, 28, 28).mul(2).sub(1)
+        ones, zeros = torch.ones(32, 1), torch.zeros(32, 1)
 
         discriminator.zero_grad()
         error_real = criterion(discriminator(real), ones)
         error_real.backward()
-        fake = generator(torch.randn(64, LATENT))
+        fake = generator(torch.randn(32, LATENT))
         error_fake = criterion(discriminator(fake.detach()), zeros)
         error_fake.backward()
         optimizer_d.step()

@@ -134,7 +134,9 @@ def read_cluster(text: str, placement: str) -> Cluster:
             )
         return Cluster(nodes, per_node)
     nodes, per_node = spec.get("nodes", 1), spec.get("gpus_per_node", 1)
-    options = {key: value for key, value in spec.items() if key not in ("nodes", "gpus_per_node")}
+    options: dict[str, Any] = {
+        key: value for key, value in spec.items() if key not in ("nodes", "gpus_per_node")
+    }
     if placement == "count":
         if options.get("faults"):
             raise OptionError(

@@ -116,7 +116,8 @@ std::string Driver::DeviceUuid(int device) const {
   if (calls_.device_uuid(raw, device) != kSuccess) return "";
   std::string text = "GPU-";
   for (int i = 0; i < 16; ++i) {
-    absl::StrAppendFormat(&text, i == 4 || i == 6 || i == 8 || i == 10 ? "-%02x" : "%02x", raw[i]);
+    if (i == 4 || i == 6 || i == 8 || i == 10) text += '-';
+    absl::StrAppendFormat(&text, "%02x", raw[i]);
   }
   return text;
 }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import collections.abc
 import typing
 import typing_extensions
-__all__: list[str] = ['Client', 'DaemonUnavailable', 'ElasticExchange', 'ElasticGroup', 'ProtocolError', 'Trace', 'api', 'begin_iteration', 'carry_out_orders', 'cluster_policies', 'cuda_answer_others', 'cuda_api', 'cuda_host_mapping', 'cuda_memory_table', 'cuda_report', 'cuda_restore', 'cuda_resume', 'cuda_set_limit', 'cuda_shrink', 'cuda_start', 'cuda_started', 'cuda_suspend', 'cuda_validate', 'draw_trace', 'elastic_create', 'elastic_plan', 'end_iteration', 'expect_iterations', 'format_bytes', 'get_option', 'leave', 'memory_table', 'name', 'options', 'owns', 'parse_bytes', 'read_trace', 'recording', 'register', 'report', 'resume', 'runtime_dir', 'sample', 'set_limit', 'set_option', 'shutdown', 'simulate', 'start', 'started', 'suspend', 'validate']
+__all__: list[str] = ['Client', 'DaemonUnavailable', 'ElasticExchange', 'ElasticGroup', 'JobRow', 'ProtocolError', 'Trace', 'View', 'api', 'begin_iteration', 'carry_out_orders', 'cluster_policies', 'cuda_answer_others', 'cuda_api', 'cuda_host_mapping', 'cuda_memory_table', 'cuda_report', 'cuda_restore', 'cuda_resume', 'cuda_set_limit', 'cuda_shrink', 'cuda_start', 'cuda_started', 'cuda_suspend', 'cuda_validate', 'draw_trace', 'elastic_create', 'elastic_plan', 'end_iteration', 'expect_iterations', 'format_bytes', 'get_option', 'leave', 'memory_table', 'name', 'options', 'owns', 'parse_bytes', 'parse_trace', 'read_trace', 'recording', 'register', 'report', 'resume', 'runtime_dir', 'sample', 'set_limit', 'set_option', 'shutdown', 'simulate', 'start', 'started', 'suspend', 'validate']
 class DaemonUnavailable(ConnectionError):
     pass
 class ProtocolError(RuntimeError):

@@ -59,7 +59,8 @@ def started(edges: Edges, *arguments: str) -> Became:
 def test_the_command_gets_the_variables_of_a_job(edges: Edges) -> None:
     became = started(
         edges, "--name", "exp 1", "--limit", "1.5GiB", "--min-memory", "512MiB", "--priority",
-        "guaranteed", "--lane", "3", "--iterations", "500", "--", "python", "train.py", "--name", "not ours",
+        "guaranteed", "--lane", "3", "--iterations", "500", "--", "python", "train.py", "--name",
+        "not ours",
     )  # fmt: skip
     told = {key: value for key, value in became.environ.items() if key.startswith("TIDE_")}
     assert told == {

@@ -80,7 +80,7 @@ TEST(MessagesTest, RefusalsNameTheField) {
   EXPECT_EQ(Refusal(FrameKind::kHello, {{"version", "1"}, {"role", "job"}, {"pid", 2}}),
             "Hello.version: is of type text, not integer");
   EXPECT_EQ(Refusal(FrameKind::kHello, {{"version", 1}, {"role", "king"}, {"pid", 2}}),
-            "Hello.role: \"king\" is none of job, cli");
+            "Hello.role: \"king\" is none of job, cli, node");
   EXPECT_EQ(Refusal(FrameKind::kRegister,
                     {{"name", "a"}, {"pid", 1}, {"start_time", 1}, {"max_bytes", -5}}),
             "Register.max_bytes: is -5, the least is 0");

@@ -18,10 +18,10 @@ import pytest
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "python" / "torchtide"
 
-#: What any Linux with glibc and a C++ runtime has.
+#: What any Linux with glibc, a C++ runtime and Python has: the libraries that manylinux allows.
 RUNTIME_LIBRARIES = (
     "ld-linux", "libc.so", "libm.so", "libdl.so", "libpthread.so", "librt.so", "libgcc_s.so",
-    "libstdc++.so", "linux-vdso", "statically",
+    "libstdc++.so", "libz.so", "linux-vdso", "statically",
 )  # fmt: skip
 
 pytestmark = pytest.mark.slow

@@ -284,7 +284,7 @@ def policy(
         raise exits.Exit(jobs.policy(_edges(context), words or [], json_output))
 
 
-@app.command(context_settings={"allow_interspersed_args": False})
+@app.command(context_settings={"allow_interspersed_args": False}, epilog=examples.of("submit"))
 def submit(
     context: typer.Context,
     command: Annotated[
@@ -312,7 +312,7 @@ def submit(
         raise exits.Exit(clusters.submit(_edges(context), request, command))
 
 
-@app.command()
+@app.command(epilog=examples.of("cluster"))
 def cluster(context: typer.Context, json_output: Json = False) -> None:
     """Show nodes, users and jobs of the cluster, and why jobs wait."""
     from torchtide.cli import cluster as clusters
@@ -321,7 +321,7 @@ def cluster(context: typer.Context, json_output: Json = False) -> None:
         raise exits.Exit(clusters.show(_edges(context), json_output))
 
 
-@app.command()
+@app.command(epilog=examples.of("reserve"))
 def reserve(
     context: typer.Context,
     name: Annotated[str, typer.Argument(help="Of the reservation.")],
@@ -343,7 +343,7 @@ def reserve(
         raise exits.Exit(clusters.reserve(edges, name, devices, user, (begin, length), json_output))
 
 
-@app.command()
+@app.command(epilog=examples.of("preview"))
 def preview(
     context: typer.Context,
     name: Annotated[str, typer.Argument(help="An open job, or one that would be submitted.")],

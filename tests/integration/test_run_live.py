@@ -1,8 +1,10 @@
 """The commands against the real daemon and a job that trains: a user's first minutes."""
 
+import itertools
 import json
 import os
 import pathlib
+import select
 import signal
 import subprocess
 import tempfile
@@ -77,19 +79,28 @@ def test_explain_and_events_are_sentences_with_numbers(machine: Machine) -> None
 
 
 def test_followed_events_arrive_as_they_happen(machine: Machine) -> None:
-    with subprocess.Popen(
+    follower = subprocess.Popen(
         [*processes.TIDE, "events", "-f", "-n", "1", "--json"],
         env=machine.environ,
         stdout=subprocess.PIPE,
         text=True,
-    ) as follower:
+    )
+    try:
         assert follower.stdout is not None
         last = json.loads(follower.stdout.readline())["seq"]
-        machine.tide("priority", "train", "opportunistic")
+        levels = itertools.cycle(("opportunistic", "normal"))
+        deadline = time.monotonic() + DEADLINE_S
+        machine.tide("priority", "train", next(levels))
+        while not select.select([follower.stdout], [], [], 10)[0]:
+            assert time.monotonic() < deadline, "no event came"
+            machine.tide("priority", "train", next(levels))
         told = json.loads(follower.stdout.readline())
         assert told["seq"] > last and told["job"] == "train"
         follower.send_signal(signal.SIGINT)
         assert follower.wait(60) == 0
+    finally:
+        follower.kill()
+        follower.wait()
     machine.tide("priority", "train", "normal")
 
 

@@ -109,12 +109,15 @@ int Pager::Drop(int count, int32_t beyond) {
   const std::vector<arena::Arena::StreamPage> pages = arena_.TakeFarthest(
       count,
       {.protect_from = arena_.now() - kProtectOperators, .tick = arena_.tick(), .beyond = beyond});
+  dropping_.fetch_add(static_cast<int64_t>(pages.size()), std::memory_order_relaxed);
   const int fd = fd_.load(std::memory_order_relaxed);
   // On pages that may meanwhile have become something else: a hint neither changes contents nor
   // depends on them.
   for (const auto& page : pages) backend_.StartWriteBack(fd, kPage * page.slot.value(), kPage);
-  for (const auto& page : pages)
+  for (const auto& page : pages) {
     backend_.DropResident(page.at, kPage, fd, kPage * page.slot.value());
+    dropping_.fetch_sub(1, std::memory_order_relaxed);
+  }
   return static_cast<int>(pages.size());
 }
 

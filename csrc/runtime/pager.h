@@ -34,6 +34,8 @@ class Pager {
   void AtSafePoint() {
     if (enabled_.load(std::memory_order_relaxed)) Check();
   }
+  /// Pages that count as dropped but are in memory until the kernel has written them back.
+  PageCount dropping() const { return PageCount(dropping_.load(std::memory_order_relaxed)); }
   /// In a forked child there is no thread.
   void AbandonAfterFork() { enabled_.store(false, std::memory_order_relaxed); }
 
@@ -55,6 +57,7 @@ class Pager {
   std::atomic<bool> enabled_{false};      // relaxed: a hint, set before the iteration that needs it
   std::atomic<int64_t> window_pages_{0};  // relaxed: a hint
   std::atomic<int> fd_{-1};               // relaxed: set once
+  std::atomic<int64_t> dropping_{0};      // relaxed: a count for the ledger
   std::atomic<int64_t> woken_at_{-1000};  // relaxed: operator at which the thread was woken last
 
   absl::Mutex mu_;

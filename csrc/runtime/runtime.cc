@@ -174,10 +174,11 @@ Bytes Runtime::SampleFileTier() {
 void Runtime::ChargeStreamed() {
   // Upwards at once, downwards when the sampler has asked the kernel: an operator may bring in all
   // that it was given.
-  const int64_t streamed = arena_->streamed().bytes().value();
-  std::atomic<int64_t>& charged = slot().file_resident_bytes;
-  if (streamed > charged.load(std::memory_order_relaxed))
-    charged.store(streamed, std::memory_order_relaxed);
+  const int64_t streamed = (arena_->streamed() + pager_->dropping()).bytes().value();
+  for (std::atomic<int64_t>* bytes : {&slot().file_resident_bytes, &slot().file_now_bytes}) {
+    if (streamed > bytes->load(std::memory_order_relaxed))
+      bytes->store(streamed, std::memory_order_relaxed);
+  }
 }
 
 Bytes Runtime::RecentOutside(Bytes now) {

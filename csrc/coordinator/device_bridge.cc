@@ -37,6 +37,7 @@ SlotView ReadSlot(const shm::JobSlot& slot, int index) {
   view.ready = (flags & shm::kReady) != 0;
   view.idle = (flags & shm::kIdle) != 0;
   view.orphans = (flags & shm::kOrphans) != 0;
+  view.leaving = (flags & shm::kLeaving) != 0;
   view.phase = static_cast<shm::Phase>(slot.phase.load(kRelaxed));
   view.priority = slot.priority.load(kRelaxed);
   view.weight = slot.weight_milli.load(kRelaxed) / 1000.0;

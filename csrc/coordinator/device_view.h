@@ -23,6 +23,7 @@ struct SlotView {
   int lane = -1;
   bool ready = false, idle = false;
   bool orphans = false;  // children of a job that has ended; no job themselves
+  bool leaving = false;  // of a job that has said goodbye and is not dead yet
   shm::Phase phase = shm::Phase::kOutside;
   uint32_t priority = 1;
   double weight = 1;

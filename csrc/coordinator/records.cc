@@ -124,7 +124,8 @@ wire::Value::Array JobRecords(const State& state, const DeviceView& view, const 
     add(job, slot);
   }
   for (const SlotView& slot : view.slots) {
-    if (!shown[static_cast<size_t>(slot.index)] && !slot.orphans) add(Unregistered(slot), &slot);
+    if (shown[static_cast<size_t>(slot.index)] || slot.orphans || slot.leaving) continue;
+    add(Unregistered(slot), &slot);
   }
   for (auto it = state.jobs.rbegin(); it != state.jobs.rend(); ++it) {
     if (!it->second.live()) add(it->second, nullptr);

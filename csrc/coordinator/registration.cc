@@ -102,8 +102,6 @@ void End(Context& context, Job& job, Exit exit, absl::string_view kind, std::str
   Emit(context, kind, job.name, std::move(text), std::move(data));
   Save(context, job);
   job.peer = PeerId();
-  context.effects.push_back(UnwatchProcess{job.id});
-  context.effects.push_back(ReapDead{});
 }
 
 void DropOldEnded(Context& context) {
@@ -164,6 +162,7 @@ void OnRegister(Context& context, PeerId id, Peer& peer, uint64_t request_id,
 
 void OnBye(Context& context, Job& job, const wire::Bye& bye) {
   const absl::Duration lived = absl::Seconds(context.now.unix_s() - job.started);
+  // Its process is watched on: what it holds is free when it has ended.
   End(context, job, Exit{.code = bye.exit_code}, "job_ended",
       absl::StrCat(job.name, " (pid ", job.pid, ") ended with exit code ", bye.exit_code, " after ",
                    Span(lived)));
@@ -171,6 +170,8 @@ void OnBye(Context& context, Job& job, const wire::Bye& bye) {
 }
 
 void OnProcessEnded(Context& context, JobId id, ExitStatus status) {
+  context.effects.push_back(UnwatchProcess{id});
+  context.effects.push_back(ReapDead{});
   Job* job = context.state.FindJob(id);
   if (job == nullptr || !job->live()) return;
   const absl::Duration lived = absl::Seconds(context.now.unix_s() - job->started);

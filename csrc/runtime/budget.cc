@@ -183,7 +183,7 @@ bool Runtime::AskOthers(Bytes bytes, bool busy_too) {
   std::vector<sched::VictimMember> members;
   for (int i = 0; i < shm::kSlotCount; ++i) {
     shm::JobSlot& other = device_->table().slots[i];
-    if (!shm::IsLive(other)) continue;
+    if (!shm::IsLive(other) || shm::IsLeaving(other)) continue;
     sched::VictimMember member;
     member.id = SlotId(i);
     member.resident = Bytes(other.private_bytes.load(std::memory_order_relaxed));

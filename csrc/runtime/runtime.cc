@@ -357,7 +357,9 @@ void Runtime::Shutdown(int exit_code) {
     absl::MutexLock lock(&link_mu_);
     if (link_) link_->Bye(exit_code);
   }
-  device_->Free(slot_id_);
+  // What the process holds goes when the kernel takes it back, not now: an interpreter with much to
+  // tear down is in no hurry.
+  device_->Retire(slot_id_);
 }
 
 }  // namespace tide::runtime

@@ -31,14 +31,18 @@ std::string NameOf(const JobSlot& slot) {
   return std::string(slot.name, strnlen(slot.name, sizeof(slot.name)));
 }
 
+void LeaveLane(DeviceTable& table, SlotId id) {
+  // relaxed: who still sees the old lane offers a turn that is passed over
+  table.slots[id.value()].lane.store(-1, kRelaxed);
+  ForgetMember(table, id);
+  VacateTurns(table, id);
+}
+
 // Takes the slot out of its lane and its bytes out of the ledger.
 Bytes GiveUp(DeviceTable& table, SlotId id) {
   JobSlot& slot = table.slots[id.value()];
   const Bytes held = SlotUsed(slot);
-  slot.lane.store(
-      -1, kRelaxed);  // relaxed: who still sees the old lane offers a turn that is passed over
-  ForgetMember(table, id);
-  VacateTurns(table, id);
+  LeaveLane(table, id);
   for (auto field :
        {&JobSlot::private_bytes, &JobSlot::file_resident_bytes, &JobSlot::outside_bytes,
         &JobSlot::outside_now_bytes, &JobSlot::file_now_bytes}) {
@@ -127,6 +131,17 @@ void DeviceFile::Free(SlotId id) {
   Bytes freed = EmptySlot(*table_, id);
   for (int lane = 0; lane < kLaneCount; ++lane) freed += RecountLane(*table_, LaneId(lane));
   if (freed > Bytes(0)) AnnounceFreed(*table_, freed);
+}
+
+void DeviceFile::Retire(SlotId id) {
+  if (!IsLive(slot(id))) return;
+  const auto lock = Lock();
+  slot(id).flags.fetch_or(kLeaving, kRelaxed);  // relaxed: others see it sooner or later
+  LeaveLane(*table_, id);
+  if (!lock.ok()) return;  // somebody stopped holds it; who reaps us recounts the lanes
+  Bytes freed;
+  for (int lane = 0; lane < kLaneCount; ++lane) freed += RecountLane(*table_, LaneId(lane));
+  AnnounceFreed(*table_, freed);
 }
 
 int DeviceFile::ReapDead(absl::Duration timeout) {

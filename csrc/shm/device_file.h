@@ -65,6 +65,10 @@ class DeviceFile {
   /// Frees a slot of the calling process: its turn passes on, its ledger is zero. Idempotent.
   void Free(SlotId id);
 
+  /// As Free, for a process that is about to end: its turn passes on at once, and its bytes stay in
+  /// the ledger until it has really ended, when whoever reaps frees the slot. Idempotent.
+  void Retire(SlotId id);
+
   /// Frees slots whose process has ended, and claims that were torn. A slot whose owner left forked
   /// children behind stays, without turn and private pages, charged with what they hold, until they
   /// end too. Returns how many were freed; 0 when somebody else has the lock for longer than

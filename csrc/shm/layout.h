@@ -38,6 +38,7 @@ enum SlotFlags : uint32_t {
   kForked = 1u << 3,    // never set in the table: children pass through
   kOrphans = 1u << 4,   // the owner is dead; the slot counts what its children still hold
   kQueued = 1u << 5,    // waits to be admitted: its pages are out and it takes no turns
+  kLeaving = 1u << 6,   // ends: no member of a lane any more, counted until the process is dead
 };
 
 struct alignas(64) JobSlot {

@@ -20,6 +20,10 @@ inline bool IsLive(const JobSlot& slot) {
   return slot.state.load(std::memory_order_acquire) == static_cast<uint32_t>(SlotState::kLive);
 }
 
+inline bool IsLeaving(const JobSlot& slot) {
+  return (slot.flags.load(std::memory_order_relaxed) & kLeaving) != 0;  // relaxed: a hint
+}
+
 /// Bytes of one slot that count against the capacity: private, resident file window, and the most
 /// that was outside lately.
 Bytes SlotUsed(const JobSlot& slot);

@@ -84,6 +84,7 @@ class Kernel:
                 said += json.dumps(content["data"])
             elif found["msg_type"] == "error":
                 error = content["ename"]
+                said += "\n".join([content["evalue"], *content["traceback"]])
             elif found["msg_type"] == "status" and content["execution_state"] == "idle":
                 return said, error
 

@@ -94,8 +94,10 @@ TEST_F(RegistrationTest, ByeEndsAJobWithItsExitCodeOnce) {
   Say(peer, wire::Bye{3});
   EXPECT_NE(LastEvent().find("ended with exit code 3"), std::string::npos);
   const size_t events = core_->state().events.size();
+  const int reaps = edges_->reaps;
   core_->ProcessEnded(core_->state().FindJob("train")->id, {.signal = 9});
   Say(peer, wire::Report{.phase = "late"});
+  EXPECT_EQ(edges_->reaps, reaps + 1) << "what it held is free now";
   EXPECT_EQ(core_->state().events.size(), events);
   EXPECT_FALSE(edges_->closed.contains(peer));
 }

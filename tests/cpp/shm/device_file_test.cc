@@ -209,6 +209,24 @@ TEST_F(DeviceFileTest, FreeingASlotGivesItsBytesAndItsTurnBack) {
   EXPECT_EQ(device->table().lanes[2].turn.load(), TurnWord::Make(TurnWord::kNobody, 8));
 }
 
+TEST_F(DeviceFileTest, AProcessThatEndsPassesItsTurnOnAtOnceAndCountsUntilItIsDead) {
+  const auto device = Open();
+  const SlotId slot = *device->Claim("a");
+  ASSERT_TRUE(device->Reserve(slot, &JobSlot::private_bytes, MiB(5)).ok());
+  device->slot(slot).lane.store(2);
+  device->table().lanes[2].turn.store(TurnWord::Make(slot.value(), 7));
+  device->Retire(slot);
+  device->Retire(slot);
+  EXPECT_EQ(device->table().lanes[2].turn.load(), TurnWord::Make(TurnWord::kNobody, 8));
+  EXPECT_EQ(device->ReapDead(), 0);
+  EXPECT_EQ(device->Used(), MiB(5));
+  EXPECT_TRUE(IsLeaving(device->slot(slot)));
+  device->slot(slot).start_time.fetch_add(1);  // as a process that has ended
+  EXPECT_EQ(device->ReapDead(), 1);
+  EXPECT_EQ(device->Used(), Bytes(0));
+  EXPECT_FALSE(IsLeaving(device->slot(slot)));
+}
+
 TEST_F(DeviceFileTest, RuntimeDirFollowsOptionThenSessionThenUser) {
   ASSERT_TRUE(SetOption("runtime_dir", "/somewhere/else", "call").ok());
   EXPECT_EQ(RuntimeDir(), "/somewhere/else");

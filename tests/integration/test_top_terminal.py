@@ -24,7 +24,7 @@ pytest.importorskip("textual")
 
 JOB = str(pathlib.Path(__file__).parent / "strangers" / "neighbour.py")
 DEADLINE_S = 120.0
-# The exit code goes into a file: tmux 3.3 sometimes misses the end of its child and then knows none.
+# The exit code goes into a file: tmux 3.3 misses the end of its child at times.
 NOTE_EXIT_CODE = '"$@"; echo $? > ended'
 COLOURS = {str(code) for code in (*range(30, 39), *range(40, 49), *range(90, 98))}
 

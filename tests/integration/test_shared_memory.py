@@ -114,8 +114,8 @@ def around_the_peak(report: Report, status: LiveStatus) -> str:
     """What kernel and ledger said about the second around the most that was sampled."""
     most = max(report.samples, key=lambda sample: sample.used_bytes)
     lines = [
-        f"{s.seconds:.2f} s kernel {s.used_bytes / MIB:.0f} MiB, shared {s.shared_bytes / MIB:.0f}, "
-        f"cache {s.cache_bytes / MIB:.0f}, "
+        f"{s.seconds:.2f} s kernel {s.used_bytes / MIB:.0f} MiB, "
+        f"shared {s.shared_bytes / MIB:.0f}, cache {s.cache_bytes / MIB:.0f}, "
         + ", ".join(f"{name} {held / MIB:.0f}" for name, held in s.private.items())
         for s in report.samples
         if abs(s.seconds - most.seconds) < 0.5

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pathlib
 import select
 import time
@@ -140,3 +141,23 @@ def test_a_suspended_job_makes_room_and_returns_when_there_is_some(
     second.process.wait(timeout=30)
     assert first.ask("resume") == "ok"
     assert first.ask("exact") == "True"
+
+
+def test_the_process_that_forks_the_scripts_ends_whoever_else_holds_its_input(
+    zygote: phantom_gpu.Zygote, tmp_path: pathlib.Path
+) -> None:
+    """Data workers that a test had left behind kept the session's last minute waiting."""
+    del zygote  # there is a phantom
+    started = phantom_gpu.Zygote(tmp_path, imports="time")
+    told, teller = os.pipe()
+    holder = os.fork()
+    if holder == 0:
+        os.close(teller)
+        os.read(told, 1)
+        os._exit(0)
+    try:
+        started.end()
+    finally:
+        os.close(teller)
+        os.waitpid(holder, 0)
+        os.close(told)

@@ -135,7 +135,7 @@ absl::Status DevicePages::Promote(cuda::Handle token) {
   cuda::Handle device = 0;
   bool reused = false;
   TIDE_RETURN_IF_ERROR(
-      driver_.Check(Obtain(page->properties, page->view.size, &device, &reused),
+      driver_.Check(Obtain(page->properties, page->view.size, Asking::kNobody, &device, &reused),
                     absl::StrCat("device memory for a page of ", FormatBytes(page->view.size))));
   absl::Status status;
   if (page->view.tier == DeviceTier::kHostMapped) {

@@ -136,7 +136,7 @@ void DevicePages::TrimSpares(int device, Bytes keep) {
 }
 
 cuda::Result DevicePages::Obtain(const cuda::AllocationProperties& properties, Bytes size,
-                                 cuda::Handle* real, bool* reused) {
+                                 Asking asking, cuda::Handle* real, bool* reused) {
   const int device = properties.location.id;
   *reused = TakeSpare(properties, size, real);
   if (*reused) return cuda::kSuccess;
@@ -153,9 +153,9 @@ cuda::Result DevicePages::Obtain(const cuda::AllocationProperties& properties, B
     }
     if (result != cuda::kOutOfMemory || attempt == 2) return result;
     TrimSpares(device, Bytes(0));  // of other sizes: those that fit have been tried
-    if (attempt == 1 && !(options_.need_memory && options_.need_memory(device, size))) {
-      return result;
-    }
+    if (attempt == 0) continue;
+    if (asking == Asking::kNobody || !options_.need_memory) return result;
+    if (!options_.need_memory(device, size)) return result;
   }
 }
 
@@ -181,7 +181,7 @@ cuda::Result DevicePages::Create(cuda::Handle* out, size_t size,
   const Bytes bytes(static_cast<int64_t>(size));
   cuda::Handle real = 0;
   bool reused = false;
-  const cuda::Result result = Obtain(*properties, bytes, &real, &reused);
+  const cuda::Result result = Obtain(*properties, bytes, Asking::kOthers, &real, &reused);
   absl::MutexLock lock(&mu_);
   DeviceCounts& counts = counts_[location.id];
   ++counts.creates;
@@ -254,7 +254,7 @@ cuda::Result DevicePages::Map(cuda::DevicePointer at, size_t size, size_t offset
   bool reused = false;
   if (result == cuda::kSuccess && page->real == 0) {
     // It was unmapped while its contents were away, and those are gone.
-    result = Obtain(page->properties, page->view.size, &fresh, &reused);
+    result = Obtain(page->properties, page->view.size, Asking::kOthers, &fresh, &reused);
   }
   if (result == cuda::kSuccess) {
     result = calls().map(at, size, offset, fresh != 0 ? fresh : page->real, flags);

@@ -55,8 +55,8 @@ struct DeviceCounts {
 struct DevicePagesOptions {
   Bytes spare_max;           // per device; creating costs several times what mapping does
   bool host_mapping = true;  // use host memory that the device can map, where the driver offers it
-  /// Asked when an account or the driver refuses: true when it is worth another try. Has a deadline
-  /// of its own; called without a lock of ours.
+  /// Asked when an account or the driver refuses the allocator: true when it is worth another try.
+  /// Has a deadline of its own; called without a lock of ours.
   std::function<bool(int device, Bytes size)> need_memory;
 };
 
@@ -91,7 +91,8 @@ class DevicePages {
   /// offers no such memory the answer is Unimplemented. Errors: of the driver, the spill file;
   /// FailedPrecondition for a page that is pinned, not mapped or away already.
   absl::Status Demote(cuda::Handle token, DeviceTier to);
-  /// Brings a page back. Errors: as Demote, and the account's.
+  /// Brings a page back. Never asks others for memory: whether the page is worth that is its
+  /// owner's affair. Errors: as Demote, and the account's.
   absl::Status Promote(cuda::Handle token);
   /// Gives spare handles back until `keep` are left.
   void TrimSpares(int device, Bytes keep);
@@ -133,9 +134,10 @@ class DevicePages {
   Page* Find(cuda::Handle token) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   std::vector<Page*> ClaimRange(cuda::DevicePointer at, size_t size);
   void Unclaim(const std::vector<Page*>& pages);
+  enum class Asking { kNobody, kOthers };
   /// Device memory, charged: a spare one or a new one.
-  cuda::Result Obtain(const cuda::AllocationProperties& properties, Bytes size, cuda::Handle* real,
-                      bool* reused);
+  cuda::Result Obtain(const cuda::AllocationProperties& properties, Bytes size, Asking asking,
+                      cuda::Handle* real, bool* reused);
   bool TakeSpare(const cuda::AllocationProperties& properties, Bytes size, cuda::Handle* real);
   bool KeepSpare(const cuda::AllocationProperties& properties, Bytes size, cuda::Handle real);
   cuda::Result GiveBack(const cuda::AllocationProperties& properties, Bytes size,

@@ -123,18 +123,31 @@ bool CudaJob::NeedMemory(int index, Bytes bytes) {
   if (limit > Bytes(0) && device.account->private_bytes() + bytes > limit) return false;
   const int64_t now = RealClock().MonotonicNanos();
   if (now - device.asked_in_vain_ns.load(std::memory_order_relaxed) < kBackoffNanos) return false;
+  if (AskAndWait(device, bytes)) return true;
+  device.asked_in_vain_ns.store(RealClock().MonotonicNanos(), std::memory_order_relaxed);
+  return false;
+}
+
+bool CudaJob::AskAndWait(Device& device, Bytes bytes) {
+  auto missing = [&] {
+    const Bytes capacity = device.file->Capacity();
+    if (capacity <= Bytes(0)) return Bytes(0);  // unlimited
+    return std::max(device.file->Used() + bytes - capacity, Bytes(0));
+  };
+  const int64_t deadline = RealClock().MonotonicNanos() + IntOption("need.wait_ms") * 1'000'000;
   uint32_t seen = device.file->FreedWord();
-  const int64_t deadline = now + IntOption("need.wait_ms") * 1'000'000;
-  const bool asked = AskOthers(device, bytes);
-  while (asked) {
-    if (device.file->Used() + bytes <= device.file->Capacity()) return true;
+  // The driver may be full while the ledger is not; then all of it is asked for.
+  if (const Bytes short_by = missing();
+      !AskOthers(device, short_by > Bytes(0) ? short_by : bytes)) {
+    return false;
+  }
+  while (missing() > Bytes(0)) {
     const int64_t left = deadline - RealClock().MonotonicNanos();
     if (left <= 0) break;
     device.file->WaitFreed(seen, absl::Nanoseconds(left));
     seen = device.file->FreedWord();
   }
-  device.asked_in_vain_ns.store(RealClock().MonotonicNanos(), std::memory_order_relaxed);
-  return asked;
+  return true;  // something may have been freed; trying once more decides
 }
 
 bool CudaJob::AskOthers(Device& device, Bytes bytes) {
@@ -238,7 +251,7 @@ absl::StatusOr<Bytes> CudaJob::Suspend(int device, DeviceTier to) {
       moved.push_back(page.token);
       continue;
     }
-    for (cuda::Handle token : moved) TIDE_RETURN_IF_ERROR(pages_->Promote(token));
+    TIDE_RETURN_IF_ERROR(PromoteAll(device, moved));
     return status;
   }
   pages_->TrimSpares(device, Bytes(0));
@@ -246,9 +259,20 @@ absl::StatusOr<Bytes> CudaJob::Suspend(int device, DeviceTier to) {
 }
 
 absl::Status CudaJob::Resume(int device) {
+  std::vector<cuda::Handle> away;
   for (const pages::DevicePage& page : pages_->Snapshot(device)) {
-    if (page.tier != DeviceTier::kDevice) TIDE_RETURN_IF_ERROR(pages_->Promote(page.token));
+    if (page.tier != DeviceTier::kDevice) away.push_back(page.token);
   }
+  return PromoteAll(device, away);
+}
+
+absl::Status CudaJob::PromoteAll(int index, const std::vector<cuda::Handle>& tokens) {
+  Device& device = *devices_[index];
+  const pages::DeviceCounts counts = pages_->counts(index);
+  const Bytes need = counts.host_mapped + counts.host_copy + counts.file;
+  const Bytes capacity = device.file->Capacity();
+  if (capacity > Bytes(0) && device.file->Used() + need > capacity) AskAndWait(device, need);
+  for (cuda::Handle token : tokens) TIDE_RETURN_IF_ERROR(pages_->Promote(token));
   return absl::OkStatus();
 }
 

@@ -61,12 +61,14 @@ class CudaJob {
   /// Moves pages until `need` bytes of device memory are given back: spares, then cold pages to
   /// host memory that the device can map, and only with `any` others too.
   ShrinkResult Shrink(int device, Bytes need, const std::vector<pages::ColdRange>& cold, bool any);
-  /// Brings pages back as far as limit and device allow. Returns the bytes that still are away.
+  /// Brings pages back as far as limit and device allow; takes nothing from others, for which they
+  /// could ask again at once. Returns the bytes that still are away.
   absl::StatusOr<Bytes> Restore(int device);
   /// All pages that may move leave the device: to pinned memory, or to the spill file. On an error
   /// those that had left return. Returns the bytes given back.
   absl::StatusOr<Bytes> Suspend(int device, pages::DeviceTier to);
-  /// All of them return. Errors: then the rest stays away and the call may be repeated.
+  /// All of them return; others are asked once for what is missing. Errors: then the rest stays
+  /// away and the call may be repeated.
   absl::Status Resume(int device);
 
   CudaReport Report(int device);
@@ -89,6 +91,10 @@ class CudaJob {
   void MeasureOutside(int device, CudaReport* report);
   bool NeedMemory(int device, Bytes bytes);
   bool AskOthers(Device& device, Bytes bytes);
+  /// Asks others for what is missing to `bytes` and waits until they gave it, within need.wait_ms.
+  /// False when nobody has any.
+  bool AskAndWait(Device& device, Bytes bytes);
+  absl::Status PromoteAll(int device, const std::vector<pages::cuda::Handle>& tokens);
   void FillAdapterCalls();
   absl::Status EnsureSpill();
 

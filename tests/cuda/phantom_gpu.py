@@ -58,16 +58,18 @@ def environment(name: str, runtime_dir: pathlib.Path, **settings: str | int) -> 
 
 ZYGOTE = """
 import json, os, sys
-import torch, torchtide.cuda
+import {imports}
 for line in sys.stdin:
     task = json.loads(line)
+    if task is None:
+        break
     child = os.fork()
     if child == 0:
         os.environ.update(task["settings"])
         for stream, path in ((0, os.devnull), (1, task["output"]), (2, task["output"])):
             os.dup2(os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600), stream)
         sys.stdin = open(os.devnull)
-        exec(compile(task["script"], "<script>", "exec"), {"__name__": "__main__"})
+        exec(compile(task["script"], "<script>", "exec"), {{"__name__": "__main__"}})
         break  # an ordinary end of the interpreter
     print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
 """
@@ -76,8 +78,10 @@ for line in sys.stdin:
 class Zygote:
     """A process with PyTorch imported, which forks one child a script: an import takes seconds."""
 
-    def __init__(self, runtime_dir: pathlib.Path) -> None:
-        self._process = start(ZYGOTE, "zygote", runtime_dir)
+    def __init__(
+        self, runtime_dir: pathlib.Path, *, imports: str = "torch, torchtide.cuda"
+    ) -> None:
+        self._process = start(ZYGOTE.format(imports=imports), "zygote", runtime_dir)
 
     def run(self, script: str, settings: dict[str, str], output: pathlib.Path) -> int:
         """Exit code of the script."""
@@ -90,8 +94,18 @@ class Zygote:
         return int(answer)
 
     def end(self) -> None:
-        """Ends the process."""
-        self._process.communicate(timeout=60)
+        """Ends the process by a word.
+
+        The end of its input would not do: it comes when the last copy of our side is closed, and
+        whatever this process has forked since (the workers of a test's DataLoader) has one.
+        """
+        words = "null\n" if self._process.poll() is None else None
+        try:
+            self._process.communicate(words, timeout=60)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+            raise
 
 
 def start(

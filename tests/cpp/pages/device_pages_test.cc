@@ -257,6 +257,21 @@ TEST_F(DevicePagesTest, TheAllocatorMayUnmapReleaseAndMapAgainWhatIsAway) {
   }
 }
 
+TEST_F(DevicePagesTest, APageThatReturnsAsksNobodyForItsRoom) {
+  // Once a job that only wished its pages back waited for others at its boundary, as long as one
+  // that cannot go on: need.wait_ms in each of its iterations.
+  int asked = 0;
+  Remake({.need_memory = [&](int, Bytes) { return ++asked > 0; }});
+  Segment segment = Grow(2);
+  ASSERT_TRUE(pages_->Demote(segment.tokens[0], DeviceTier::kHostMapped).ok());
+  accounts_[0].set_limit(MiB(2));
+  EXPECT_TRUE(absl::IsResourceExhausted(pages_->Promote(segment.tokens[0])));
+  EXPECT_EQ(asked, 0);
+  accounts_[0].set_limit(Bytes(0));
+  ASSERT_TRUE(pages_->Promote(segment.tokens[0]).ok());
+  Shrink(segment);
+}
+
 TEST_F(DevicePagesTest, PromotionIsRefusedWhenTheLimitDoesNotAllowItAndThePageStaysAway) {
   Segment segment = Grow(2);
   const auto values = Fill(segment, 5);

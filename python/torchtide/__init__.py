@@ -22,12 +22,13 @@ if TYPE_CHECKING:
     from torchtide.runtime import resume as resume
     from torchtide.runtime import set_limit as set_limit
     from torchtide.runtime import start as start
+    from torchtide.tracking import track as track
 
 _RUNTIME = {"iterations", "job", "start", "set_limit", "pause", "resume", "report"}
-_MODULES = {"cuda", "memory", "runtime", "errors", "cli", "elastic", "notebook", "sim"}
+_MODULES = {"cuda", "memory", "runtime", "errors", "cli", "elastic", "notebook", "sim", "tracking"}
 _NOTEBOOK = {"load_ipython_extension", "unload_ipython_extension"}
 
-__all__ = ["__version__", "cuda", "elastic", "errors", "memory", *sorted(_RUNTIME)]
+__all__ = ["__version__", "cuda", "elastic", "errors", "memory", "track", *sorted(_RUNTIME)]
 
 
 def __getattr__(name: str) -> Any:
@@ -37,6 +38,8 @@ def __getattr__(name: str) -> Any:
         return importlib.import_module(f"torchtide.{name}")
     if name in _RUNTIME:
         return getattr(importlib.import_module("torchtide.runtime"), name)
+    if name == "track":
+        return importlib.import_module("torchtide.tracking").track
     if name in _NOTEBOOK:  # %load_ext torchtide
         return getattr(importlib.import_module("torchtide.notebook"), name)
     raise AttributeError(f"module 'torchtide' has no attribute {name!r}")

@@ -70,6 +70,8 @@ class Gate:
         self._root_hook = _RootHook(self)
         self._global_handle: Any = None
         self.on_first_iteration: Callable[[], None] | None = None
+        #: Told each begun iteration, with the seconds of the pause before it if there was one.
+        self.on_begun: Callable[[float | None], None] | None = None
 
     def install(self, arm: Callable[[bool], None]) -> None:
         """Sets the hooks in torch; `arm` starts and stops the operator gate."""
@@ -245,7 +247,7 @@ class Gate:
             first, self.on_first_iteration = self.on_first_iteration, None
             first()
         _core.begin_iteration(phase, self._notice.paused)
-        self._notice.running()
+        paused_s = self._notice.running()
         self.open = True
         self.stepped = False
         self.phase = phase
@@ -253,6 +255,8 @@ class Gate:
         if recording != self._armed:
             self._arm(recording)
             self._armed = recording
+        if self.on_begun is not None:
+            self.on_begun(paused_s)
 
     def batch_boundary(self) -> None:
         """For loops without torch's optimizers or modules: each batch is an iteration."""

@@ -98,6 +98,32 @@ def claim_process(environ: MutableMapping[str, str] | None = None) -> bool:
     return True
 
 
+def is_spawned(argv: Sequence[str]) -> bool:
+    """True for a process that multiprocessing has spawned: a rank, a loader's worker, a helper.
+
+    Args:
+        argv: The whole command line with the interpreter in front, as `sys.orig_argv`.
+    """
+    return "--multiprocessing-fork" in argv
+
+
+def claim_as_rank(rank: int, world_size: int, environ: MutableMapping[str, str]) -> None:
+    """Makes this spawned process a job of its own, as a rank of torchrun is one.
+
+    Args:
+        rank: What it has told to `init_process_group`; its environment need not have it.
+        world_size: As told there.
+        environ: The environment to mark.
+    """
+    given = {"RANK": str(rank), "WORLD_SIZE": str(world_size)}
+    environ["TIDE_JOB_NAME"] = rank_name(environ.get("TIDE_JOB_NAME", ""), given)
+    if has_peers(given):
+        environ["TIDE_LANE"] = NO_LANE
+    # With the RANK of the environment: what this process spawns in turn has the same one.
+    own = f"{os.getpid()}:{process_start_time(os.getpid())}:{environ.get('RANK', '')}"
+    environ[CLAIM_VARIABLE] = own
+
+
 def _claim_holds(claim: str, pid: int, start: int, rank: str) -> bool:
     """True when another living process of the same rank made the claim."""
     try:

@@ -33,11 +33,13 @@ class PauseNotice:
             f"`tide explain {name}` says who paused it"
         )
 
-    def running(self) -> None:
-        """Called when an iteration has begun."""
-        if self._since is not None:
-            took_s, self._since = time.monotonic() - self._since, None
-            say(f"{_core.name()} goes on after {took_s:.1f} s")
+    def running(self) -> float | None:
+        """Called when an iteration has begun; the seconds of the pause before it, if any."""
+        if self._since is None:
+            return None
+        took_s, self._since = time.monotonic() - self._since, None
+        say(f"{_core.name()} goes on after {took_s:.1f} s")
+        return took_s
 
 
 def say(words: str) -> None:

@@ -88,6 +88,7 @@ class Extension:
         self._timer: asyncio.TimerHandle | None = None
         self._attending: asyncio.TimerHandle | None = None
         self._released = False
+        self._grad_enabled = True  # when the cell began
 
     def install(self) -> None:
         """Starts the job and listens to cells."""
@@ -120,6 +121,7 @@ class Extension:
         self._forget_timer()
         self._restore()
         GATE.adopt()
+        self._grad_enabled = _torch_grad_enabled()
 
     def attend(self) -> None:
         """Carries out what others ask of the job while no cell runs; again and again."""
@@ -128,8 +130,9 @@ class Extension:
         with contextlib.suppress(RuntimeError):
             self._attending = asyncio.get_running_loop().call_later(_ATTEND_S, self.attend)
 
-    def after_cell(self, *_: Any) -> None:
+    def after_cell(self, result: Any = None, *_: Any) -> None:
         """Ends the iteration that a cell left open, interrupted or not, and begins to idle."""
+        self._mend_grad_mode(getattr(result, "error_in_exec", None))
         try:
             GATE.leave()
         except Exception as error:  # a full disk: the turn is kept, the next cell tries again
@@ -144,6 +147,16 @@ class Extension:
             return
         self._forget_timer()
         self._timer = loop.call_later(self._idle_s, self.release)
+
+    def _mend_grad_mode(self, error: BaseException | None) -> None:
+        """Turns gradients on again where an interrupt kept torch from doing so.
+
+        Optimizers switch them off for their step and on in a `finally`; an interrupt that falls
+        into that `finally` leaves them off for good, and the next backward pass of any cell fails.
+        What a cell itself has switched off stays off.
+        """
+        if self._grad_enabled and not _torch_grad_enabled() and _cut_short(error):
+            sys.modules["torch"].set_grad_enabled(True)
 
     def release(self) -> None:
         """Takes the memory out; runs on the kernel's thread, so no cell does."""
@@ -207,6 +220,26 @@ class Extension:
             main([*words, "--once"] if words == ["top"] else words)
             return None
         return Handle("never" if self._idle_s is None else f"{self._idle_s:g} s")
+
+
+def _torch_grad_enabled() -> bool:
+    torch = sys.modules.get("torch")
+    return torch is None or bool(torch.is_grad_enabled())
+
+
+def _cut_short(error: BaseException | None) -> bool:
+    """Whether an error left torch's code that was to bring an enabled grad mode back."""
+    trace = error.__traceback__ if error is not None else None
+    while trace is not None:
+        frame, trace = trace.tb_frame, trace.tb_next
+        place, before = (frame.f_globals.get("__name__"), frame.f_code.co_name), None
+        if place == ("torch.optim.optimizer", "_use_grad"):
+            before = frame.f_locals.get("prev_grad")
+        elif place == ("torch.autograd.grad_mode", "__exit__"):
+            before = getattr(frame.f_locals.get("self"), "prev", None)
+        if before is True:
+            return True
+    return False
 
 
 def _seconds(word: str) -> float:

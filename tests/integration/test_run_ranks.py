@@ -1,4 +1,4 @@
-"""torchrun under `tide run`: each rank is a job, and none waits for a turn in a collective."""
+"""Ranks of torchrun and of spawn: each is a job, and none waits for a turn in a collective."""
 
 import json
 import pathlib
@@ -29,6 +29,52 @@ torch.distributed.barrier()
 atexit._run_exitfuncs()
 os._exit(0)
 """
+
+
+SPAWN = """
+import atexit, os, sys, torch, torch.distributed as dist, torch.multiprocessing as multiprocessing
+from torch.utils.data import DataLoader, TensorDataset
+
+def rank_main(rank, world_size):
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method="file://" + os.path.abspath("meet"), rank=rank,
+                            world_size=world_size)
+    model = torch.nn.parallel.DistributedDataParallel(torch.nn.Linear(1024, 512))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    loader = DataLoader(TensorDataset(torch.randn(40, 1024)), batch_size=8, num_workers=1,
+                        multiprocessing_context="spawn")
+    for (batch,) in loader:
+        optimizer.zero_grad()
+        model(batch).pow(2).mean().backward()
+        optimizer.step()
+    from torchtide import _core
+    moved = os.environ.get("TIDE_JOB_NAME"), _core.started() and _core.report()["live"] > 1 << 20
+    dist.barrier()
+    sys.stdout.write(f"rank {rank} is {moved[0]}, hooked {moved[1]}\\n")
+    sys.stdout.flush()
+    atexit._run_exitfuncs()
+    os._exit(0)  # as below
+
+if __name__ == "__main__":
+    multiprocessing.spawn(rank_main, args=(2,), nprocs=2)
+"""
+
+
+def test_spawned_ranks_are_jobs_and_their_loaders_workers_are_none() -> None:
+    with tempfile.TemporaryDirectory(prefix="tide-spawn-") as path:
+        folder = pathlib.Path(path)
+        (folder / "x.py").write_text(SPAWN)
+        environ = processes.environment(folder, TIDE_CAPACITY="4GiB", OMP_NUM_THREADS="1")
+        try:
+            ended = processes.tide(["run", "--", "python", "x.py"], environ, folder)
+            assert ended.returncode == 0, ended.stderr
+            said = sorted(line for line in ended.stdout.splitlines() if line.startswith("rank"))
+            assert said == ["rank 0 is x[0], hooked True", "rank 1 is x[1], hooked True"]
+            listed = processes.tide(["ps", "--json"], environ, folder)
+            names = {job["name"] for job in json.loads(listed.stdout)["jobs"]}
+            assert {"x[0]", "x[1]"} <= names <= {"x", "x[0]", "x[1]"}
+        finally:
+            processes.tide(["shutdown"], environ, folder)
 
 
 def test_ranks_of_torchrun_train_to_the_end_as_jobs_of_their_own() -> None:

@@ -274,3 +274,28 @@ def test_a_process_that_is_gone_has_no_start_time() -> None:
     child.wait()
     assert _launch.process_start_time(child.pid) == 0
     assert OWN_START > 0
+
+
+def test_a_spawned_rank_takes_the_job_over_from_its_parent_and_its_workers_pass_through() -> None:
+    claimed = {_launch.CLAIM_VARIABLE: "", "TIDE_JOB_NAME": "train"}
+    _launch.claim_as_rank(1, 4, claimed)
+    assert (claimed["TIDE_JOB_NAME"], claimed["TIDE_LANE"]) == ("train[1]", "-1")
+    child = "import os; from torchtide import _launch; print(_launch.claim_process())"
+    environ = {**os.environ, **claimed, "PYTHONPATH": str(processes.SOURCE)}
+    said = subprocess.run(
+        [sys.executable, "-c", child], env=environ, capture_output=True, text=True, check=True
+    )
+    assert said.stdout == "False\n"
+
+
+def test_one_spawned_process_alone_keeps_its_name_and_lane() -> None:
+    claimed = {"TIDE_JOB_NAME": "train"}
+    _launch.claim_as_rank(0, 1, claimed)
+    assert claimed["TIDE_JOB_NAME"] == "train" and "TIDE_LANE" not in claimed
+
+
+def test_what_multiprocessing_has_spawned_is_known_by_its_command_line() -> None:
+    assert _launch.is_spawned(
+        ["python", "-c", "from m import spawn_main", "--multiprocessing-fork"]
+    )
+    assert not _launch.is_spawned(["python", "train.py"])

@@ -253,6 +253,29 @@ def events(
         raise exits.Exit(code)
 
 
+@app.command(epilog=examples.of("report"))
+def report(
+    context: typer.Context,
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="FILE.html", help="The page to write.")
+    ] = Path("tide-report.html"),
+    seconds: Annotated[
+        float | None,
+        typer.Option(
+            "--for", metavar="SECONDS", help="Not until the jobs have ended, but so long."
+        ),
+    ] = None,
+    interval: Annotated[float, typer.Option(metavar="SECONDS", help="Between two looks.")] = 0.5,
+    json_output: Json = False,
+) -> None:
+    """Watch the jobs until they have ended and write a page with pictures of the run."""
+    from torchtide.cli import report as reporter
+
+    with exits.reported(json_output, "tide report"):
+        request = reporter.Request(output, seconds, interval, json_output)
+        raise exits.Exit(reporter.report(_edges(context), request))
+
+
 @app.command(epilog=examples.of("priority"))
 def priority(
     context: typer.Context,

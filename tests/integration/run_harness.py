@@ -25,6 +25,9 @@ def install():
                 "limit": os.environ.get("TIDE_LIMIT"), "python": sys.executable,
                 "thread": threading.current_thread().name}
         file.write(json.dumps(line) + "\\n")
+
+def install_when_a_rank():
+    pass  # none of these programs joins a process group: test_run_ranks.py has those that do
 """
 
 

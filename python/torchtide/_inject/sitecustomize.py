@@ -53,13 +53,13 @@ def _torch_is_here() -> None:
         return
     try:
         _import_torchtide()
-        from torchtide._autostart import install, install_when_a_rank
+        from torchtide import _autostart
         from torchtide._launch import claim_process, is_spawned
 
         if claim_process():
-            install()
+            _autostart.install()
         elif is_spawned(sys.orig_argv):
-            install_when_a_rank()
+            _autostart.install_when_a_rank()
     except (Exception, SystemExit) as error:
         _warn("not hooked, %s: %s" % (type(error).__name__, " ".join(str(error).split())))
 

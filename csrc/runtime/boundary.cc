@@ -84,18 +84,38 @@ void Runtime::ExpectIterations(int64_t count) {
 void Runtime::PredictRemaining(int64_t last_iteration_ns) {
   constexpr double kKept = 0.8;  // of the mean, at each iteration
   const int64_t done = iterations_.load(std::memory_order_relaxed);
-  if (Learning(done)) return;  // the last learning iteration gives the first prediction
-  const double last = static_cast<double>(last_iteration_ns);
-  mean_iteration_ns_ =
-      mean_iteration_ns_ > 0 ? kKept * mean_iteration_ns_ + (1 - kKept) * last : last;
+  double iteration_ns = static_cast<double>(last_iteration_ns);
+  if (Learning(done)) {
+    // Its first iterations are slow and say little; those of its neighbours are the better guess.
+    const double others = MeanIterationOfOthers();
+    if (others > 0) iteration_ns = others;
+  } else {
+    mean_iteration_ns_ = mean_iteration_ns_ > 0
+                             ? kKept * mean_iteration_ns_ + (1 - kKept) * iteration_ns
+                             : iteration_ns;
+    iteration_ns = mean_iteration_ns_;
+  }
   const int64_t expected = options_.iterations > 0
                                ? options_.iterations
                                : iterations_expected_.load(std::memory_order_relaxed);
   // More iterations than were said: nothing is known any more.
-  const bool known = expected >= done && expected > 0;
-  const double remaining_ns = static_cast<double>(expected - done) * mean_iteration_ns_;
+  const bool known = expected >= done && expected > 0 && iteration_ns > 0;
+  const double remaining_ns = static_cast<double>(expected - done) * iteration_ns;
   slot().remaining_ns.store(known ? static_cast<int64_t>(remaining_ns) : -1,
                             std::memory_order_relaxed);  // relaxed: one number
+}
+
+double Runtime::MeanIterationOfOthers() {
+  lane::Members members;
+  lane::GatherMembers(device_->table(), lane_, slot_id_, members);
+  double sum_ns = 0;
+  int measured = 0;
+  for (const sched::TurnMember& member : members) {
+    if (member.learning || member.last_iteration <= absl::ZeroDuration()) continue;
+    sum_ns += absl::ToDoubleNanoseconds(member.last_iteration);
+    ++measured;
+  }
+  return measured > 0 ? sum_ns / measured : 0;
 }
 
 void Runtime::UpdateRecording() {
@@ -151,6 +171,7 @@ absl::Status Runtime::TakeTurn(const std::function<bool()>& interrupted) {
     }
     if (!in_lane_) return absl::OkStatus();
     if (keep_turn_ && turn_->Holds()) return absl::OkStatus();
+    if (iterations_.load(std::memory_order_relaxed) == 0) PredictRemaining(0);
     lane::WaitHooks hooks;
     hooks.on_wake = [this] {
       CarryOutOrders();

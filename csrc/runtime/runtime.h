@@ -162,7 +162,10 @@ class Runtime {
   PageCount BringBack();
   void StartStreaming();
   void UpdateRecording();
+  /// Writes the predicted remaining service, from iterations of `last_iteration_ns`; 0: not known.
   void PredictRemaining(int64_t last_iteration_ns);
+  /// In nanoseconds, over the measured members of the lane; 0 where there is none.
+  double MeanIterationOfOthers();
 
   static void FillApi(TideCoreApi& api);
   void InstallForkHandlers();

@@ -138,6 +138,9 @@ TEST(SrtfTest, TheShortestRunsFirstAndTheUnknownLast) {
   members[0].learning = true;
   EXPECT_EQ(NextTurn(TurnPolicyId::kSrtf, members, {}).next, SlotId(0))
       << "a newcomer is measured before anything long goes on";
+  members[0].remaining = absl::Seconds(60);
+  EXPECT_EQ(NextTurn(TurnPolicyId::kSrtf, members, {}).next, SlotId(2))
+      << "a newcomer whose length is known waits its turn as others do";
 }
 
 TEST(PackTest, TurnsGoAroundByArrivalQuantumByQuantum) {

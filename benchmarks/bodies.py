@@ -222,13 +222,15 @@ class Counted:
 
 
 def short_job(iterations: int, **sizes: int) -> Iterator[Any]:
-    """Builds a small job; the call runs all of it and yields the monotonic time of its end."""
+    """Builds a small job; the call runs all of it and yields when each iteration ended (monotonic)."""
     package = prepare("tide", 1)
     from benchmarks import models
 
     job = models.build("adam", **sizes)
     yield "ready"
+    ends = []
     for batch in package.iterations(Counted(job.batches, iterations)):
         job.step(batch)
+        ends.append(time.monotonic())
     package.runtime.GATE.leave()
-    yield time.monotonic()
+    yield ends

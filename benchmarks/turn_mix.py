@@ -52,8 +52,12 @@ def shortest_left(waiting: Sequence[tuple[float, int, int]]) -> int:
 Pick = Callable[[Sequence[tuple[float, int, int]]], int]
 
 
-def ideal_completion(jobs: Sequence[ShortJob], pick: Pick) -> float:
-    """Mean completion time in iterations when turns cost nothing; decided anew each iteration."""
+def ideal_completion(jobs: Sequence[ShortJob], pick: Pick, first: float = 1.0) -> float:
+    """Mean completion time in iterations when turns cost nothing; decided anew each iteration.
+
+    `first` is how long the first iteration of a job is (it makes the optimizer's state), in later
+    ones.
+    """
     left = [job.iterations for job in jobs]
     finished = [0.0] * len(jobs)
     now = 0.0
@@ -67,13 +71,13 @@ def ideal_completion(jobs: Sequence[ShortJob], pick: Pick) -> float:
             now = min(job.arrival for index, job in enumerate(jobs) if left[index])
             continue
         index = pick(waiting)
+        now += first if left[index] == jobs[index].iterations else 1.0
         left[index] -= 1
-        now += 1
         if not left[index]:
             finished[index] = now - jobs[index].arrival
     return statistics.fmean(finished)
 
 
-def ideal_ratio(jobs: Sequence[ShortJob]) -> float:
+def ideal_ratio(jobs: Sequence[ShortJob], first: float = 1.0) -> float:
     """Mean completion time first come first served, over shortest remaining first."""
-    return ideal_completion(jobs, first_come) / ideal_completion(jobs, shortest_left)
+    return ideal_completion(jobs, first_come, first) / ideal_completion(jobs, shortest_left, first)

@@ -83,6 +83,8 @@ def test_ideal_completion_follows_the_policy() -> None:
     jobs = [turn_mix.ShortJob(10, 0.0), turn_mix.ShortJob(2, 1.0)]
     assert turn_mix.ideal_completion(jobs, turn_mix.first_come) == (10 + 11) / 2
     assert turn_mix.ideal_completion(jobs, turn_mix.shortest_left) == (12 + 2) / 2
+    assert turn_mix.ideal_completion(jobs, turn_mix.first_come, first=3.0) == (12 + 15) / 2
+    assert turn_mix.ideal_completion(jobs, turn_mix.shortest_left, first=3.0) == (16 + 6) / 2
 
 
 def test_a_device_that_idles_between_arrivals_waits_for_the_next() -> None:

@@ -222,7 +222,7 @@ class Counted:
 
 
 def short_job(iterations: int, **sizes: int) -> Iterator[Any]:
-    """Builds a small job; the call runs all of it and yields when each iteration ended (monotonic)."""
+    """Builds a small job; the call runs all of it and yields when each iteration ended."""
     package = prepare("tide", 1)
     from benchmarks import models
 

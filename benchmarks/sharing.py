@@ -82,7 +82,7 @@ def completion_s(policy: str, jobs: list[turn_mix.ShortJob], step_s: float) -> f
 
 
 def alone(rounds: int) -> tuple[float, float]:
-    """Seconds of the first iteration of a short job that is alone, and of the later ones: medians."""
+    """Seconds of the first iteration of a short job that is alone, and of the others: medians."""
     firsts, laters = [], []
     for _ in range(rounds):
         with tempfile.TemporaryDirectory() as name:

@@ -21,6 +21,7 @@ NAMES = (
     "suspend",
     "hook",
     "elastic",
+    "coordinator",
     "simulator",
 )
 

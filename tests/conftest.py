@@ -1,13 +1,24 @@
-"""Marks for all Python tests: `torch` from the test's own source, `integration` from its folder."""
+"""For all Python tests: marks (`torch` from the source, `integration` from the folder), Ctrl-C."""
 
 import pathlib
 import re
+import signal
 
 import pytest
 
 TORCH = re.compile(
     r"^\s*(import torch\b(?!tide)|from torch(\.| )|.*importorskip\([\"']torch)", re.MULTILINE
 )
+
+
+def pytest_configure() -> None:
+    """Lets what tests start be interrupted.
+
+    A shell starts what it runs in the background with SIGINT ignored, and so are all children then:
+    a test that interrupts one and waits for its end would wait for ever.
+    """
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -116,15 +116,10 @@ void Report(Context& context, const ClusterChange& change) {
 }
 
 void Resync(Context& context, const std::string& name, NodeLink& link) {
-  link.resync = false;
   const ClusterEngine& engine = *context.state.cluster.engine;
   const NodeIndex node = engine.devices().IndexOf(name);
   std::set<std::string> told;
-  for (const JobIndex index : engine.open_jobs()) {
-    const Placement& placement = engine.job(index).placement;
-    const bool here = std::any_of(placement.begin(), placement.end(),
-                                  [&](const DeviceShare& share) { return share.node == node; });
-    if (!here) continue;
+  for (const JobIndex index : engine.jobs_on(node)) {
     told.insert(engine.job(index).spec.key);
     SendAllocation(context, name, AllocationOf(engine, index, name));
   }
@@ -140,9 +135,9 @@ void Resync(Context& context, const std::string& name, NodeLink& link) {
 }
 
 void ResyncAll(Context& context) {
-  for (auto& [name, link] : context.state.cluster.nodes) {
-    if (link.resync) Resync(context, name, link);
-  }
+  ClusterState& cluster = context.state.cluster;
+  for (const std::string& name : std::exchange(cluster.resync, {}))
+    Resync(context, name, cluster.nodes[name]);
 }
 
 /// One decision and all that follows from it.
@@ -221,7 +216,7 @@ void OnJoin(Context& context, PeerId id, uint64_t request_id, const wire::Join& 
   link.peer = id;
   link.incarnation = join.incarnation;
   link.lease_until_ns = context.now.mono_ns + cluster.settings.lease_ms * 1'000'000;
-  link.resync = true;
+  cluster.resync.insert(join.node);
   link.unanswered.clear();
   link.held.clear();
   if (const auto* held = join.held.As<wire::Value::Array>()) {
@@ -316,11 +311,9 @@ void OnAdvance(Context& context, PeerId id, uint64_t request_id, const wire::Adv
   if (status.ok()) status = cluster.engine->Check(input);
   if (!status.ok()) return Refuse(context, id, request_id, status);
   cluster.virtual_s = advance.now_s;
-  const bool resync = std::any_of(cluster.nodes.begin(), cluster.nodes.end(),
-                                  [](const auto& entry) { return entry.second.resync; });
   if (advance.decide && cluster.engine->Due(advance.now_s)) {
     Decide(context, advance.now_s);
-  } else if (advance.decide && resync) {
+  } else if (advance.decide) {
     ResyncAll(context);
   }
   wire::Value::Map data = {{"now_s", cluster.engine->now_s()}};
@@ -331,10 +324,11 @@ void OnAdvance(Context& context, PeerId id, uint64_t request_id, const wire::Adv
 
 void OnAllocationAck(Context& context, PeerId id, const wire::AllocationAck& ack) {
   const auto found = context.state.cluster.nodes.find(context.state.peers[id].node);
-  if (found == context.state.cluster.nodes.end()) return;
+  // What still comes over a link that was replaced says nothing of who the node is now.
+  if (found == context.state.cluster.nodes.end() || found->second.peer != id) return;
   auto& unanswered = found->second.unanswered;
   const auto sent = unanswered.find(ack.key);
-  if (sent != unanswered.end() && sent->second.revision <= ack.revision) unanswered.erase(sent);
+  if (sent != unanswered.end() && sent->second.revision == ack.revision) unanswered.erase(sent);
 }
 
 void OnClusterReport(Context& context, const wire::Report& report) {

@@ -3,6 +3,7 @@
 
 #include <map>
 #include <memory>
+#include <set>
 #include <string>
 #include <utility>
 #include <vector>
@@ -27,7 +28,6 @@ struct NodeLink {
   PeerId peer;  // negative: not connected
   int64_t incarnation = 0;
   int64_t lease_until_ns = 0;
-  bool resync = false;            // tell it all that concerns it after the next decision
   std::vector<std::string> held;  // what it said it runs when it joined
   struct Sent {
     int64_t revision = 0;
@@ -46,6 +46,7 @@ struct ClusterState {
   ClusterSettings settings;
   std::unique_ptr<ClusterEngine> engine;  // nullptr: this daemon serves no cluster
   std::map<std::string, NodeLink> nodes;
+  std::set<std::string> resync;     // nodes to be told all that concerns them after the decision
   std::vector<JobFigures> figures;  // by JobIndex
   int64_t next_input = 1;
   int64_t reports = 0, decisions = 0;

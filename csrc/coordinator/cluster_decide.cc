@@ -56,7 +56,8 @@ bool ClusterEngine::DecideOnce(std::vector<ClusterChange>& changes) {
   const sched::ClusterView cluster{.gpus = gate_.Open(capacity())};
   sched::ClusterInput input = PolicyInput(cluster);
   input.events = events;
-  const bool filtered = options_.min_run_s > 0 && running_ > 0;
+  // Only who has started less than that ago may be preempted too soon.
+  const bool filtered = options_.min_run_s > 0 && started_s_ + options_.min_run_s > now_s_;
   std::unique_ptr<sched::ClusterPolicy> before = filtered ? policy_->Clone() : nullptr;
   const ClusterDecision decision = policy_->Decide(input);
   if (filtered) {
@@ -156,10 +157,12 @@ void ClusterEngine::Start(const JobAction& action, std::vector<ClusterChange>& c
   if (job.first_start_s == kNever) job.first_start_s = now_s_;
   ++job.revision;
   ++running_;
+  running_gangs_ += view.gpus;
+  started_s_ = now_s_;
   view.state = JobState::kRunning;
   view.since_s = now_s_;
   gate_.Use(view.user, view.gpus, now_s_);
-  if (job.spec.devices_max > view.gpus) elastic_running_.insert(index);
+  placed_.Add(Placed(index));
   changes.push_back({.job = index, .kind = ChangeKind::kStart, .reason = action.reason});
 }
 
@@ -167,16 +170,13 @@ void ClusterEngine::Start(const JobAction& action, std::vector<ClusterChange>& c
 void ClusterEngine::MakeRoom(int devices, std::vector<ClusterChange>& changes) {
   std::set<JobIndex> shrunk;
   while (devices_.free() < devices) {
-    JobIndex most;
-    int extra_most = 0;
-    for (const JobIndex index : elastic_running_) {
-      const int extra = jobs_[index.value()].devices() - views_[index.value()].gpus;
-      if (extra > extra_most) extra_most = extra, most = index;
-    }
-    if (extra_most == 0) break;
+    const JobIndex most = placed_.MostExtra();
+    if (most.value() < 0) break;
     ClusterJob& job = jobs_[most.value()];
     const NodeIndex node = job.placement.back().node;
+    placed_.Remove(Placed(most));
     devices_.RemoveOne(job.placement);
+    placed_.Add(Placed(most));
     if (job.placement.back().node != node) Remember(job, node);
     gate_.Use(views_[most.value()].user, -1, now_s_);
     shrunk.insert(most);
@@ -196,22 +196,19 @@ void ClusterEngine::Grow(std::vector<ClusterChange>& changes) {
   const int kept = devices_.working() - gate_.Open(capacity());
   std::set<JobIndex> grown;
   while (devices_.free() > kept) {
-    JobIndex least;
-    double share_least = kNever;
-    for (const JobIndex index : elastic_running_) {
-      const ClusterJob& job = jobs_[index.value()];
-      if (job.devices() >= job.spec.devices_max) continue;
-      if (!grown.contains(index) && job.resized_s + options_.min_run_s > now_s_ &&
-          options_.min_run_s > 0) {
-        continue;
-      }
-      const double share = static_cast<double>(job.devices()) / job.spec.devices;
-      if (share < share_least) share_least = share, least = index;
-    }
-    if (share_least == kNever) break;
-    devices_.AddOne(jobs_[least.value()].placement);
-    gate_.Use(views_[least.value()].user, +1, now_s_);
-    grown.insert(least);
+    const auto may_grow = [&](const std::pair<double, JobIndex>& entry) {
+      const double from_s = jobs_[entry.second.value()].resized_s + options_.min_run_s;
+      return options_.min_run_s == 0 || from_s <= now_s_ || grown.contains(entry.second);
+    };
+    const auto& growable = placed_.growable();
+    const auto least = std::find_if(growable.begin(), growable.end(), may_grow);
+    if (least == growable.end()) break;
+    const JobIndex index = least->second;
+    placed_.Remove(Placed(index));
+    devices_.AddOne(jobs_[index.value()].placement);
+    placed_.Add(Placed(index));
+    gate_.Use(views_[index.value()].user, +1, now_s_);
+    grown.insert(index);
   }
   for (const JobIndex index : grown) {
     ClusterJob& job = jobs_[index.value()];

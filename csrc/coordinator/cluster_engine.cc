@@ -127,6 +127,14 @@ JobIndex ClusterEngine::Submit(const JobSpec& spec) {
   return index;
 }
 
+PlacedJob ClusterEngine::Placed(JobIndex index) const {
+  const ClusterJob& job = jobs_[index.value()];
+  return {.job = index,
+          .placement = job.placement,
+          .gang = views_[index.value()].gpus,
+          .devices_max = job.spec.devices_max};
+}
+
 // Takes the devices of a running job away; the caller says what it is then.
 void ClusterEngine::Stop(JobIndex index) {
   ClusterJob& job = jobs_[index.value()];
@@ -134,11 +142,12 @@ void ClusterEngine::Stop(JobIndex index) {
   view.executed_s = view.ExecutedAt(now_s_);
   view.since_s = now_s_;
   gate_.Use(view.user, -job.devices(), now_s_);
+  placed_.Remove(Placed(index));
   devices_.Give(job.placement);
   job.placement_before = std::exchange(job.placement, Placement());
-  elastic_running_.erase(index);
   ++job.revision;
   --running_;
+  running_gangs_ -= view.gpus;
 }
 
 void ClusterEngine::Close(JobIndex index, JobState state) {
@@ -184,12 +193,8 @@ void ClusterEngine::SetNode(const ClusterInput& input) {
   const bool shrinks =
       known != nullptr && known->works && (!input.works || input.devices < known->devices);
   if (shrinks) {
-    for (const JobIndex job : std::vector<JobIndex>(open_.begin(), open_.end())) {
-      const Placement& held = jobs_[job.value()].placement;
-      const bool on_node = std::any_of(
-          held.begin(), held.end(), [&](const DeviceShare& share) { return share.node == index; });
-      if (on_node) Evict(job, absl::StrCat("node ", input.node, " is lost"));
-    }
+    for (const JobIndex job : std::set<JobIndex>(placed_.On(index)))
+      Evict(job, absl::StrCat("node ", input.node, " is lost"));
   }
   devices_.Set(input.node, input.devices, input.works);
 }
@@ -199,6 +204,7 @@ void ClusterEngine::SetNode(const ClusterInput& input) {
 void ClusterEngine::FitCapacity() {
   if (gate_.reservations().empty()) return;
   const int open = gate_.Open(capacity());
+  if (running_gangs_ <= open) return;
   int used = 0;
   std::vector<JobIndex> running;
   for (const JobIndex index : open_) {
@@ -206,7 +212,6 @@ void ClusterEngine::FitCapacity() {
     used += views_[index.value()].gpus;
     running.push_back(index);
   }
-  if (used <= open) return;
   const auto lost = [&](JobIndex index) {
     const JobView& view = views_[index.value()];
     return std::pair(static_cast<int>(view.tier), (now_s_ - view.since_s) * view.gpus);

@@ -11,6 +11,7 @@
 #include "coordinator/cluster_devices.h"
 #include "coordinator/cluster_gate.h"
 #include "coordinator/cluster_types.h"
+#include "coordinator/placement_index.h"
 
 namespace tide::coordinator {
 
@@ -56,6 +57,8 @@ class ClusterEngine {
   /// Jobs that are neither done nor refused, by index.
   const std::set<JobIndex>& open_jobs() const { return open_; }
   size_t running_jobs() const { return running_; }
+  /// Who has devices of a node.
+  const std::set<JobIndex>& jobs_on(NodeIndex node) const { return placed_.On(node); }
   const ClusterDevices& devices() const { return devices_; }
   const ClusterGate& gate() const { return gate_; }
   const ClusterOptions& options() const { return options_; }
@@ -92,6 +95,7 @@ class ClusterEngine {
   void Withdraw(const sched::JobAction& action, std::vector<ClusterChange>& changes);
   void Start(const sched::JobAction& action, std::vector<ClusterChange>& changes);
   void Stop(JobIndex job);
+  PlacedJob Placed(JobIndex job) const;
   void Close(JobIndex job, sched::JobState state);
   void Evict(JobIndex job, std::string reason);
   void MakeRoom(int devices, std::vector<ClusterChange>& changes);
@@ -108,12 +112,15 @@ class ClusterEngine {
   std::vector<sched::JobView> views_;
   absl::flat_hash_map<std::string, JobIndex> by_key_;  // open ones
   absl::flat_hash_map<std::string, int> groups_;
-  std::set<JobIndex> open_, elastic_running_;
+  std::set<JobIndex> open_;
+  PlacementIndex placed_;                                     // of running jobs
   std::vector<sched::JobEvent> ends_, evictions_, arrivals_;  // since the policy decided last
   std::vector<ClusterChange> evicted_;                        // to be told at the next decision
   std::string log_;
   double now_s_ = 0, wake_s_ = sched::kNever;
+  double started_s_ = -sched::kNever;  // when a job was started last
   size_t running_ = 0;
+  int64_t running_gangs_ = 0;  // devices of the gangs that run
   bool dirty_ = false;
 };
 

@@ -18,13 +18,15 @@ std::unique_ptr<ClusterEngine> ClusterEngine::Copy() const {
   copy->by_key_ = by_key_;
   copy->groups_ = groups_;
   copy->open_ = open_;
-  copy->elastic_running_ = elastic_running_;
+  copy->placed_ = placed_;
   copy->ends_ = ends_;
   copy->evictions_ = evictions_;
   copy->arrivals_ = arrivals_;
   copy->now_s_ = now_s_;
   copy->wake_s_ = wake_s_;
+  copy->started_s_ = started_s_;
   copy->running_ = running_;
+  copy->running_gangs_ = running_gangs_;
   return copy;
 }
 

@@ -96,9 +96,8 @@ void Core::RunTick() {
 bool Core::ClusterIsDue() const {
   const ClusterState& cluster = state_.cluster;
   if (!cluster.engine || cluster.settings.virtual_clock) return false;
-  return cluster.engine->Due(cluster.NowAt(parts_.clock.MonotonicNanos())) ||
-         std::any_of(cluster.nodes.begin(), cluster.nodes.end(),
-                     [](const auto& entry) { return entry.second.resync; });
+  return !cluster.resync.empty() ||
+         cluster.engine->Due(cluster.NowAt(parts_.clock.MonotonicNanos()));
 }
 
 absl::Status Core::Flush() {

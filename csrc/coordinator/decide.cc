@@ -135,9 +135,9 @@ void Emit(Context& context, absl::string_view kind, absl::string_view job, std::
                     .data = std::move(data)};
   state.events.push_back(event);
   if (state.events.size() > kEventsInMemory) state.events.pop_front();
-  for (const auto& [id, peer] : state.peers) {
-    if (!peer.follow || (!peer.follow->job.empty() && peer.follow->job != job)) continue;
-    context.effects.push_back(Send{id, event, peer.follow->request_id});
+  for (const auto& [id, follow] : state.followers) {
+    if (follow.job.empty() || follow.job == job)
+      context.effects.push_back(Send{id, event, follow.request_id});
   }
   context.effects.push_back(SaveEvent{std::move(event)});
 }
@@ -229,6 +229,7 @@ void OnClosed(Context& context, PeerId id) {
     std::erase_if(order.waiters, [&](const Waiter& waiter) { return waiter.peer == id; });
   }
   if (!it->second.node.empty()) OnNodeClosed(context, id, it->second.node);
+  state.followers.erase(id);
   state.peers.erase(it);
 }
 

@@ -38,7 +38,7 @@ void OnEvents(Context& context, PeerId peer, uint64_t request_id, const wire::Qu
   Reply(context, peer, request_id,
         {{"events", EventsOf(state, query.job, query.since, static_cast<size_t>(count))},
          {"last_seq", state.next_seq - 1}});
-  if (query.follow) state.peers[peer].follow = Peer::Follow{request_id, query.job};
+  if (query.follow) state.followers[peer] = Follow{request_id, query.job};
 }
 
 void OnExplain(Context& context, PeerId peer, uint64_t request_id, const wire::Query& query) {

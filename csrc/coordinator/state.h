@@ -86,11 +86,12 @@ struct Peer {
   bool said_hello = false;
   wire::Role role = wire::Role::kCli;
   JobId job;
-  struct Follow {
-    uint64_t request_id = 0;
-    std::string job;  // empty: all
-  };
-  std::optional<Follow> follow;
+};
+
+/// A client that is told of events as they happen.
+struct Follow {
+  uint64_t request_id = 0;
+  std::string job;  // empty: all
 };
 
 /// A client that waits for an answer.
@@ -131,6 +132,7 @@ struct State {
   int64_t next_seq = 1;
   std::map<JobId, Job> jobs;
   std::map<PeerId, Peer> peers;
+  std::map<PeerId, Follow> followers;
   std::vector<PendingChange> changes;
   std::vector<PendingOrder> orders;
   std::deque<wire::Event> events;

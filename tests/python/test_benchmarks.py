@@ -11,7 +11,7 @@ import sys
 
 import pytest
 
-from benchmarks import estimates, harness, turn_mix
+from benchmarks import coordinator, estimates, harness, turn_mix
 from benchmarks import figure as figures
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -112,3 +112,15 @@ def test_the_quickest_figure_ends_with_its_line_of_json() -> None:
     assert found["values"]["alloc_ns"].keys() == found["baselines"]["alloc_ns"].keys()
     assert all(value > 0 for value in found["values"]["alloc_ns"].values())
     assert {key for key, value in found["values"].items() if value is None} == found["why"].keys()
+
+
+@pytest.mark.slow
+def test_the_load_of_a_coordinator_is_read_back_and_loses_nothing() -> None:
+    numbers = {"jobs": 200, "nodes": 40, "probes": 20, "reports": 2000, "reports_per_s": 500}
+    line = coordinator.run_load(coordinator.load_program(), **numbers)
+    assert line["jobs_registered"] == 200
+    assert line["connections"] == 40
+    assert line["lost_changes"] == 0
+    assert line["reports_per_s"] > 0
+    assert 0 < line["grant_rtt_us_p50"] <= line["grant_rtt_us_p99"]
+    assert line["restart_s"] < 60

@@ -87,6 +87,21 @@ class TcpPeer {
       ReadSome(absl::Seconds(1));
     }
   }
+  /// The next message that is here already; nothing when there is none or the link ended.
+  std::optional<wire::Message> Poll() {
+    for (const bool read_before : {false, true}) {
+      const auto frame = stream_->Next();
+      if (!frame.ok()) status_.Update(frame.status());
+      if (frame.ok() && *frame) {
+        request_id_ = (*frame)->request_id;
+        auto message = wire::DecodeMessage(**frame);
+        if (message.ok()) return *std::move(message);
+        status_.Update(message.status());
+      }
+      if (!read_before && status_.ok()) ReadSome(absl::ZeroDuration());
+    }
+    return std::nullopt;
+  }
   template <typename M>
   std::optional<M> Take(absl::Duration patience) {
     while (true) {

@@ -278,18 +278,15 @@ def test_each_rank_of_a_launcher_is_a_job_and_the_launcher_is_none(bench: Bench)
     assert bench.names() == ["x[0]", "x[1]"]
 
 
-def test_a_start_without_torch_costs_less_than_a_millisecond(bench: Bench) -> None:
+def test_a_start_without_torch_imports_nothing(bench: Bench) -> None:
     code = (
-        "import os, sys, time; sys.path.insert(0, sys.argv[1]); start = time.process_time(); "
-        "import sitecustomize; print(time.process_time() - start)"
+        "import os, sys; sys.path.insert(0, sys.argv[1]); before = set(sys.modules); "
+        "import sitecustomize; print(*sorted(set(sys.modules) - before))"
     )
     environ = {**bench.environ, "TIDE_RUN": "1"}
     command = [PYTHON, "-S", "-c", code, str(_launch.INJECT_DIR)]
-    took = [
-        float(subprocess.run(command, env=environ, capture_output=True, check=True).stdout)
-        for _ in range(7)
-    ]
-    assert min(took) < 0.001
+    ended = subprocess.run(command, env=environ, capture_output=True, check=True, text=True)
+    assert ended.stdout.split() == ["sitecustomize"]
 
 
 def test_help_takes_less_than_three_tenths_of_a_second(bench: Bench) -> None:

@@ -144,6 +144,7 @@ py::dict Report() {
   const tide::arena::ArenaStats& arena = report.arena;
   py::dict dict;
   dict["limit"] = report.budget.limit.value();
+  dict["guaranteed"] = report.budget.guaranteed.value();
   dict["budget_revision"] = report.budget_revision;
   dict["outside"] = report.budget.outside.value();
   dict["committed"] = arena.committed_bytes.value();

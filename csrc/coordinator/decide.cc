@@ -57,6 +57,7 @@ void OnReport(Context& context, Job& job, const wire::Report& report) {
   job.report = report;
   ReportUp(context, job, report);
   if (report.slot >= 0) job.slot = static_cast<int>(report.slot);
+  FollowOwnLimit(context, job, report);
   const bool paused = report.paused.value_or(job.paused);
   if (paused == job.paused || OrderUnderWay(context.state, job)) return;
   job.paused = paused;

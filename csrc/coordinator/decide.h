@@ -119,6 +119,8 @@ void OnSettingsCommand(Context& context, const Waiter& waiter, Job& job,
                        const wire::Command& command);
 void OnOrderCommand(Context& context, const Waiter& waiter, Job& job, const wire::Command& command);
 void OnGrantAck(Context& context, Job& job, const wire::GrantAck& ack);
+/// Takes over a limit that the job has set itself.
+void FollowOwnLimit(Context& context, Job& job, const wire::Report& report);
 void OnOrderAck(Context& context, Job& job, const wire::OrderAck& ack);
 /// What still waits for a job that has ended is answered.
 void AbandonPending(Context& context, const Job& job, absl::string_view why);

@@ -229,6 +229,33 @@ void OnGrantAck(Context& context, Job& job, const wire::GrantAck& ack) {
   Save(context, job);
 }
 
+void FollowOwnLimit(Context& context, Job& job, const wire::Report& report) {
+  const int64_t revision = report.revision.value_or(0);
+  const Settings before = job.wanted;
+  const bool same =
+      report.max_bytes == before.limit_bytes && report.guaranteed_bytes == before.guaranteed_bytes;
+  // The same number with another limit: both took it at once, and the job has refused ours as
+  // stale.
+  const bool its_own = revision > job.revision || (revision > 0 && revision == job.revision &&
+                                                   job.settled_revision < revision && !same);
+  if (!its_own) return;
+  job.revision = job.settled_revision = revision;
+  job.deferred = false;
+  job.under_way.clear();
+  job.wanted.limit_bytes = report.max_bytes;
+  job.wanted.guaranteed_bytes = report.guaranteed_bytes;
+  job.applied = job.wanted;
+  AnswerUpTo(context, job, {.revision = revision, .status = wire::GrantStatus::kStale}, "stale");
+  if (!same) {
+    Emit(
+        context, "limit_changed", job.name,
+        absl::StrCat("limit of ", job.name, " ", Limit(before.limit_bytes), " -> ",
+                     Limit(report.max_bytes), ": its own process set it (revision ", revision, ")"),
+        {{"revision", revision}, {"value", report.max_bytes}, {"previous", before.limit_bytes}});
+  }
+  Save(context, job);
+}
+
 void TickChanges(Context& context) {
   State& state = context.state;
   std::erase_if(state.changes, [&](const PendingChange& change) {

@@ -160,7 +160,8 @@ GrantResult Runtime::ApplyGrant(const GrantRequest& grant) {
   account_.SetLimit(grant.limit);
   slot().budget_bytes_max.store(grant.limit.value(), std::memory_order_relaxed);
   slot().budget_bytes_guaranteed.store(grant.guaranteed.value(), std::memory_order_relaxed);
-  slot().budget_revision.store(grant.revision, std::memory_order_relaxed);
+  // release: whoever reports the revision reports its limit
+  slot().budget_revision.store(grant.revision, std::memory_order_release);
   ApplyBudget();
   const arena::ArenaStats after = arena_->Stats();
   const Bytes held_before = before.alive + before.cached;

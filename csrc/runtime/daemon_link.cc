@@ -135,6 +135,10 @@ void DaemonLink::Report() {
   report.demoted = own.demoted_bytes.load(std::memory_order_relaxed);
   report.persistent = own.persistent_bytes.load(std::memory_order_relaxed);
   report.scratch_peak = own.scratch_peak_bytes.load(std::memory_order_relaxed);
+  // acquire: the limit is written before its revision
+  report.revision = own.budget_revision.load(std::memory_order_acquire);
+  report.max_bytes = own.budget_bytes_max.load(std::memory_order_relaxed);
+  report.guaranteed_bytes = own.budget_bytes_guaranteed.load(std::memory_order_relaxed);
   report.phase = std::string(PhaseWord(own.phase.load(std::memory_order_relaxed)));
   session_->Post(std::move(report));
 }

@@ -193,7 +193,8 @@ void Fields(V& v, Report& m) {
   v("resident", m.resident, kRequired), v("demoted", m.demoted, kRequired);
   v("persistent", m.persistent, kRequired), v("scratch_peak", m.scratch_peak, kRequired);
   v("outside", m.outside, kRequired), v("phase", m.phase, kRequired);
-  v("paused", m.paused), v("key", m.key);
+  v("paused", m.paused), v("revision", m.revision), v("max_bytes", m.max_bytes);
+  v("guaranteed_bytes", m.guaranteed_bytes), v("key", m.key);
 }
 template <typename V>
 void Fields(V& v, Event& m) {

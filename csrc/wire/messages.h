@@ -65,7 +65,11 @@ struct Report {
   int64_t resident = 0, demoted = 0, persistent = 0, scratch_peak = 0, outside = 0;
   std::string phase;
   std::optional<bool> paused;  // the session fills it in
-  std::string key;             // over a node's link: of which job of the cluster
+  // What the job holds to; a revision that the daemon has not given is one that the job took
+  // itself.
+  std::optional<int64_t> revision;
+  int64_t max_bytes = 0, guaranteed_bytes = 0;
+  std::string key;  // over a node's link: of which job of the cluster
 };
 struct Event {
   int64_t seq = 0;

@@ -142,6 +142,16 @@ void SessionMachine::QueueAck(Message ack) {
   if (acks_.size() > options_.queue_max) acks_.pop_front();  // the daemon asks again
 }
 
+void SessionMachine::Post(Report report) {
+  if (report.revision.value_or(0) > seen_revision_) {
+    // No grant brought it: the job has set its own limit, and says so when it registers again.
+    seen_revision_ = options_.job.revision = *report.revision;
+    options_.job.max_bytes = report.max_bytes;
+    options_.job.min_bytes = report.guaranteed_bytes;
+  }
+  report_ = std::move(report);
+}
+
 void SessionMachine::Post(Event event) {
   if (events_.size() >= options_.queue_max) {
     events_.pop_front();

@@ -52,7 +52,7 @@ class SessionMachine {
   int64_t NextDeadlineNs(int64_t now_ns) const;
 
   // What the job wants to say. Never grows beyond its bounds.
-  void Post(Report report) { report_ = std::move(report); }
+  void Post(Report report);
   void Post(Event event);
   void Post(GrantAck ack);
   void Post(OrderAck ack);

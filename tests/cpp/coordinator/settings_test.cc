@@ -51,6 +51,33 @@ TEST_F(SettingsTest, AConflictKeepsTheOldLimitAndNamesTheParts) {
   EXPECT_FALSE(Take<wire::Grant>(job_).has_value() && Take<wire::Grant>(job_)->revision > 2);
 }
 
+TEST_F(SettingsTest, ALimitThatAJobSetsItselfIsTheDaemonsFromThenOn) {
+  Limit(700 << 20);
+  Say(job_, wire::GrantAck{.revision = 1});
+  Take<wire::Answer>(cli_);
+  Take<wire::Grant>(job_);
+  Say(job_, wire::Report{.phase = "running", .revision = 1, .max_bytes = 700 << 20});
+  EXPECT_EQ(job().wanted.limit_bytes, 700 << 20);
+  Say(job_, wire::Report{.phase = "running", .revision = 2, .max_bytes = 300 << 20});
+  EXPECT_EQ(job().wanted.limit_bytes, 300 << 20);
+  Say(job_, wire::Report{.phase = "running", .revision = 1, .max_bytes = 700 << 20});
+  EXPECT_EQ(job().wanted.limit_bytes, 300 << 20) << "an old report changes nothing";
+  Say(cli_, wire::Command{.what = "priority", .job = "train", .priority = "guaranteed"}, 2);
+  const auto grant = Take<wire::Grant>(job_);
+  EXPECT_EQ(grant->revision, 3) << "a number that the job has not used";
+  EXPECT_EQ(grant->max_bytes, 300 << 20);
+}
+
+TEST_F(SettingsTest, TheNumberThatBothTookBelongsToTheJob) {
+  Limit(700 << 20);
+  EXPECT_EQ(Take<wire::Grant>(job_)->revision, 1);
+  Say(job_, wire::GrantAck{.revision = 1, .status = wire::GrantStatus::kStale});
+  EXPECT_EQ(Take<wire::Answer>(cli_)->data.Text("status"), "stale");
+  Say(job_, wire::Report{.phase = "running", .revision = 1, .max_bytes = 300 << 20});
+  EXPECT_EQ(job().wanted.limit_bytes, 300 << 20);
+  EXPECT_EQ(job().settled_revision, 1);
+}
+
 TEST_F(SettingsTest, ADeferredChangeIsAnsweredWhenItIsAppliedOrWhenTimeIsUp) {
   Limit(5 << 20);
   Say(job_, wire::GrantAck{.revision = 1, .status = wire::GrantStatus::kDeferred});

@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include <memory>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -195,6 +196,30 @@ class PyExchange {
     if (over) exchange_->group()->header().finished.store(1);
     exchange_->member()->Leave();
   }
+  bool PauseDue(uint64_t step) const {
+    return exchange_->member() != nullptr && exchange_->member()->PauseDue(step);
+  }
+  bool RegroupDue(uint64_t step) const {
+    return exchange_->member() != nullptr && exchange_->member()->RegroupDue(step);
+  }
+  void AwaitOrders(uint64_t step, uint64_t limit) {
+    Waiting([&]() -> absl::StatusOr<bool> {
+      TIDE_RETURN_IF_ERROR(exchange_->member()->AwaitOrders(step, limit));
+      return true;
+    });
+  }
+  void Hold(bool held) {
+    if (exchange_->member() != nullptr) exchange_->member()->Hold(held);
+  }
+  /// (word that names it, bytes of the whole job).
+  py::tuple Limit() {
+    const uint64_t word =
+        exchange_->group() != nullptr ? exchange_->group()->header().limit.load() : 0;
+    return py::make_tuple(word, elastic::LimitWord::Bytes(word));
+  }
+  void LimitDone(uint64_t word, const std::optional<uint64_t>& smallest, uint64_t moved) {
+    exchange_->member()->LimitDone(word, smallest.value_or(elastic::kLimitImpossible), moved);
+  }
   py::tuple Times() const {
     return py::make_tuple(absl::ToDoubleSeconds(exchange_->times().waited),
                           absl::ToDoubleSeconds(exchange_->times().summed));
@@ -224,14 +249,16 @@ class PyGroup {
   py::dict Report() {
     const elastic::GroupHeader& header = group_->header();
     const uint32_t latest = header.latest.load();
-    const bool sealed = header.sealing.load() == static_cast<uint32_t>(elastic::Sealing::kSealed);
+    const bool sealed =
+        elastic::SealingWord::State(header.sealing.load()) == elastic::Sealing::kSealed;
     const uint64_t word = latest > 0 ? header.generations[latest - 1].load() : 0;
-    py::list pids, ready, whole;
+    py::list pids, ready, whole, members;
     for (int slot = 0; slot < elastic::kMembersMax; ++slot) {
       const elastic::MemberSlot& member = header.members[slot];
       if ((elastic::GenerationWord::Members(word) >> slot & 1) != 0) {
         pids.append(member.pid.load());
         const bool alive = shm::ProcessAlive(member.pid.load(), member.start_time.load());
+        if (alive) members.append(MemberReport(member));
         if (alive && member.has_state.load() != 0) whole.append(member.pid.load());
       } else if (member.state.load() == static_cast<uint32_t>(elastic::MemberState::kReady)) {
         ready.append(member.pid.load());
@@ -250,8 +277,15 @@ class PyGroup {
     report["with_state"] = whole;
     report["standing_by"] = ready;
     report["finished"] = header.finished.load() != 0;
+    report["pausing"] = elastic::PauseWord::Wanted(header.pause.load());
+    const uint64_t limit = header.limit.load();
+    report["limit_word"] = limit;
+    report["limit"] = elastic::LimitWord::Bytes(limit);
+    report["members"] = members;
     return report;
   }
+  uint32_t Pause(bool wanted) { return ValueOrThrow(group_->Pause(wanted)); }
+  uint64_t Limit(uint64_t bytes) { return ValueOrThrow(group_->Limit(bytes)); }
   bool AwaitNews(uint32_t seen, double seconds) {
     py::gil_scoped_release released;
     shm::FutexWait(group_->header().news, seen, absl::Seconds(seconds));
@@ -260,6 +294,19 @@ class PyGroup {
   uint32_t News() const { return group_->header().news.load(); }
 
  private:
+  static py::dict MemberReport(const elastic::MemberSlot& member) {
+    py::dict report;
+    report["pid"] = member.pid.load();
+    report["paused"] = member.paused.load() != 0;
+    report["limit_done"] = member.limit_done.load();
+    const uint64_t smallest = member.limit_smallest.load();
+    report["limit_smallest"] = smallest == elastic::kLimitImpossible
+                                   ? py::object(py::none())
+                                   : py::object(py::int_(smallest));
+    report["limit_moved"] = member.limit_moved.load();
+    return report;
+  }
+
   std::unique_ptr<elastic::Group> group_;
 };
 
@@ -315,10 +362,19 @@ void BindElastic(py::module_& module) {
       .def("shard", &PyExchange::Shard, py::arg("rank"))
       .def("sum_shard", &PyExchange::SumShard, py::arg("addresses"))
       .def("merge_used", &PyExchange::MergeUsed, py::arg("used"))
+      .def("pause_due", &PyExchange::PauseDue, py::arg("step"))
+      .def("regroup_due", &PyExchange::RegroupDue, py::arg("step"))
+      .def("await_orders", &PyExchange::AwaitOrders, py::arg("step"), py::arg("limit"))
+      .def("hold", &PyExchange::Hold, py::arg("held"))
+      .def("limit", &PyExchange::Limit)
+      .def("limit_done", &PyExchange::LimitDone, py::arg("word"), py::arg("smallest"),
+           py::arg("moved"))
       .def("times", &PyExchange::Times);
   py::class_<PyGroup>(module, "ElasticGroup", "An elastic job seen from outside.")
       .def(py::init<int>(), py::arg("fd"))
       .def("resize", &PyGroup::Resize, py::arg("target"))
+      .def("pause", &PyGroup::Pause, py::arg("wanted"))
+      .def("limit", &PyGroup::Limit, py::arg("bytes"))
       .def("report", &PyGroup::Report)
       .def("news", &PyGroup::News)
       .def("await_news", &PyGroup::AwaitNews, py::arg("seen"), py::arg("seconds"));

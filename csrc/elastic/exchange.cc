@@ -37,7 +37,7 @@ absl::StatusOr<std::string> Exchange::Attach(UniqueFd fd, absl::string_view cont
   geometry.flat_bytes = layout_.bytes();
   geometry.context_bytes = context_bytes_.size();
   TIDE_ASSIGN_OR_RETURN(std::string found, group_->Seal(geometry, contract, options.found));
-  member_ = std::make_unique<Member>(*group_, RealClock(), std::move(options));
+  member_ = std::make_unique<Member>(*group_, MachineClock(), std::move(options));
   TIDE_RETURN_IF_ERROR(member_->Claim());
   return found;
 }
@@ -114,7 +114,7 @@ void Exchange::Fold(int worker, absl::Span<const void* const> gradients) {
 }
 
 absl::StatusOr<Vote> Exchange::Finish(uint64_t step, bool last) {
-  Clock& clock = RealClock();
+  Clock& clock = MachineClock();
   const int64_t begin_ns = clock.MonotonicNanos();
   if (member_) {
     member_->Publish(step, last);

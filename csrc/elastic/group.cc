@@ -8,13 +8,10 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <climits>
 #include <cstring>
 #include <utility>
 
-#include "base/clock.h"
 #include "base/status.h"
-#include "shm/futex.h"
 
 namespace tide::elastic {
 namespace {
@@ -83,30 +80,41 @@ absl::StatusOr<std::unique_ptr<Group>> Group::Attach(UniqueFd fd) {
 
 Group::~Group() { munmap(header_, mapped_bytes_); }
 
+bool Group::Sealed() const {
+  // acquire: pairs with the release in TrySeal
+  return SealingWord::State(header_->sealing.load(std::memory_order_acquire)) == Sealing::kSealed;
+}
+
+absl::Status Group::TrySeal(const Geometry& geometry, absl::string_view contract) {
+  uint64_t found = header_->sealing.load();
+  const bool open = SealingWord::State(found) == Sealing::kOpen;
+  const bool left = SealingWord::State(found) == Sealing::kWriting &&
+                    !ProcessRuns(SealingWord::Pid(found), SealingWord::StartTime(found));
+  const uint64_t own = SealingWord::Make(Sealing::kWriting, OwnPid(), OwnStartTime());
+  if (!(open || left) || !header_->sealing.compare_exchange_strong(found, own))
+    return absl::OkStatus();
+  header_->geometry = geometry;
+  header_->contract_bytes = static_cast<uint32_t>(contract.size());
+  std::memcpy(header_->contract, contract.data(), contract.size());
+  TIDE_RETURN_IF_ERROR(GrowTo(fd_.get(), Offsets(geometry).state));
+  // release: who sees it sealed sees the geometry
+  header_->sealing.store(SealingWord::Make(Sealing::kSealed, 0, 0), std::memory_order_release);
+  Announce();
+  return absl::OkStatus();
+}
+
 absl::StatusOr<std::string> Group::Seal(const Geometry& geometry, absl::string_view contract,
                                         absl::Duration timeout) {
   if (contract.size() > kContractBytesMax)
     return absl::InvalidArgumentError("the contract of the job is too long");
-  auto expected = static_cast<uint32_t>(Sealing::kOpen);
-  if (header_->sealing.compare_exchange_strong(expected,
-                                               static_cast<uint32_t>(Sealing::kWriting))) {
-    header_->geometry = geometry;
-    header_->contract_bytes = static_cast<uint32_t>(contract.size());
-    std::memcpy(header_->contract, contract.data(), contract.size());
-    TIDE_RETURN_IF_ERROR(GrowTo(fd_.get(), Offsets(geometry).state));
-    // release: who sees it sealed sees the geometry
-    header_->sealing.store(static_cast<uint32_t>(Sealing::kSealed), std::memory_order_release);
-    Announce();
-  }
-  const int64_t end = RealClock().MonotonicNanos() + absl::ToInt64Nanoseconds(timeout);
+  const int64_t end = MachineClock().MonotonicNanos() + absl::ToInt64Nanoseconds(timeout);
   for (;;) {
     const uint32_t seen = header_->news.load();
-    // acquire: pairs with the release above
-    if (header_->sealing.load(std::memory_order_acquire) == static_cast<uint32_t>(Sealing::kSealed))
-      break;
-    if (RealClock().MonotonicNanos() > end)
-      return absl::DeadlineExceededError("the first process of the job died while it began");
-    shm::FutexWait(header_->news, seen, absl::Milliseconds(50));
+    TIDE_RETURN_IF_ERROR(TrySeal(geometry, contract));
+    if (Sealed()) break;
+    if (MachineClock().MonotonicNanos() > end)
+      return absl::DeadlineExceededError("the first process of the job is held up as it begins");
+    AwaitChange(header_->news, seen, absl::Milliseconds(50));
   }
   if (!SameSizes(header_->geometry, geometry)) {
     return absl::FailedPreconditionError(
@@ -131,7 +139,7 @@ absl::Status Group::MapAreas() {
 
 absl::Status Group::Resize(uint32_t target) {
   const uint32_t low = header_->low.load(), high = header_->high.load();
-  const bool sealed = header_->sealing.load() == static_cast<uint32_t>(Sealing::kSealed);
+  const bool sealed = Sealed();
   const uint32_t most = sealed ? std::min(high, header_->geometry.workers) : high;
   if (target < low || target > most) {
     return absl::InvalidArgumentError(
@@ -157,6 +165,34 @@ absl::Status Group::Bound(uint32_t low, uint32_t high) {
   header_->target.store(std::clamp(header_->target.load(), lowest, highest));
   Announce();
   return absl::OkStatus();
+}
+
+absl::StatusOr<uint32_t> Group::Pause(bool wanted) {
+  if (header_->finished.load() != 0) return absl::FailedPreconditionError("the training is over");
+  uint32_t word = header_->pause.load();
+  while (PauseWord::Wanted(word) != wanted) {
+    const uint32_t number = PauseWord::Number(word) + (wanted ? 0 : 1);
+    if (header_->pause.compare_exchange_weak(word, PauseWord::Make(number, wanted))) break;
+  }
+  Announce();
+  return PauseWord::Number(header_->pause.load());
+}
+
+absl::StatusOr<uint64_t> Group::Limit(uint64_t bytes) {
+  const uint64_t kib = bytes >> 10;
+  if (kib > LimitWord::kKibMax) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("a limit of ", bytes, " bytes; 0 (none) to ", LimitWord::kKibMax << 10));
+  }
+  if (bytes != 0 && kib == 0) return absl::InvalidArgumentError("a limit is at least 1 KiB");
+  if (header_->finished.load() != 0) return absl::FailedPreconditionError("the training is over");
+  uint64_t before = header_->limit.load();
+  uint64_t word = 0;
+  do {
+    word = LimitWord::Make(LimitWord::Revision(before) + 1, kib);
+  } while (!header_->limit.compare_exchange_weak(before, word));
+  Announce();
+  return word;
 }
 
 std::byte* Group::context(uint64_t step, int worker) {
@@ -198,7 +234,7 @@ void Group::DropState() {
 
 void Group::Announce() {
   header_->news.fetch_add(1);  // seq_cst: after whatever changed
-  shm::FutexWake(header_->news, INT_MAX);
+  WakeAll(header_->news);
 }
 
 }  // namespace tide::elastic

@@ -40,8 +40,9 @@ class Group {
   const Geometry& geometry() const { return header_->geometry; }
 
   /// The first caller lays the file down by `geometry` and `contract`; the others get what it
-  /// wrote. Maps all areas. Returns the contract that holds. Errors: FailedPrecondition when the
-  /// geometry differs, DeadlineExceeded when the first caller died half-way.
+  /// wrote; when it dies half-way another one begins anew. Maps all areas. Returns the contract
+  /// that holds. Errors: FailedPrecondition when the geometry differs, DeadlineExceeded when the
+  /// first caller is held up for so long.
   absl::StatusOr<std::string> Seal(const Geometry& geometry, absl::string_view contract,
                                    absl::Duration timeout);
 
@@ -51,6 +52,13 @@ class Group {
   /// Narrows the bounds; every process may say the same again. Errors: InvalidArgument when nothing
   /// is left of them.
   absl::Status Bound(uint32_t low, uint32_t high);
+  /// Wishes the job paused at its next boundary, or resumed at once. Returns the number of the
+  /// pause. Idempotent. Errors: FailedPrecondition once the training is over.
+  absl::StatusOr<uint32_t> Pause(bool wanted);
+  /// Wishes that all processes together hold at most `bytes` (rounded down to KiB; 0: no limit).
+  /// Returns the LimitWord. Errors: InvalidArgument above 1 PiB; FailedPrecondition once the
+  /// training is over.
+  absl::StatusOr<uint64_t> Limit(uint64_t bytes);
 
   // Areas; only after Seal.
   std::byte* context(uint64_t step, int worker);
@@ -70,6 +78,8 @@ class Group {
  private:
   Group(UniqueFd fd, GroupHeader* header) : fd_(std::move(fd)), header_(header) {}
   absl::Status MapAreas();
+  bool Sealed() const;
+  absl::Status TrySeal(const Geometry& geometry, absl::string_view contract);
 
   const UniqueFd fd_;
   GroupHeader* header_;  // a shared mapping of mapped_bytes_, or of the header alone

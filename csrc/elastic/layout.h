@@ -11,12 +11,13 @@
 #include <cstdint>
 
 #include "base/bytes.h"
+#include "elastic/edge.h"
 #include "elastic/plan.h"
 
 namespace tide::elastic {
 
 inline constexpr uint64_t kGroupMagic = 0x5453414c45454454;  // "TDEELAST"
-inline constexpr uint32_t kGroupVersion = 2;
+inline constexpr uint32_t kGroupVersion = 3;
 inline constexpr int kMembersMax = kProcessesMax;
 inline constexpr uint32_t kGenerationsMax = 1u << 16;
 inline constexpr int kContractBytesMax = 16 << 10;
@@ -26,14 +27,49 @@ enum class MemberState : uint32_t { kFree = 0, kClaiming = 1, kBooting = 2, kRea
 
 /// A process. Only its owner writes, except the claim of a slot whose owner is dead or has left.
 struct alignas(64) MemberSlot {
-  std::atomic<uint32_t> state;
-  std::atomic<int32_t> pid;
-  std::atomic<uint64_t> start_time;
-  std::atomic<uint32_t> has_state;   // 0: a joiner that has received no model yet
-  std::atomic<uint32_t> entered;     // number of the generation it is in, plus 1
-  std::atomic<uint64_t> published;   // Stamp of the last step whose partial sums are in its area
-  std::atomic<uint64_t> consumed;    // steps whose sums it has read
-  std::atomic<uint64_t> shard_done;  // Stamp of the last step whose shard it has summed
+  Word<uint32_t> state;
+  Word<int32_t> pid;
+  Word<uint64_t> start_time;
+  Word<uint32_t> has_state;       // 0: a joiner that has received no model yet
+  Word<uint32_t> entered;         // number of the generation it is in, plus 1
+  Word<uint64_t> published;       // Stamp of the last step whose partial sums are in its area
+  Word<uint64_t> consumed;        // steps whose sums it has read
+  Word<uint64_t> shard_done;      // Stamp of the last step whose shard it has summed
+  Word<uint32_t> paused;          // 1: it waits at a boundary, for the job to be resumed
+  Word<uint32_t> held;            // 1: something outside of the job holds it; no wait counts
+  Word<uint64_t> limit_done;      // LimitWord that it has followed, whatever came of it
+  Word<uint64_t> limit_smallest;  // why it could not: the least it can do with, 0: it could
+  Word<uint64_t> limit_moved;     // bytes that following it moved
+};
+
+/// Smallest limit of a process that cannot hold to any: it has no runtime.
+inline constexpr uint64_t kLimitImpossible = UINT64_MAX;
+
+/// Word of the wish to pause: its number grows with each resume, so that a boundary that was agreed
+/// upon for one pause cannot be taken for one of the next.
+struct PauseWord {
+  static constexpr uint32_t Make(uint32_t number, bool wanted) {
+    return number << 1 | static_cast<uint32_t>(wanted);
+  }
+  static constexpr uint32_t Number(uint32_t word) { return word >> 1; }
+  static constexpr bool Wanted(uint32_t word) { return (word & 1) != 0; }
+};
+
+/// Where a pause takes effect: its number and the step before which all wait.
+struct PausePlace {
+  static constexpr uint64_t Make(uint32_t number, uint64_t step) {
+    return static_cast<uint64_t>(number) << 32 | step;
+  }
+  static constexpr uint32_t Number(uint64_t word) { return static_cast<uint32_t>(word >> 32); }
+  static constexpr uint64_t Step(uint64_t word) { return word & 0xffffffffu; }
+};
+
+/// The limit of the whole job: how often it was said, and KiB (0: none).
+struct LimitWord {
+  static constexpr uint64_t kKibMax = (uint64_t{1} << 40) - 1;
+  static constexpr uint64_t Make(uint64_t revision, uint64_t kib) { return revision << 40 | kib; }
+  static constexpr uint64_t Revision(uint64_t word) { return word >> 40; }
+  static constexpr uint64_t Bytes(uint64_t word) { return (word & kKibMax) << 10; }
 };
 
 /// Word of a generation: 0 while undecided, set by compare-and-swap.
@@ -54,6 +90,16 @@ constexpr uint64_t Stamp(uint32_t generation, uint64_t step) {
 
 enum class Sealing : uint32_t { kOpen = 0, kWriting = 1, kSealed = 2 };
 
+/// What is sealed, and by whom while it is being written: who finds the writer dead writes instead.
+struct SealingWord {
+  static constexpr uint64_t Make(Sealing state, int32_t pid, uint64_t start_time) {
+    return start_time << 26 | static_cast<uint64_t>(pid) << 2 | static_cast<uint64_t>(state);
+  }
+  static constexpr Sealing State(uint64_t word) { return static_cast<Sealing>(word & 3); }
+  static constexpr int32_t Pid(uint64_t word) { return static_cast<int32_t>(word >> 2 & 0xffffff); }
+  static constexpr uint64_t StartTime(uint64_t word) { return word >> 26; }
+};
+
 /// Sizes that all processes agree on; constant once sealed.
 struct Geometry {
   uint32_t workers = 0;
@@ -64,24 +110,27 @@ struct Geometry {
 };
 
 struct GroupHeader {
-  std::atomic<uint64_t> magic;
+  Word<uint64_t> magic;
   uint32_t version;
-  std::atomic<uint32_t> news;     // futex: changes whenever anything here does
-  std::atomic<uint32_t> sealing;  // Sealing
-  std::atomic<uint32_t> target;   // processes that are wanted
-  std::atomic<uint32_t> low;      // bounds of the target
-  std::atomic<uint32_t> high;
-  std::atomic<uint32_t> latest;       // generations that somebody has entered; 0: none yet
-  std::atomic<uint32_t> finished;     // the training is over
-  std::atomic<uint64_t> steps;        // committed
-  std::atomic<uint64_t> base;         // done before this job began: those of a checkpoint
-  std::atomic<uint64_t> state_stamp;  // generation plus 1 whose state is complete
-  std::atomic<uint64_t> state_bytes;
+  Word<uint32_t> news;     // futex: changes whenever anything here does
+  Word<uint64_t> sealing;  // SealingWord
+  Word<uint32_t> target;   // processes that are wanted
+  Word<uint32_t> low;      // bounds of the target
+  Word<uint32_t> high;
+  Word<uint32_t> latest;       // generations that somebody has entered; 0: none yet
+  Word<uint32_t> finished;     // the training is over
+  Word<uint64_t> steps;        // committed
+  Word<uint64_t> base;         // done before this job began: those of a checkpoint
+  Word<uint64_t> state_stamp;  // generation plus 1 whose state is complete
+  Word<uint64_t> state_bytes;
+  Word<uint32_t> pause;     // PauseWord
+  Word<uint64_t> pause_at;  // PausePlace; of the newest pause once its leader has decided
+  Word<uint64_t> limit;     // LimitWord
   Geometry geometry;        // with kSealed
   uint32_t contract_bytes;  // with kSealed
   char contract[kContractBytesMax];
   MemberSlot members[kMembersMax];
-  std::atomic<uint64_t> generations[kGenerationsMax];
+  Word<uint64_t> generations[kGenerationsMax];
 };
 static_assert(std::atomic<uint64_t>::is_always_lock_free);
 

@@ -1,18 +1,12 @@
 // Votes, generations and the dead.
 #include "elastic/member.h"
 
-#include <errno.h>
-#include <signal.h>
-#include <sys/syscall.h>
-#include <unistd.h>
-
 #include <algorithm>
 #include <bit>
 #include <utility>
 
 #include "base/log.h"
 #include "base/status.h"
-#include "shm/futex.h"
 
 namespace tide::elastic {
 namespace {
@@ -22,9 +16,7 @@ constexpr absl::Duration kStoppedCheck = absl::Milliseconds(100);
 
 constexpr uint32_t Bit(int slot) { return 1u << slot; }
 
-bool Runs(const MemberSlot& slot) {
-  return shm::ProcessAlive(slot.pid.load(), slot.start_time.load());
-}
+bool Runs(const MemberSlot& slot) { return ProcessRuns(slot.pid.load(), slot.start_time.load()); }
 
 bool Is(const MemberSlot& slot, MemberState state) {
   return slot.state.load() == static_cast<uint32_t>(state);
@@ -55,8 +47,9 @@ bool Member::Reusable(int slot) const {
   const MemberSlot& found = header.members[slot];
   if (!Is(found, MemberState::kLeft) && Runs(found)) return false;
   const uint32_t latest = header.latest.load();
-  if (latest == 0 || header.finished.load() != 0) return true;
-  const uint32_t members = GenerationWord::Members(word(latest - 1));
+  if (header.finished.load() != 0) return true;
+  // A member's place stays its own, dead as it is, or somebody else would go on in its name.
+  const uint32_t members = GenerationWord::Members(word(latest == 0 ? 0 : latest - 1));
   if ((members & Bit(slot)) != 0) return false;
   // Whoever is still in an older generation may have to ask what this slot had published.
   for (int other = 0; other < kMembersMax; ++other) {
@@ -80,8 +73,11 @@ bool Member::TryClaim() {
       candidate.published.store(0);
       candidate.shard_done.store(0);
       candidate.consumed.store(0);
-      candidate.start_time.store(shm::StartTime(getpid()));
-      candidate.pid.store(getpid());
+      candidate.paused.store(0);
+      candidate.held.store(0);
+      candidate.limit_done.store(0);
+      candidate.start_time.store(OwnStartTime());
+      candidate.pid.store(OwnPid());
       candidate.state.store(static_cast<uint32_t>(MemberState::kBooting));
       slot_ = slot;
       group_.Announce();
@@ -92,7 +88,7 @@ bool Member::TryClaim() {
 }
 
 absl::Status Member::Claim() {
-  std::atomic<uint32_t>& news = group_.header().news;
+  Word<uint32_t>& news = group_.header().news;
   const int64_t end_ns = clock_.MonotonicNanos() + absl::ToInt64Nanoseconds(options_.found);
   for (;;) {
     const uint32_t seen = news.load();
@@ -103,7 +99,7 @@ absl::Status Member::Claim() {
       return absl::ResourceExhaustedError(
           absl::StrCat("all ", kMembersMax, " places of the job are taken"));
     }
-    shm::FutexWait(news, seen, absl::Milliseconds(20));
+    AwaitChange(news, seen, absl::Milliseconds(20));
   }
 }
 
@@ -123,17 +119,41 @@ uint32_t Member::ReadyMask() const {
   return ready;
 }
 
-bool Member::Found(absl::Duration waited) {
+void Member::Found(uint32_t generation, absl::Duration waited) {
   GroupHeader& header = group_.header();
   const uint32_t ready = ReadyMask();
   const uint32_t target = std::min(header.target.load(), header.geometry.workers);
-  if (std::popcount(ready) < static_cast<int>(target) && waited < options_.found) return false;
+  if (std::popcount(ready) < static_cast<int>(target) && waited < options_.found) return;
   const uint32_t members = NextMembers(0, ready, target);
-  const int source = std::countr_zero(members);
-  uint64_t undecided = 0;
-  header.generations[0].compare_exchange_strong(undecided,
-                                                GenerationWord::Make(members, source, 0));
-  return true;
+  const uint64_t founded = GenerationWord::Make(members, std::countr_zero(members), 0);
+  uint64_t found = word(generation);
+  // The dead may have planned the size of the second step: that plan is void.
+  while (found == 0 || GenerationWord::Step(found) > 0) {
+    if (header.generations[generation].compare_exchange_weak(found, founded)) return;
+  }
+}
+
+bool Member::AnyRuns(uint32_t members) const {
+  for (int slot = 0; slot < kMembersMax; ++slot)
+    if ((members & Bit(slot)) != 0 && Runs(group_.header().members[slot])) return true;
+  return false;
+}
+
+uint32_t Member::FindGeneration(absl::Duration waited) {
+  const GroupHeader& header = group_.header();
+  const uint32_t latest = header.latest.load();
+  uint32_t generation = latest == 0 ? 0 : latest - 1;
+  if (latest == 0 && word(0) == 0) Found(0, waited);
+  // All of it died before the first step was done: nothing is lost, others begin. Whether it was
+  // done is asked after the look at the processes, when none of them can do it any more.
+  while (word(generation) != 0 && GenerationWord::Step(word(generation)) == 0 &&
+         !AnyRuns(GenerationWord::Members(word(generation))) && header.steps.load() == 0) {
+    Found(generation + 1, waited);
+    const uint64_t next = word(generation + 1);
+    if (next == 0 || GenerationWord::Step(next) > 0) break;
+    ++generation;
+  }
+  return generation;
 }
 
 absl::StatusOr<bool> Member::Stand() {
@@ -144,26 +164,24 @@ absl::StatusOr<bool> Member::Stand() {
   for (;;) {
     const uint32_t seen = header.news.load();
     if (header.finished.load() != 0) return false;
-    const absl::Duration waited = absl::Nanoseconds(clock_.MonotonicNanos() - begin_ns);
-    const uint32_t latest = header.latest.load();
-    if (latest == 0 && word(0) == 0) Found(waited);
-    const uint32_t generation = latest == 0 ? 0 : latest - 1;
-    if ((GenerationWord::Members(word(generation)) & Bit(slot_)) != 0) {
-      if (generation == 0 && GenerationWord::Source(word(0)) == slot_) own().has_state.store(1);
+    const uint32_t generation =
+        FindGeneration(absl::Nanoseconds(clock_.MonotonicNanos() - begin_ns));
+    const uint64_t found = word(generation);
+    if ((GenerationWord::Members(found) & Bit(slot_)) != 0) {
       TIDE_RETURN_IF_ERROR(Enter(generation));
       return true;
     }
     if (options_.interrupt) TIDE_RETURN_IF_ERROR(options_.interrupt());
     // Standing by has no deadline of its own: it ends with the training or with the last member.
-    if (latest != 0) {
-      const uint32_t members = GenerationWord::Members(word(latest - 1));
-      bool anybody = false;
-      for (int slot = 0; slot < kMembersMax; ++slot)
-        anybody = anybody || ((members & Bit(slot)) != 0 && Runs(header.members[slot]));
-      if (!anybody && header.latest.load() == latest)
+    const uint32_t latest = header.latest.load();
+    if (latest == generation + 1 && header.steps.load() > 0 &&
+        !AnyRuns(GenerationWord::Members(found)) && !AnyWithModel(~0u)) {
+      // The last ones may have gone because the training is over: they say so before they go.
+      if (header.finished.load() != 0) return false;
+      if (header.latest.load() == latest)
         return absl::UnavailableError("all processes that had the model have died");
     }
-    shm::FutexWait(header.news, seen, std::max(options_.tick, absl::Milliseconds(20)));
+    AwaitChange(header.news, seen, std::max(options_.tick, absl::Milliseconds(20)));
   }
 }
 
@@ -183,13 +201,11 @@ absl::Status Member::Enter(uint32_t generation) {
     }
     if (slot == slot_ || (readers & Bit(slot)) == 0) continue;
     const MemberSlot& peer = header.members[slot];
-    auto process = shm::PidFd::Open(peer.pid.load(), peer.start_time.load());
-    if (process.ok()) {
-      peers_.push_back({slot, *std::move(process)});
-    } else if ((members & Bit(slot)) != 0) {
-      peers_.push_back({slot, shm::PidFd()});
-    }
+    ProcessHandle process = ProcessHandle::Open(peer.pid.load(), peer.start_time.load());
+    if (process || (members & Bit(slot)) != 0) peers_.push_back({slot, std::move(process)});
   }
+  // Of the first step's generations the source has its own model, whoever it is (see Propose).
+  if (GenerationWord::Source(word(generation)) == slot_) own().has_state.store(1);
   own().entered.store(generation + 1);
   uint32_t latest = header.latest.load();
   while (latest < generation + 1 && !header.latest.compare_exchange_weak(latest, generation + 1)) {
@@ -198,13 +214,50 @@ absl::Status Member::Enter(uint32_t generation) {
   return absl::OkStatus();
 }
 
+bool Member::AnyWithModel(uint32_t among) const {
+  for (int slot = 0; slot < kMembersMax; ++slot) {
+    const MemberSlot& member = group_.header().members[slot];
+    if ((among & Bit(slot)) != 0 && member.has_state.load() != 0 &&
+        !Is(member, MemberState::kLeft) && Runs(member))
+      return true;
+  }
+  return false;
+}
+
+uint32_t Member::TakeOver(uint64_t step) {
+  GroupHeader& header = group_.header();
+  for (uint32_t last = generation_ + 1; last + 2 < kGenerationsMax;) {
+    uint64_t after = word(last + 1);
+    if (after != 0 && GenerationWord::Step(after) <= step) {
+      ++last;
+      continue;
+    }
+    if ((GenerationWord::Members(word(last)) & Bit(slot_)) != 0) return last;
+    // Steps are counted by those who stayed: asked after the look at them.
+    if (AnyWithModel(GenerationWord::Members(word(last))) || header.steps.load() > step) return 0;
+    uint32_t living = Bit(slot_);
+    for (const int slot : slots_) {
+      Peer* peer = Find(slot);
+      if (peer != nullptr && !Dead(*peer) && AnyWithModel(Bit(slot))) living |= Bit(slot);
+    }
+    // What the dead had planned for a later step is void.
+    header.generations[last + 1].compare_exchange_strong(after,
+                                                         GenerationWord::Make(living, slot_, step));
+  }
+  return 0;
+}
+
 absl::StatusOr<bool> Member::Advance(uint64_t step) {
-  if (generation_ + 2 >= kGenerationsMax)
-    return absl::ResourceExhaustedError("the job has changed its size too often; restart it");
   for (;;) {
+    if (generation_ + 2 >= kGenerationsMax)
+      return absl::ResourceExhaustedError("the job has changed its size too often; restart it");
     const uint64_t next = word(generation_ + 1);
     if (next == 0 || GenerationWord::Step(next) > step) return true;
     if ((GenerationWord::Members(next) & Bit(slot_)) == 0) {
+      if (const uint32_t own_again = TakeOver(step); own_again != 0) {
+        TIDE_RETURN_IF_ERROR(Enter(own_again));
+        continue;
+      }
       // Somebody who stays must enter first, or nobody would know that the generation holds.
       uint32_t latest = group_.header().latest.load();
       while (latest < generation_ + 2 &&
@@ -235,7 +288,7 @@ void Member::FreezeCheck(Peer& peer) {
   if (now_ns - peer.looked_ns < absl::ToInt64Nanoseconds(kStoppedCheck)) return;
   peer.looked_ns = now_ns;
   const MemberSlot& slot = group_.member(peer.slot);
-  if (!shm::ProcessStopped(slot.pid.load(), slot.start_time.load())) {
+  if (!ProcessIsStopped(slot.pid.load(), slot.start_time.load())) {
     peer.stopped_ns = 0;
     return;
   }
@@ -243,7 +296,7 @@ void Member::FreezeCheck(Peer& peer) {
   if (now_ns - peer.stopped_ns < absl::ToInt64Nanoseconds(options_.frozen)) return;
   // It would hold all others up for ever, and cannot be fenced off: its areas are ours too.
   Log(LogLevel::kWarning, absl::StrCat("event=frozen_peer_killed slot=", peer.slot));
-  syscall(SYS_pidfd_send_signal, peer.process.fd(), SIGKILL, nullptr, 0);
+  peer.process.Kill();
 }
 
 bool Member::Propose(uint64_t step) {
@@ -255,8 +308,10 @@ bool Member::Propose(uint64_t step) {
     living |= Bit(slot);
     if (group_.member(slot).has_state.load() != 0 && (source < 0 || slot < source)) source = slot;
   }
+  // Before anything has been trained every process of the beginning has a model: its own.
+  if (source < 0 && step == 0) source = std::countr_zero(living);
   if (source < 0) return false;
-  std::atomic<uint64_t>& next = group_.header().generations[generation_ + 1];
+  Word<uint64_t>& next = group_.header().generations[generation_ + 1];
   uint64_t found = next.load();
   // A plan for the step after this one is void: this one will be repeated.
   while (found == 0 || GenerationWord::Step(found) > step) {
@@ -269,19 +324,20 @@ bool Member::Propose(uint64_t step) {
 }
 
 absl::Status Member::WaitFor(const std::function<bool()>& done, const char* what) {
-  std::atomic<uint32_t>& news = group_.header().news;
-  const int64_t begin_ns = clock_.MonotonicNanos();
-  const int64_t end_ns = begin_ns + absl::ToInt64Nanoseconds(options_.deadline);
+  Word<uint32_t>& news = group_.header().news;
+  const int64_t patience_ns = absl::ToInt64Nanoseconds(options_.deadline);
+  int64_t end_ns = clock_.MonotonicNanos() + patience_ns;
   for (;;) {
     const uint32_t seen = news.load();
     if (done()) return absl::OkStatus();
     if (options_.interrupt) TIDE_RETURN_IF_ERROR(options_.interrupt());
+    if (SomebodyHeld()) end_ns = clock_.MonotonicNanos() + patience_ns;
     if (clock_.MonotonicNanos() > end_ns) {
       return absl::DeadlineExceededError(absl::StrCat(
           "waited ", absl::FormatDuration(options_.deadline), " for ", what,
           " of the other processes; TIDE_ELASTIC_DEADLINE_MS allows a longer iteration"));
     }
-    shm::FutexWait(news, seen, options_.tick);
+    AwaitChange(news, seen, options_.tick);
   }
 }
 
@@ -297,9 +353,16 @@ absl::Status Member::AwaitReaders(uint64_t step) {
       "the readers");
 }
 
+bool Member::SomebodyHeld() const {
+  return std::any_of(slots_.begin(), slots_.end(), [&](int slot) {
+    return slot != slot_ && group_.member(slot).held.load() != 0;
+  });
+}
+
 void Member::Publish(uint64_t step, bool last) {
   GroupHeader& header = group_.header();
   if (!last && slots_.front() == slot_) {
+    DecidePause(step + 1);
     uint32_t members = 0;
     for (const int slot : slots_) members |= Bit(slot);
     const uint32_t target = std::min(header.target.load(), header.geometry.workers);
@@ -312,6 +375,11 @@ void Member::Publish(uint64_t step, bool last) {
   }
   own().published.store(Stamp(generation_, step));  // seq_cst: after the sums and the plan
   group_.Announce();
+}
+
+bool Member::RegroupDue(uint64_t step) const {
+  const uint64_t next = word(generation_ + 1);
+  return next != 0 && GenerationWord::Step(next) <= step;
 }
 
 absl::StatusOr<Vote> Member::Await(uint64_t step) {
@@ -331,9 +399,8 @@ absl::StatusOr<Vote> Member::Await(uint64_t step) {
           if (dead || lost) break;
         }
         if (all) return true;
-        const uint64_t next = word(generation_ + 1);
         vote = Vote::kRegroup;
-        const bool regroup = next != 0 && GenerationWord::Step(next) <= step;
+        const bool regroup = RegroupDue(step);
         if (!regroup && !lost) vote = Vote::kCommitted;
         return regroup || lost;
       },
@@ -389,8 +456,7 @@ absl::StatusOr<bool> Member::AwaitState(uint64_t step) {
         const bool dead = peer == nullptr || Dead(*peer);
         there = group_.header().state_stamp.load() >= generation_ + 1;
         if (there) return true;
-        const uint64_t next = word(generation_ + 1);
-        if (next != 0 && GenerationWord::Step(next) <= step) return true;
+        if (RegroupDue(step)) return true;
         if (dead) lost = !Propose(step);
         return lost;
       },

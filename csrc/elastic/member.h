@@ -9,7 +9,6 @@
 #include "absl/time/time.h"
 #include "base/clock.h"
 #include "elastic/group.h"
-#include "shm/process.h"
 
 namespace tide::elastic {
 
@@ -68,6 +67,20 @@ class Member {
   void StateReceived();
   void StateComplete(uint64_t bytes);
 
+  /// Whether the job is paused before `step`. All members of a generation see the same: the leader
+  /// has written it before its vote on the step before. May turn to false at any time.
+  bool PauseDue(uint64_t step) const;
+  /// Whether a generation that this process has not entered begins at `step` or before: Advance.
+  bool RegroupDue(uint64_t step) const;
+  /// Waits at the boundary before `step` until the job is resumed, its limit is not `limit` any
+  /// more or RegroupDue (a joiner may need this one's model); the first call says that this process
+  /// is paused, the last one that it is not.
+  absl::Status AwaitOrders(uint64_t step, uint64_t limit);
+  /// Something outside of the job holds this process: whoever waits for it waits longer.
+  void Hold(bool held);
+  /// What came of following the limit `word`.
+  void LimitDone(uint64_t word, uint64_t smallest, uint64_t moved);
+
   /// Gives the slot up. Idempotent.
   void Leave();
 
@@ -80,7 +93,7 @@ class Member {
  private:
   struct Peer {
     int slot;
-    shm::PidFd process;      // empty when it was dead already
+    ProcessHandle process;   // empty when it was dead already
     int64_t looked_ns = 0;   // when it was looked at for being stopped
     int64_t stopped_ns = 0;  // since when it is, 0: it is not
   };
@@ -91,11 +104,20 @@ class Member {
   void FreezeCheck(Peer& peer);
   Peer* Find(int slot);
   bool Propose(uint64_t step);
+  void DecidePause(uint64_t step);
+  bool SomebodyHeld() const;
   absl::Status WaitFor(const std::function<bool()>& done, const char* what);
   bool TryClaim();
   bool Reusable(int slot) const;
   uint32_t ReadyMask() const;
-  bool Found(absl::Duration waited);
+  void Found(uint32_t generation, absl::Duration waited);
+  uint32_t FindGeneration(absl::Duration waited);
+  bool AnyRuns(uint32_t members) const;
+  /// Whether a process among these slots has the model and has not left.
+  bool AnyWithModel(uint32_t among) const;
+  /// For a process that is left out before `step`, when all who stay have died and had not got any
+  /// further: the model goes on with those left out. Their generation; 0: leave.
+  uint32_t TakeOver(uint64_t step);
 
   Group& group_;
   Clock& clock_;

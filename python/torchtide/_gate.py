@@ -72,6 +72,8 @@ class Gate:
         self.on_first_iteration: Callable[[], None] | None = None
         #: Told each begun iteration, with the seconds of the pause before it if there was one.
         self.on_begun: Callable[[float | None], None] | None = None
+        #: Told True while the next iteration waits for this process to be resumed, then False.
+        self.on_held: Callable[[bool], None] | None = None
 
     def install(self, arm: Callable[[bool], None]) -> None:
         """Sets the hooks in torch; `arm` starts and stops the operator gate."""
@@ -246,8 +248,10 @@ class Gate:
         if self.on_first_iteration is not None:
             first, self.on_first_iteration = self.on_first_iteration, None
             first()
-        _core.begin_iteration(phase, self._notice.paused)
+        _core.begin_iteration(phase, self._paused)
         paused_s = self._notice.running()
+        if paused_s is not None and self.on_held is not None:
+            self.on_held(False)
         self.open = True
         self.stepped = False
         self.phase = phase
@@ -257,6 +261,11 @@ class Gate:
             self._armed = recording
         if self.on_begun is not None:
             self.on_begun(paused_s)
+
+    def _paused(self) -> None:
+        self._notice.paused()
+        if self.on_held is not None:
+            self.on_held(True)
 
     def batch_boundary(self) -> None:
         """For loops without torch's optimizers or modules: each batch is an iteration."""

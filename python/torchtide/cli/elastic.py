@@ -118,6 +118,9 @@ class Launcher:
             "TIDE_LANE": _launch.NO_LANE,
             "TIDE_JOB_NAME": f"{self.name}[{self._started}]",
         }
+        limit = int(self.group.report()["limit"])
+        if limit:  # of the whole job; from its first step on a process knows how many there are
+            environ["TIDE_LIMIT"] = str(limit // int(self.group.report()["target"]))
         child = subprocess.Popen(
             list(self.command),
             executable=self.program,
@@ -190,6 +193,9 @@ def launch(
     first = max(bounds[0], min(bounds[1], cores))
     descriptor = int(core.module().elastic_create(bounds[0], bounds[1], first))
     group = core.module().ElasticGroup(descriptor)
+    limit = core.parse_bytes(environ.get("TIDE_LIMIT") or "0", "TIDE_LIMIT")
+    if limit:
+        group.limit(limit)
     name = environ["TIDE_JOB_NAME"]
     with _published(name, descriptor) as known_as:
         return Launcher(program, command, environ, known_as, descriptor, group).serve()
@@ -287,6 +293,12 @@ def resize(job: str, processes: int, timeout_s: float, json_output: bool) -> int
             f"this job runs on {before['low']} to {before['high']}",
             asked=asked,
             advice=f"`tide pause {job}` takes a job's memory without ending it",
+        )
+    if before["pausing"]:
+        raise ResizeAborted(
+            "it is paused, and changes its size between two steps only",
+            asked=asked,
+            advice=f"`tide resume {job}` first",
         )
     try:
         group.resize(processes)

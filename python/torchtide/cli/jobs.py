@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from torchtide import errors
-from torchtide.cli import core, exits, run, text
+from torchtide.cli import core, elastic_orders, exits, run, text
 from torchtide.cli.client import Daemon, open_daemon, suggesting
 from torchtide.cli.edges import Edges
 
@@ -43,6 +43,13 @@ def ps(edges: Edges, json_output: bool) -> int:
 
 def limit(edges: Edges, job: str, size: str, timeout_s: float, json_output: bool) -> int:
     """Sets the budget of a job and tells what that moved."""
+    whole = elastic_orders.find(job)
+    if whole is not None:
+        data = _whole_limit(edges, whole, size, timeout_s)
+        pending = data["status"] == "pending"
+        sentence = elastic_orders.limit_sentence(data)
+        _show(json_output, {"ok": not pending, **data}, lambda: print(text.fold(sentence)))
+        return exits.DEADLINE if pending else exits.OK
     data, wanted = _ordered_limit(edges, job, size, timeout_s)
     status, name = str(data.get("status", "applied")), str(data.get("job") or job)
     if json_output:
@@ -54,9 +61,24 @@ def limit(edges: Edges, job: str, size: str, timeout_s: float, json_output: bool
 
 def order_limit(edges: Edges, job: str, size: str, timeout_s: float) -> str:
     """Sets the budget of a job; what came of it as a sentence."""
+    whole = elastic_orders.find(job)
+    if whole is not None:
+        return elastic_orders.limit_sentence(_whole_limit(edges, whole, size, timeout_s))
     data, wanted = _ordered_limit(edges, job, size, timeout_s)
     name, status = str(data.get("job") or job), str(data.get("status", "applied"))
     return _limit_sentence(data, name, wanted, status)
+
+
+def _whole_limit(
+    edges: Edges, whole: elastic_orders.ElasticJob, size: str, timeout_s: float
+) -> dict[str, Any]:
+    """Sets the budget of an elastic job."""
+    asked = f"tide limit {whole.name} {size}"
+    _timeout_ms(timeout_s)
+    if size.strip().endswith("%"):
+        with open_daemon(edges.connect) as daemon:
+            return whole.limit(_share_of_capacity(daemon, size, asked), timeout_s)
+    return whole.limit(_fixed_bytes(size, asked), timeout_s)
 
 
 def _ordered_limit(
@@ -84,6 +106,12 @@ def _ordered_limit(
 
 def pause(edges: Edges, job: str, timeout_s: float, json_output: bool) -> int:
     """Takes all memory of a job away at its next boundary; tells beforehand how long that takes."""
+    whole = elastic_orders.find(job)
+    if whole is not None:
+        _timeout_ms(timeout_s)
+        data = whole.pause(timeout_s)
+        _show(json_output, {"ok": True, **data}, lambda: print(_pause_sentence(data, job)))
+        return exits.OK
     with (
         open_daemon(edges.connect, timeout_s + _ANSWER_MARGIN_S) as daemon,
         suggesting(daemon, job),
@@ -104,6 +132,9 @@ def pause(edges: Edges, job: str, timeout_s: float, json_output: bool) -> int:
 
 def order_pause(edges: Edges, job: str, timeout_s: float) -> str:
     """Pauses a job; what came of it as a sentence."""
+    whole = elastic_orders.find(job)
+    if whole is not None:
+        return _pause_sentence(whole.pause(timeout_s), job)
     with open_daemon(edges.connect, timeout_s + _ANSWER_MARGIN_S) as daemon:
         data = daemon.command("pause", job=job, timeout_ms=_timeout_ms(timeout_s))
     return _pause_sentence(data, job)
@@ -118,6 +149,12 @@ def _pause_sentence(data: dict[str, Any], job: str) -> str:
 
 def resume(edges: Edges, job: str, timeout_s: float, json_output: bool) -> int:
     """Brings a paused job back."""
+    whole = elastic_orders.find(job)
+    if whole is not None:
+        _timeout_ms(timeout_s)
+        data = whole.resume(timeout_s)
+        _show(json_output, {"ok": True, **data}, lambda: print(_resume_sentence(data, job)))
+        return exits.OK
     with (
         open_daemon(edges.connect, timeout_s + _ANSWER_MARGIN_S) as daemon,
         suggesting(daemon, job),
@@ -132,6 +169,9 @@ def resume(edges: Edges, job: str, timeout_s: float, json_output: bool) -> int:
 
 def order_resume(edges: Edges, job: str, timeout_s: float) -> str:
     """Brings a paused job back; what came of it as a sentence."""
+    whole = elastic_orders.find(job)
+    if whole is not None:
+        return _resume_sentence(whole.resume(timeout_s), job)
     with open_daemon(edges.connect, timeout_s + _ANSWER_MARGIN_S) as daemon:
         data = daemon.command("resume", job=job, timeout_ms=_timeout_ms(timeout_s))
     return _resume_sentence(data, job)
@@ -156,6 +196,9 @@ def explain(edges: Edges, job: str, json_output: bool) -> int:
 
 def explanation(edges: Edges, job: str) -> tuple[dict[str, Any], list[str]]:
     """Why a job is as it is: the daemon's answer, and its lines."""
+    whole = None if job.endswith("]") else elastic_orders.find(job)
+    if whole is not None:
+        return _explained_whole(edges, whole)
     with open_daemon(edges.connect) as daemon, suggesting(daemon, job):
         data = daemon.query("explain", job=job)
     lines = [str(data.get("text") or f"{job} is {data.get('state', 'unknown')}")]
@@ -167,6 +210,26 @@ def explanation(edges: Edges, job: str) -> tuple[dict[str, Any], list[str]]:
     for event in events:
         when = text.local_time(float(event.get("time", 0)), edges.now())
         lines.append(f"  {when}  {event.get('text', '')}")
+    return data, lines
+
+
+def _explained_whole(
+    edges: Edges, whole: elastic_orders.ElasticJob
+) -> tuple[dict[str, Any], list[str]]:
+    """The job as one, then what the daemon, if there is any, says of each of its processes."""
+    report, lines = whole.report(), whole.explain()
+    processes: list[dict[str, Any]] = []
+    data = {"job": whole.name, "elastic": report, "text": lines[0], "processes": processes}
+    try:
+        with open_daemon(edges.connect) as daemon:
+            for record in daemon.query("ps").get("jobs", []):
+                if record.get("pid") not in report["pids"]:
+                    continue
+                found = daemon.query("explain", job=str(record["name"]))
+                processes.append(found)
+                lines.append(f"  {text.clean(str(found.get('text') or record['name']))}")
+    except errors.TideError:
+        pass  # an elastic job needs no daemon
     return data, lines
 
 

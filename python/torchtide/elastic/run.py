@@ -17,6 +17,7 @@ from torchtide.elastic import state as states
 from torchtide.elastic.contexts import Contexts, Slot, tensors_digest
 from torchtide.elastic.data import Place, seed_all, stream_seed
 from torchtide.elastic.loading import AnyLoader, make_loader
+from torchtide.elastic.orders import Orders
 from torchtide.elastic.training import Training
 from torchtide.errors import OptionError, ResizeAborted
 
@@ -50,6 +51,7 @@ class Run:
         self._seed = seed
         self._threads = threads
         self._exchange: Any = None
+        self._orders: Orders | None = None  # of a job that others can order about
         self._base = 0  # steps that were done before this job began: a checkpoint's
         self._restored: list[torch.Tensor] | None = None  # contexts out of a checkpoint
         self._backed = self._stepped = self._standing = False
@@ -170,13 +172,14 @@ class Run:
         self._standing = True
         if not self._exchange.stand():
             raise Released(0)
-        self._restore()
         self._receive_or_send()
+        self._obey()
         while self.step_index < len(loader):
             yield from self._one_step(loader)
             if not self._exchange.advance(self._at()):
                 raise Released(0)
             self._receive_or_send()
+            self._obey()
         self._exchange.leave(True)
         self._load(0)  # evaluation sees what logical worker 0 has
 
@@ -361,6 +364,13 @@ class Run:
         self._settled = True
         return True
 
+    def _obey(self) -> None:
+        """Orders to the whole job take effect here."""
+        while self._orders is not None and not self._orders.obey(self._at(), self.processes):
+            if not self._exchange.advance(self._at()):
+                raise Released(0)
+            self._receive_or_send()
+
     def _at(self) -> int:
         """Steps since this job began; the exchange counts so."""
         return self.step_index - self._base
@@ -404,6 +414,8 @@ class Run:
                     advice="all processes of a job need the same script, machine and packages",
                 )
         self._exchange.bound(*self._bounds)
+        if self._group:
+            self._orders = Orders(self._exchange)
 
     def _contract(self) -> dict[str, Any]:
         """All that must be equal for equal bits."""
@@ -418,9 +430,8 @@ class Run:
         }
 
     def _restore(self) -> None:
-        """The contexts of a checkpoint become those of the first step; by whoever hands over."""
-        place = self._place()
-        if self._restored and not place["needs_state"]:
+        """The contexts of a checkpoint become those of the first step; by who received no state."""
+        if self._restored:
             self._exchange.started_at(self._base)
             for worker, context in enumerate(self._restored):
                 self._slot(0, worker).whole.copy_(context)
@@ -436,10 +447,12 @@ class Run:
                 self._training.adopt(tree, self._contexts)
                 self._base = tree["base"]
                 self._exchange.state_done()
+                self._restored = None
                 self.step_index = self._base + first
             elif not self._exchange.advance(first):
                 raise ResizeAborted("this process was left out while it joined")
             place = self._place()
+        self._restore()
         if place["owes_state"]:
             tree = self._training.tree(self._contexts) | {"base": self._base}
             packed = states.Packed(tree)

@@ -64,6 +64,9 @@ constexpr OptionInfo kOptions[] = {
      "How long an elastic job waits for its first processes before it begins with fewer."},
     {"need.wait_ms", "TIDE_NEED_WAIT_MS", "2000", "ms",
      "How long an allocation waits for others to give memory back before it fails."},
+    {"cuda.hook", "TIDE_CUDA_HOOK", "auto", "text",
+     "Device memory of a job: auto (behind our limits from the job's first use of CUDA on) or off "
+     "(PyTorch's own; torchtide.cuda.enable() still works)."},
     {"cuda.driver", "TIDE_CUDA_DRIVER", "libcuda.so.1", "text",
      "The driver's library, looked up like any other; containers may need a path."},
     {"cuda.spare_max", "TIDE_CUDA_SPARE_MAX", "128MiB", "bytes",

@@ -2,6 +2,7 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <functional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -36,6 +37,72 @@ auto Released(Function function) {
   return function();
 }
 
+/// As Released, for calls that may call Python: what a signal's handler raised there comes first.
+template <typename Function>
+auto ReleasedWithCalls(Function function) {
+  auto result = Released(function);
+  if (PyErr_Occurred() != nullptr) throw py::error_already_set();
+  return result;
+}
+
+/// Calls Python with the GIL. Ordinary exceptions become an error; what a signal's handler raises
+/// (KeyboardInterrupt, SystemExit) waits in the interpreter for the binding that let the GIL go.
+template <typename Result>
+absl::StatusOr<Result> CallPython(const py::object& function, const std::function<py::object()>& call,
+                                  Result (*convert)(const py::object&)) {
+  py::gil_scoped_acquire gil;
+  if (PyErr_Occurred() != nullptr) return absl::CancelledError("interrupted");
+  if (function.is_none()) return Result();
+  try {
+    return convert(call());
+  } catch (py::error_already_set& error) {
+    if (error.matches(PyExc_Exception)) return absl::InternalError(error.what());
+    error.restore();
+    return absl::CancelledError("interrupted");
+  }
+}
+
+/// The functions stay for the life of the process: a boundary may come when Python shuts down.
+void SetFramework(const py::object& capturing, const py::object& flush, const py::object& cold) {
+  struct Functions {
+    py::object capturing, flush, cold;
+  };
+  const auto* functions = new Functions{capturing, flush, cold};
+  tide::runtime::CudaFramework framework;
+  framework.capturing = [functions] {
+    const auto answer = CallPython<bool>(
+        functions->capturing, [&] { return functions->capturing(); },
+        [](const py::object& value) { return value.cast<bool>(); });
+    return !answer.ok() || *answer;  // unknown: nothing is touched
+  };
+  framework.flush = [functions](int device) {
+    return CallPython<bool>(
+               functions->flush, [&] { return functions->flush(device); },
+               [](const py::object&) { return true; })
+        .status();
+  };
+  framework.cold = [functions] {
+    using Ranges = std::vector<std::pair<uint64_t, int64_t>>;
+    std::vector<tide::pages::ColdRange> ranges;
+    const auto answer = CallPython<Ranges>(
+        functions->cold, [&] { return functions->cold(); },
+        [](const py::object& value) { return value.cast<Ranges>(); });
+    if (!answer.ok()) return ranges;
+    for (const auto& [at, size] : *answer) ranges.push_back({at, Bytes(size)});
+    return ranges;
+  };
+  Running(0).set_framework(std::move(framework));
+}
+
+py::dict Boundary(int device) {
+  CudaJob& job = Running(device);
+  const auto result = ReleasedWithCalls([&] { return job.AtBoundary(device); });
+  py::dict dict;
+  dict["asked"] = result.asked.value();
+  dict["given"] = result.given.value();
+  return dict;
+}
+
 py::dict ReportDict(int device) {
   CudaJob& job = Running(device);
   const auto report = Released([&] { return job.Report(device); });
@@ -50,6 +117,7 @@ py::dict ReportDict(int device) {
   dict["capacity"] = report.capacity.value();
   dict["used_by_jobs"] = report.used.value();
   dict["asked"] = report.asked.value();
+  dict["suspended"] = job.suspended(device);
   dict["device"] = report.counts.device.value();
   dict["spare"] = report.counts.spare.value();
   dict["host_mapped"] = report.counts.host_mapped.value();
@@ -64,17 +132,26 @@ py::dict ReportDict(int device) {
   return dict;
 }
 
-py::dict Shrink(int device, int64_t need, const std::vector<std::pair<uint64_t, int64_t>>& cold,
-                bool any) {
-  std::vector<tide::pages::ColdRange> ranges;
-  for (const auto& [at, size] : cold) ranges.push_back({at, Bytes(size)});
-  CudaJob& job = Running(device);
-  const auto result = Released([&] { return job.Shrink(device, Bytes(need), ranges, any); });
+py::dict ShrinkDict(const tide::runtime::ShrinkResult& result) {
   py::dict dict;
   dict["moved"] = result.moved.value();
   dict["short_by"] = result.short_by.value();
   dict["reason"] = result.reason;
   return dict;
+}
+
+py::dict Shrink(int device, int64_t need, const std::vector<std::pair<uint64_t, int64_t>>& cold,
+                bool any) {
+  std::vector<tide::pages::ColdRange> ranges;
+  for (const auto& [at, size] : cold) ranges.push_back({at, Bytes(size)});
+  CudaJob& job = Running(device);
+  return ShrinkDict(Released([&] { return job.Shrink(device, Bytes(need), ranges, any); }));
+}
+
+py::dict MakeRoom(int device, int64_t need) {
+  CudaJob& job = Running(device);
+  return ShrinkDict(tide::bind::ValueOrThrow(
+      ReleasedWithCalls([&] { return job.MakeRoom(device, Bytes(need)); })));
 }
 
 int64_t Suspend(int device, bool to_file) {
@@ -130,6 +207,16 @@ void BindCuda(py::module_& module) {
   });
   module.def("cuda_answer_others", [](int device, int64_t answered) {
     Running(device).AnswerOthers(device, Bytes(answered));
+  });
+  module.def("cuda_set_framework", &SetFramework, py::arg("capturing"), py::arg("flush"),
+             py::arg("cold"),
+             "What PyTorch does at a boundary: says whether a graph is being captured, gives the "
+             "cached memory of a device back, names cold ranges.");
+  module.def("cuda_make_room", &MakeRoom, py::arg("device"), py::arg("need"),
+             "Waits for the device, flushes PyTorch's cache and moves cold pages.");
+  module.def("cuda_boundary", &Boundary, py::arg("device"));
+  module.def("cuda_retire", [] {
+    if (CudaJob* job = CudaJob::Current()) job->Retire();
   });
   module.def("cuda_report", &ReportDict, py::arg("device"));
   module.def("cuda_memory_table", [](int device) { return Running(device).MemoryTable(device); });

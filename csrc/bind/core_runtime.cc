@@ -31,6 +31,7 @@ class Wait {
   /// the job is found paused, its user is told.
   bool Interrupted() {
     py::gil_scoped_acquire gil;
+    if (PyErr_Occurred() != nullptr) return true;  // raised in a call of ours, and not yet told
     if (!told_ && Running().Report().suspended) {
       told_ = true;
       try {
@@ -48,24 +49,34 @@ class Wait {
   bool told_;
 };
 
-void BeginIteration(int phase, const py::object& on_paused) {
+/// Runs `step` without the GIL. What a signal's handler raised meanwhile, in a call of ours into
+/// Python, comes before the step's own answer.
+template <typename Step>
+void Released(Step step) {
   absl::Status status;
-  Wait wait(on_paused);
   {
     py::gil_scoped_release release;
-    status = Running().BeginIteration(phase, [&wait] { return wait.Interrupted(); });
+    status = step();
   }
   if (PyErr_Occurred() != nullptr) throw py::error_already_set();
   tide::bind::ThrowIfError(status);
 }
 
-void EndIteration(bool continuing) {
-  absl::Status status;
-  {
-    py::gil_scoped_release release;
-    status = Running().EndIteration(continuing);
-  }
-  tide::bind::ThrowIfError(status);
+void BeginIteration(int phase, const py::object& on_paused) {
+  Wait wait(on_paused);
+  Released([&] { return Running().BeginIteration(phase, [&wait] { return wait.Interrupted(); }); });
+}
+
+void AwaitDevices(const py::object& on_paused) {
+  Wait wait(on_paused);
+  Released([&] { return Running().AwaitDevices([&wait] { return wait.Interrupted(); }); });
+}
+
+void CarryOutOrders(Runtime::Returns returns) {
+  Released([&] {
+    Running().CarryOutOrders(returns);
+    return absl::OkStatus();
+  });
 }
 
 const char* StatusWord(tide::runtime::GrantStatus status) {
@@ -109,10 +120,7 @@ py::dict SetLimit(int64_t limit, int64_t guaranteed, bool now) {
     *result = answer;
     done->Notify();
   });
-  if (now) {
-    py::gil_scoped_release release;
-    runtime.CarryOutOrders();
-  }
+  if (now) CarryOutOrders(Runtime::Returns::kToProgram);
   if (!done->HasBeenNotified()) {
     py::dict pending;
     pending["status"] = "deferred";
@@ -131,8 +139,8 @@ void Move(tide::runtime::MoveKind kind, bool now) {
   runtime.orders().PutMove(request,
                            [result](const tide::runtime::MoveResult& answer) { *result = answer; });
   if (now) {
-    py::gil_scoped_release release;
-    runtime.CarryOutOrders();
+    // Whoever suspends itself between two iterations knows what it must not touch.
+    CarryOutOrders(Runtime::Returns::kWhenResumed);
   } else {
     runtime.device().Wake(runtime.slot_id());
   }
@@ -197,22 +205,26 @@ void BindRuntime(py::module_& module) {
              py::arg("on_paused") = py::none(),
              "Waits for the turn; `on_paused` is called when the job is found paused. Raises "
              "KeyboardInterrupt.");
-  module.def("end_iteration", &EndIteration, py::arg("continuing") = false,
+  module.def(
+      "end_iteration",
+      [](bool continuing) { Released([&] { return Running().EndIteration(continuing); }); },
+      py::arg("continuing") = false,
              "Passes the turn on. `continuing`: the next iteration begins at once.");
   module.def(
       "expect_iterations", [](int64_t count) { Running().ExpectIterations(count); },
       py::arg("count"), "The job will run `count` more iterations; 0: unknown.");
   module.def("leave", [] {
-    py::gil_scoped_release release;
-    Running().Leave().IgnoreError();
+    Released([] {
+      Running().Leave().IgnoreError();
+      return absl::OkStatus();
+    });
   });
   module.def(
-      "carry_out_orders",
-      [] {
-        py::gil_scoped_release release;
-        Running().CarryOutOrders();
-      },
-      "Carries out what was asked of the job, between two iterations and on the thread of them.");
+      "carry_out_orders", [] { CarryOutOrders(Runtime::Returns::kWhenResumed); },
+      "Carries out what was asked of the job, between two iterations and on the thread of them. "
+      "Call await_devices before anything touches a device.");
+  module.def("await_devices", &AwaitDevices, py::arg("on_paused") = py::none(),
+             "Waits while the job is paused and its device memory away. Raises KeyboardInterrupt.");
   module.def("recording", [] { return Running().arena().recording(); });
   module.def("set_limit", &SetLimit, py::arg("limit"), py::arg("guaranteed") = 0,
              py::arg("now") = true);

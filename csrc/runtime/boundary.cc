@@ -7,6 +7,7 @@
 #include "base/status.h"
 #include "lane/holder_watch.h"
 #include "lane/members.h"
+#include "runtime/cuda_job.h"
 #include "runtime/runtime.h"
 #include "shm/futex.h"
 #include "shm/slot_table.h"
@@ -58,13 +59,16 @@ absl::Status Runtime::EndIteration(bool continuing) {
   if (in_lane_) turn_->RecordIteration(absl::Nanoseconds(now - iteration_begin_ns_));
   own.iterations.store(iterations, std::memory_order_relaxed);
   PredictRemaining(now - iteration_begin_ns_);
+  CudaJob* const cuda = CudaJob::Current();
   if (in_lane_ && !keep_turn_) {
+    if (cuda != nullptr && LaneMembers() > 1) cuda->FinishWork();
     turn_->SetLearning(Learning(iterations));
     turn_->Release(continuing);
   }
   // Without the turn, unless it is kept: others compute while this job moves its memory.
-  CarryOutOrders();
-  if (BoolOption("test.always_suspend")) {
+  CarryOutOrders(continuing && left.ok() ? Returns::kWhenResumed : Returns::kToProgram);
+  if (cuda != nullptr) cuda->AtBoundary();
+  if (BoolOption("test.always_suspend") && (cuda == nullptr || !cuda->Capturing())) {
     TIDE_RETURN_IF_ERROR(Suspend());
     TIDE_RETURN_IF_ERROR(Resume());
   }
@@ -158,15 +162,12 @@ absl::Status Runtime::TakeTurn(const std::function<bool()>& interrupted) {
   }
   bool stop = false;
   for (;;) {
-    CarryOutOrders();
+    CarryOutOrders(Returns::kWhenResumed);
     if (suspended_.load(std::memory_order_relaxed) || WaitsForAdmission()) {
       if (interrupted && interrupted())
-        return absl::CancelledError("interrupted while paused or waiting to be admitted");
+        return Interrupted("interrupted while paused or waiting to be admitted");
       if (in_lane_) turn_->SetReady(false);  // a turn that was kept goes to others
-      // Sleeps on the wake word: read first, looked at the orders above after an earlier read, so
-      // nothing is missed.
-      const uint32_t word = slot().wake_word.load(std::memory_order_acquire);
-      if (orders_.Empty()) shm::FutexWait(slot().wake_word, word, absl::Milliseconds(100));
+      SleepUntilOrdered();
       continue;
     }
     if (!in_lane_) return absl::OkStatus();
@@ -174,7 +175,8 @@ absl::Status Runtime::TakeTurn(const std::function<bool()>& interrupted) {
     if (iterations_.load(std::memory_order_relaxed) == 0) PredictRemaining(0);
     lane::WaitHooks hooks;
     hooks.on_wake = [this] {
-      CarryOutOrders();
+      CarryOutOrders(Returns::kWhenResumed);
+      if (CudaJob* cuda = CudaJob::Current()) cuda->AtBoundary();
       LeaveStuckHolder();
     };
     hooks.cancelled = [&] {
@@ -187,8 +189,49 @@ absl::Status Runtime::TakeTurn(const std::function<bool()>& interrupted) {
       return absl::OkStatus();
     }
     if (!absl::IsCancelled(status)) return status;
-    if (stop) return absl::CancelledError("interrupted while waiting for the turn");
+    if (stop) return Interrupted("interrupted while waiting for the turn");
   }
+}
+
+void Runtime::SleepUntilOrdered() {
+  if (CudaJob* cuda = CudaJob::Current()) {
+    if (!suspended_.load(std::memory_order_relaxed)) {
+      cuda->AtBoundary();
+    } else if (cuda->suspended_devices() == 0 && cuda->HoldsMemory()) {
+      // An interrupt brought it back although the job is paused, and the program has returned.
+      if (const auto freed = cuda->SuspendAll(); !freed.ok()) {
+        Log(LogLevel::kWarning,
+            absl::StrCat("event=not_suspended status=\"", freed.status().ToString(), "\""));
+      }
+    }
+  }
+  // Sleeps on the wake word: read first, looked at the orders above after an earlier read, so
+  // nothing is missed.
+  const uint32_t word = slot().wake_word.load(std::memory_order_acquire);
+  if (orders_.Empty()) shm::FutexWait(slot().wake_word, word, absl::Milliseconds(100));
+}
+
+absl::Status Runtime::Interrupted(absl::string_view text) {
+  CudaJob* const cuda = CudaJob::Current();
+  if (cuda == nullptr || !suspended_.load(std::memory_order_relaxed))
+    return absl::CancelledError(text);
+  if (const absl::Status back = cuda->ResumeAll(); !back.ok()) {
+    Log(LogLevel::kWarning, absl::StrCat("event=device_memory_away status=\"", back.ToString(),
+                                         "\" advice=\"touch no tensor of a device\""));
+  }
+  return absl::CancelledError(text);
+}
+
+absl::Status Runtime::AwaitDevices(const std::function<bool()>& interrupted) {
+  const CudaJob* const cuda = CudaJob::Current();
+  while (cuda != nullptr && suspended_.load(std::memory_order_relaxed) &&
+         cuda->suspended_devices() > 0) {
+    CarryOutOrders(Returns::kWhenResumed);
+    if (!suspended_.load(std::memory_order_relaxed)) break;
+    if (interrupted && interrupted()) return Interrupted("interrupted while paused");
+    SleepUntilOrdered();
+  }
+  return absl::OkStatus();
 }
 
 void Runtime::LeaveStuckHolder() {

@@ -5,6 +5,7 @@
 #include "base/log.h"
 #include "base/options.h"
 #include "base/status.h"
+#include "runtime/cuda_job.h"
 #include "runtime/runtime.h"
 #include "runtime/sampler.h"
 #include "sched/victims.h"
@@ -256,6 +257,23 @@ void Runtime::RelieveDevice() {
 absl::Status Runtime::Suspend() {
   if (suspended_.load(std::memory_order_relaxed)) return absl::OkStatus();
   TIDE_RETURN_IF_ERROR(EnsureSpill());
+  CudaJob* const cuda = CudaJob::Current();
+  if (cuda == nullptr) return SuspendHost();
+  const int away_before = cuda->suspended_devices();
+  absl::Status status = cuda->SuspendAll().status();
+  if (status.ok()) {
+    status = SuspendHost();
+    if (!status.ok()) cuda->ResumeAll().IgnoreError();  // what stays away is seen below
+  }
+  if (!status.ok() && cuda->suspended_devices() > away_before) {
+    // Its addresses are empty: the job must not run until a resume has brought the rest back.
+    suspended_.store(true, std::memory_order_relaxed);
+    slot().phase.store(static_cast<uint32_t>(shm::Phase::kPaused), std::memory_order_relaxed);
+  }
+  return status;
+}
+
+absl::Status Runtime::SuspendHost() {
   const int64_t begin = clock_.MonotonicNanos();
   arena_->Trim(PageCount(0));
   const Bytes before = arena_->Stats().committed_bytes;
@@ -281,6 +299,8 @@ absl::Status Runtime::Suspend() {
 absl::Status Runtime::Resume() {
   if (!suspended_.load(std::memory_order_relaxed)) return absl::OkStatus();
   const int64_t begin = clock_.MonotonicNanos();
+  // Unlike the host's pages, a device's must be there before anything runs.
+  if (CudaJob* cuda = CudaJob::Current()) TIDE_RETURN_IF_ERROR(cuda->ResumeAll());
   suspended_.store(false, std::memory_order_relaxed);
   if (!queued_) BringBack();
   const int64_t took = clock_.MonotonicNanos() - begin;
@@ -299,24 +319,43 @@ PageCount Runtime::BringBack() {
   return moved.moved;
 }
 
-void Runtime::CarryOutOrders() {
+bool Runtime::MayMove(Returns returns) {
+  const CudaJob* cuda = CudaJob::Current();
+  if (cuda == nullptr || suspended_.load(std::memory_order_relaxed) || !cuda->HoldsMemory())
+    return true;
+  return returns == Returns::kWhenResumed && !cuda->Capturing();
+}
+
+void Runtime::CarryOutMove(const Orders::PendingMove& move) {
+  MoveResult result;
+  const int64_t begin = clock_.MonotonicNanos();
+  const bool was_suspended = suspended_.load(std::memory_order_relaxed);
+  if (clock_.Now() > move.request.deadline) {
+    result.status =
+        absl::DeadlineExceededError("the deadline had passed before the job came to a boundary");
+  } else {
+    result.status = move.request.kind == MoveKind::kSuspend ? Suspend() : Resume();
+  }
+  result.took = absl::Nanoseconds(clock_.MonotonicNanos() - begin);
+  const bool is_suspended = suspended_.load(std::memory_order_relaxed);
+  if (!result.status.ok() && is_suspended != was_suspended) {
+    absl::MutexLock lock(&link_mu_);
+    if (link_) link_->SetPaused(is_suspended);  // a failed order does not say so
+  }
+  if (move.done) move.done(result);
+}
+
+void Runtime::CarryOutOrders(Returns returns) {
   bool moved = false;
   while (auto grant = orders_.TakeGrant()) {
     const GrantResult result = ApplyGrant(grant->request);
     if (grant->done) grant->done(result);
     moved = true;
   }
-  while (auto move = orders_.TakeMove()) {
-    MoveResult result;
-    const int64_t begin = clock_.MonotonicNanos();
-    if (clock_.Now() > move->request.deadline) {
-      result.status =
-          absl::DeadlineExceededError("the deadline had passed before the job came to a boundary");
-    } else {
-      result.status = move->request.kind == MoveKind::kSuspend ? Suspend() : Resume();
-    }
-    result.took = absl::Nanoseconds(clock_.MonotonicNanos() - begin);
-    if (move->done) move->done(result);
+  while (!orders_.Empty() && MayMove(returns)) {
+    const auto move = orders_.TakeMove();
+    if (!move) break;
+    CarryOutMove(*move);
     moved = true;
   }
   const bool asked = slot().reclaim_bytes.load(std::memory_order_acquire) > 0;

@@ -1,5 +1,7 @@
 #include "runtime/cuda_job.h"
 
+#include <pthread.h>
+
 #include <algorithm>
 
 #include "absl/strings/str_cat.h"
@@ -18,15 +20,18 @@ using pages::DeviceTier;
 namespace cuda = pages::cuda;
 
 std::atomic<CudaJob*> g_job{nullptr};
+std::atomic<bool> g_forked{false};  // this process is the child of one that had a job
 
-/// Adapter functions have the driver's signatures and no context argument: there is one job.
+/// Adapter functions have the driver's signatures and no context argument: there is one job. A
+/// forked child hears what the driver itself would say to it.
 template <auto Method>
 struct Forward;
 template <typename Result, typename... Arguments,
           Result (pages::DevicePages::*Method)(Arguments...)>
 struct Forward<Method> {
   static Result Call(Arguments... arguments) {
-    return (CudaJob::Current()->pages().*Method)(arguments...);
+    CudaJob* job = CudaJob::Current();
+    return job != nullptr ? (job->pages().*Method)(arguments...) : cuda::kNotInitialized;
   }
 };
 
@@ -50,6 +55,10 @@ CudaJob* CudaJob::Current() { return g_job.load(std::memory_order_acquire); }
 
 absl::StatusOr<CudaJob*> CudaJob::Start(const std::string& name) {
   if (CudaJob* running = Current(); running != nullptr) return running;
+  if (g_forked.load(std::memory_order_relaxed)) {
+    return absl::FailedPreconditionError(
+        "this process was forked from one that uses the device, and no driver works there");
+  }
   TIDE_ASSIGN_OR_RETURN(auto driver, cuda::Driver::Open(TextOption("cuda.driver")));
   std::unique_ptr<CudaJob> job(new CudaJob(std::move(driver)));
   std::vector<pages::Account*> accounts;
@@ -69,6 +78,10 @@ absl::StatusOr<CudaJob*> CudaJob::Start(const std::string& name) {
   job->pages_ = std::make_unique<pages::DevicePages>(*job->driver_, accounts, std::move(options));
   job->FillAdapterCalls();
   g_job.store(job.release(), std::memory_order_release);
+  // Workers of a data loader must touch neither ledger nor locks of their parent.
+  pthread_atfork(nullptr, nullptr, [] {
+    if (g_job.exchange(nullptr) != nullptr) g_forked.store(true, std::memory_order_relaxed);
+  });
   return Current();
 }
 
@@ -78,6 +91,7 @@ absl::Status CudaJob::OpenDevice(const std::string& name, int index) {
                                                             TableName(driver_->DeviceUuid(index))));
   TIDE_ASSIGN_OR_RETURN(device->slot, device->file->Claim(name));
   device->account = std::make_unique<JobAccount>(*device->file, device->slot);
+  device->name = driver_->DeviceName(index);
   devices_.push_back(std::move(device));
   return absl::OkStatus();
 }
@@ -183,6 +197,12 @@ void CudaJob::AnswerOthers(int index, Bytes answered) {
       .reclaim_bytes.fetch_sub(answered.value(), std::memory_order_release);
 }
 
+Bytes CudaJob::Asked(int index) const {
+  // acquire: pairs with the asker's add
+  const Device& device = *devices_[index];
+  return Bytes(device.file->slot(device.slot).reclaim_bytes.load(std::memory_order_acquire));
+}
+
 // ---- moves ----
 
 absl::Status CudaJob::Synchronize(int device) {
@@ -240,40 +260,71 @@ absl::Status CudaJob::EnsureSpill() {
   return absl::OkStatus();
 }
 
-absl::StatusOr<Bytes> CudaJob::Suspend(int device, DeviceTier to) {
-  if (to == DeviceTier::kFile) TIDE_RETURN_IF_ERROR(EnsureSpill());
-  const Bytes before = pages_->counts(device).device;
-  std::vector<cuda::Handle> moved;
-  for (const pages::DevicePage& page : pages_->Snapshot(device)) {
-    if (page.tier != DeviceTier::kDevice || page.pinned || page.address == 0) continue;
-    const absl::Status status = pages_->Demote(page.token, to);
-    if (status.ok()) {
-      moved.push_back(page.token);
-      continue;
-    }
-    TIDE_RETURN_IF_ERROR(PromoteAll(device, moved));
-    return status;
-  }
-  pages_->TrimSpares(device, Bytes(0));
-  return before - pages_->counts(device).device;
+absl::Status CudaJob::DemoteForSuspension(cuda::Handle token, DeviceTier to) {
+  absl::Status status = pages_->Demote(token, to);
+  if (status.ok() || to == DeviceTier::kFile || !EnsureSpill().ok()) return status;
+  // The host has no pinned memory left, or the driver would not: the file is slower and larger.
+  const absl::Status in_file = pages_->Demote(token, DeviceTier::kFile);
+  return in_file.ok() ? in_file : status;
 }
 
-absl::Status CudaJob::Resume(int device) {
-  std::vector<cuda::Handle> away;
-  for (const pages::DevicePage& page : pages_->Snapshot(device)) {
-    if (page.tier != DeviceTier::kDevice) away.push_back(page.token);
+absl::StatusOr<Bytes> CudaJob::Suspend(int index, DeviceTier to) {
+  if (to == DeviceTier::kFile) TIDE_RETURN_IF_ERROR(EnsureSpill());
+  Device& device = *devices_[index];
+  const Bytes before = pages_->counts(index).device;
+  std::vector<cuda::Handle> begun;
+  for (const pages::DevicePage& page : pages_->Snapshot(index)) {
+    if (page.tier != DeviceTier::kDevice || page.pinned || page.address == 0) continue;
+    begun.push_back(page.token);
+    const absl::Status status = DemoteForSuspension(page.token, to);
+    if (status.ok()) continue;
+    if (const absl::Status back = PromoteAll(index, begun); !back.ok()) {
+      device.suspended = true;
+      return absl::Status(status.code(),
+                          absl::StrCat(status.message(), "; what had left could not return (",
+                                       back.message(), "), so the device stays suspended"));
+    }
+    return status;
   }
-  return PromoteAll(device, away);
+  pages_->TrimSpares(index, Bytes(0));
+  device.suspended = true;
+  return before - pages_->counts(index).device;
+}
+
+absl::Status CudaJob::Resume(int index) {
+  // Pages in mapped host memory were there before the suspension; a boundary brings them back.
+  std::vector<pages::DevicePage> away;
+  std::vector<cuda::Handle> tokens;
+  for (const pages::DevicePage& page : pages_->Snapshot(index)) {
+    if (page.tier != DeviceTier::kHostCopy && page.tier != DeviceTier::kFile) continue;
+    away.push_back(page);
+    tokens.push_back(page.token);
+  }
+  const absl::Status status = PromoteAll(index, tokens);
+  if (status.ok()) {
+    devices_[index]->suspended = false;
+    return status;
+  }
+  // Half a job on the device helps nobody: two of them could wait for each other for ever.
+  for (const pages::DevicePage& page : away) DemoteForSuspension(page.token, page.tier).IgnoreError();
+  pages_->TrimSpares(index, Bytes(0));
+  return status;
 }
 
 absl::Status CudaJob::PromoteAll(int index, const std::vector<cuda::Handle>& tokens) {
   Device& device = *devices_[index];
   const pages::DeviceCounts counts = pages_->counts(index);
-  const Bytes need = counts.host_mapped + counts.host_copy + counts.file;
+  const Bytes need = counts.host_copy + counts.file;
   const Bytes capacity = device.file->Capacity();
   if (capacity > Bytes(0) && device.file->Used() + need > capacity) AskAndWait(device, need);
-  for (cuda::Handle token : tokens) TIDE_RETURN_IF_ERROR(pages_->Promote(token));
-  return absl::OkStatus();
+  absl::Status first_error;
+  for (cuda::Handle token : tokens) {
+    const absl::Status status = pages_->Promote(token);
+    // FailedPrecondition: it is on the device already.
+    if (!status.ok() && !absl::IsFailedPrecondition(status)) first_error.Update(status);
+    if (absl::IsResourceExhausted(first_error)) break;  // the others will not fit either
+  }
+  return first_error;
 }
 
 // ---- reports ----
@@ -294,16 +345,14 @@ void CudaJob::MeasureOutside(int index, CudaReport* report) {
 CudaReport CudaJob::Report(int index) {
   Device& device = *devices_[index];
   CudaReport report;
-  report.name = driver_->DeviceName(index);
+  report.name = device.name;
   report.uuid = driver_->DeviceUuid(index);
   report.table_path = device.file->path();
   MeasureOutside(index, &report);
   report.limit = device.account->limit();
   report.capacity = device.file->Capacity();
   report.used = device.file->Used();
-  // acquire: pairs with the asker's add
-  report.asked =
-      Bytes(device.file->slot(device.slot).reclaim_bytes.load(std::memory_order_acquire));
+  report.asked = Asked(index);
   report.counts = pages_->counts(index);
   return report;
 }

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <atomic>
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -41,15 +42,44 @@ struct ShrinkResult {
   std::string reason;
 };
 
+struct BoundaryResult {
+  Bytes asked;  // by others, since the last boundary
+  Bytes given;
+};
+
+/// What the daemon is told of one device; read from memory alone, no driver is asked.
+struct CudaFigures {
+  int index = 0;
+  std::string name;
+  Bytes limit;  // 0: none
+  Bytes device;
+  Bytes host_mapped;
+  Bytes away;  // pinned copies and the spill file: while suspended
+};
+
+/// What only the framework can do. Called on the thread of the boundary, with no lock of ours held;
+/// a function that is not set does nothing.
+struct CudaFramework {
+  /// Whether a graph is being captured: a call that waits for the device would spoil it.
+  std::function<bool()> capturing;
+  /// Gives cached memory of an idle device back. Errors: of the framework; cached memory stays.
+  std::function<absl::Status(int device)> flush;
+  /// What leaves first when memory shrinks.
+  std::function<std::vector<pages::ColdRange>()> cold;
+};
+
 /// One per process; never destroyed, since PyTorch's table points into it. Moves (Shrink, Suspend,
-/// Resume) need an idle device and come from one thread, everything else from any.
+/// Resume) need an idle device and come from one thread, everything else from any. A forked child
+/// has none: no driver works there, and the ledgers' slots are its parent's.
 class CudaJob {
  public:
   /// Opens the driver and claims a slot in each device's ledger. Idempotent. Errors: of the driver
-  /// and of the tables; then nothing is hooked.
+  /// and of the tables, FailedPrecondition in a forked child; then nothing is hooked.
   static absl::StatusOr<CudaJob*> Start(const std::string& name);
   /// The one that runs, or null.
   static CudaJob* Current();
+  /// Before the first boundary.
+  void set_framework(CudaFramework framework) { framework_ = std::move(framework); }
 
   /// For the adapter's table.
   const std::vector<TideCudaCall>& adapter_calls() const { return adapter_calls_; }
@@ -64,14 +94,40 @@ class CudaJob {
   /// Brings pages back as far as limit and device allow; takes nothing from others, for which they
   /// could ask again at once. Returns the bytes that still are away.
   absl::StatusOr<Bytes> Restore(int device);
-  /// All pages that may move leave the device: to pinned memory, or to the spill file. On an error
-  /// those that had left return. Returns the bytes given back.
+  /// All pages that may move leave the device: to pinned memory and, where the host has none left,
+  /// to the spill file; or all to the file. On an error those that had left return; where even that
+  /// fails, the device stays suspended. Returns the bytes given back.
   absl::StatusOr<Bytes> Suspend(int device, pages::DeviceTier to);
-  /// All of them return; others are asked once for what is missing. Errors: then the rest stays
-  /// away and the call may be repeated.
+  /// All of them return; others are asked once for what is missing. On an error those that had
+  /// returned leave again, as far as they can, and the call may be repeated.
   absl::Status Resume(int device);
 
+  // cuda_boundary.cc: between two iterations, on the thread that trains.
+  /// Waits for the device, lets the framework flush its cache, then shrinks by what is missing.
+  /// Errors: of the device and the framework; Unavailable while a graph is being captured.
+  absl::StatusOr<ShrinkResult> MakeRoom(int device, Bytes need);
+  /// Gives others what they asked for, or else takes back what fits. Does nothing on a suspended
+  /// device and during a capture; the next boundary does it then.
+  BoundaryResult AtBoundary(int device);
+  BoundaryResult AtBoundary();
+  /// All devices, or none: when one fails, those that had been suspended return. Returns the bytes
+  /// given back. Errors: as MakeRoom and Suspend.
+  absl::StatusOr<Bytes> SuspendAll();
+  /// All devices, or none. Errors: as Resume; the call may be repeated.
+  absl::Status ResumeAll();
+  /// Waits until the devices have done what this job gave them: before a turn passes.
+  void FinishWork();
+  /// Gives the slots in the ledgers back; the process is about to end. Idempotent.
+  void Retire();
+  bool Capturing() const { return framework_.capturing && framework_.capturing(); }
+  /// Whether device memory of this job exists, so that a suspension empties addresses.
+  bool HoldsMemory() const;
+  int suspended_devices() const;
+  bool suspended(int device) const { return devices_[device]->suspended; }
+
   CudaReport Report(int device);
+  /// Of the devices that this job has used.
+  std::vector<CudaFigures> Figures() const;
   /// Who holds what on the device, as text.
   std::string MemoryTable(int device);
   /// So much of others' requests has been answered, as far as this job can.
@@ -84,7 +140,10 @@ class CudaJob {
     std::unique_ptr<shm::DeviceFile> file;
     SlotId slot;
     std::unique_ptr<JobAccount> account;
+    std::string name;
     std::atomic<int64_t> asked_in_vain_ns{0};  // relaxed: a lone number
+    std::atomic<bool> suspended{false};        // pages are away and nothing may run
+    int64_t measured_ns = 0;                   // when AtBoundary last measured what is outside
   };
   explicit CudaJob(std::unique_ptr<pages::cuda::Driver> driver) : driver_(std::move(driver)) {}
   absl::Status OpenDevice(const std::string& name, int index);
@@ -95,6 +154,11 @@ class CudaJob {
   /// False when nobody has any.
   bool AskAndWait(Device& device, Bytes bytes);
   absl::Status PromoteAll(int device, const std::vector<pages::cuda::Handle>& tokens);
+  /// To pinned memory, or to the file where there is none; `to` kFile means the file at once.
+  absl::Status DemoteForSuspension(pages::cuda::Handle token, pages::DeviceTier to);
+  absl::Status PrepareToMove(int device);
+  Bytes Asked(int device) const;
+  void MeasureNowAndThen(int device);
   void FillAdapterCalls();
   absl::Status EnsureSpill();
 
@@ -104,6 +168,7 @@ class CudaJob {
   std::unique_ptr<pages::DevicePages> pages_;
   std::unique_ptr<pages::SpillFile> spill_;  // opened at the first suspension that wants it
   std::vector<TideCudaCall> adapter_calls_;
+  CudaFramework framework_;
 };
 
 }  // namespace tide::runtime

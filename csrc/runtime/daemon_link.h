@@ -32,6 +32,8 @@ class DaemonLink {
   void Report();
   void Event(absl::string_view kind, absl::string_view text);
   void NeedMemory(Bytes bytes, absl::Duration deadline);
+  /// The job is paused, or not, without an order that would have said so.
+  void SetPaused(bool paused) { session_->SetPaused(paused); }
   void Bye(int exit_code);
   void AbandonAfterFork();
   /// The name that the daemon gave (made unique); the wished one before it answered.

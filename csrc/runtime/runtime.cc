@@ -12,6 +12,7 @@
 #include "base/options.h"
 #include "base/status.h"
 #include "pages/host_backend.h"
+#include "runtime/cuda_job.h"
 #include "runtime/sampler.h"
 #include "shm/futex.h"
 #include "shm/process.h"
@@ -360,6 +361,7 @@ void Runtime::Shutdown(int exit_code) {
   // What the process holds goes when the kernel takes it back, not now: an interpreter with much to
   // tear down is in no hurry.
   device_->Retire(slot_id_);
+  if (CudaJob* cuda = CudaJob::Current()) cuda->Retire();
 }
 
 }  // namespace tide::runtime

@@ -12,6 +12,7 @@
 #include "absl/base/thread_annotations.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
 #include "absl/synchronization/mutex.h"
 #include "arena/arena.h"
 #include "base/bytes.h"
@@ -94,8 +95,15 @@ class Runtime {
   /// Orders from the API (waits until applied at a boundary is the caller's business) or from the
   /// daemon.
   Orders& orders() { return orders_; }
+  /// Whether the caller returns to the program before a suspended job has been resumed. It may then
+  /// touch device memory, whose addresses would be empty: a suspension of a job that has some is
+  /// left for a caller that waits.
+  enum class Returns { kToProgram, kWhenResumed };
   /// Carries pending orders out now: only at a quiet point on the stepping thread.
-  void CarryOutOrders();
+  void CarryOutOrders(Returns returns);
+  /// Waits until the device memory of a suspended job is back; returns at once when none is away.
+  /// Errors: Cancelled, as BeginIteration; the memory is back then too, as far as it fits.
+  absl::Status AwaitDevices(const std::function<bool()>& interrupted);
 
   RuntimeReport Report();
   /// Predicted service until the job ends; -1: unknown.
@@ -124,6 +132,9 @@ class Runtime {
 
   // boundary.cc
   absl::Status TakeTurn(const std::function<bool()>& interrupted);
+  /// What ends a wait of a suspended job whose program goes on all the same: Cancelled.
+  absl::Status Interrupted(absl::string_view text);
+  void SleepUntilOrdered();
   void MapScratch();
   absl::Status AttachScratch();
   void LeaveStuckHolder();
@@ -156,7 +167,11 @@ class Runtime {
   void RelieveDevice();
   Bytes RecentOutside(Bytes now);
   void ChargeStreamed();
+  bool MayMove(Returns returns);
+  void CarryOutMove(const Orders::PendingMove& move);
   absl::Status Suspend();
+  /// The host's part of it. On an error all of it is back.
+  absl::Status SuspendHost();
   absl::Status Resume();
   /// Promotes what fits; what does not streams. Returns the pages moved.
   PageCount BringBack();

@@ -5,7 +5,7 @@ from __future__ import annotations
 import collections.abc
 import typing
 import typing_extensions
-__all__: list[str] = ['Client', 'DaemonUnavailable', 'ElasticExchange', 'ElasticGroup', 'JobRow', 'ProtocolError', 'Trace', 'View', 'api', 'begin_iteration', 'carry_out_orders', 'cluster_policies', 'cuda_answer_others', 'cuda_api', 'cuda_host_mapping', 'cuda_memory_table', 'cuda_report', 'cuda_restore', 'cuda_resume', 'cuda_set_limit', 'cuda_shrink', 'cuda_start', 'cuda_started', 'cuda_suspend', 'cuda_validate', 'draw_trace', 'elastic_create', 'elastic_plan', 'end_iteration', 'expect_iterations', 'format_bytes', 'get_option', 'leave', 'memory_table', 'name', 'options', 'owns', 'parse_bytes', 'parse_trace', 'read_trace', 'recording', 'register', 'report', 'resume', 'runtime_dir', 'sample', 'set_limit', 'set_option', 'shutdown', 'simulate', 'start', 'started', 'suspend', 'validate']
+__all__: list[str] = ['Client', 'DaemonUnavailable', 'ElasticExchange', 'ElasticGroup', 'JobRow', 'ProtocolError', 'Trace', 'View', 'api', 'await_devices', 'begin_iteration', 'carry_out_orders', 'cluster_policies', 'cuda_answer_others', 'cuda_api', 'cuda_boundary', 'cuda_host_mapping', 'cuda_make_room', 'cuda_memory_table', 'cuda_report', 'cuda_restore', 'cuda_resume', 'cuda_retire', 'cuda_set_framework', 'cuda_set_limit', 'cuda_shrink', 'cuda_start', 'cuda_started', 'cuda_suspend', 'cuda_validate', 'draw_trace', 'elastic_create', 'elastic_plan', 'end_iteration', 'expect_iterations', 'format_bytes', 'get_option', 'leave', 'memory_table', 'name', 'options', 'owns', 'parse_bytes', 'parse_trace', 'read_trace', 'recording', 'register', 'report', 'resume', 'runtime_dir', 'sample', 'set_limit', 'set_option', 'shutdown', 'simulate', 'start', 'started', 'suspend', 'validate']
 class DaemonUnavailable(ConnectionError):
     pass
 class ProtocolError(RuntimeError):
@@ -220,13 +220,17 @@ class ElasticGroup:
         ...
 def api() -> typing_extensions.CapsuleType:
     ...
+def await_devices(on_paused: typing.Any = None) -> None:
+    """
+    Waits while the job is paused and its device memory away. Raises KeyboardInterrupt.
+    """
 def begin_iteration(phase: typing.SupportsInt | typing.SupportsIndex = 0, on_paused: typing.Any = None) -> None:
     """
     Waits for the turn; `on_paused` is called when the job is found paused. Raises KeyboardInterrupt.
     """
 def carry_out_orders() -> None:
     """
-    Carries out what was asked of the job, between two iterations and on the thread of them.
+    Carries out what was asked of the job, between two iterations and on the thread of them. Call await_devices before anything touches a device.
     """
 def cluster_policies() -> list[tuple[str, str]]:
     """
@@ -236,8 +240,14 @@ def cuda_answer_others(arg0: typing.SupportsInt | typing.SupportsIndex, arg1: ty
     ...
 def cuda_api() -> typing_extensions.CapsuleType:
     ...
+def cuda_boundary(device: typing.SupportsInt | typing.SupportsIndex) -> dict[str, typing.Any]:
+    ...
 def cuda_host_mapping() -> bool:
     ...
+def cuda_make_room(device: typing.SupportsInt | typing.SupportsIndex, need: typing.SupportsInt | typing.SupportsIndex) -> dict[str, typing.Any]:
+    """
+    Waits for the device, flushes PyTorch's cache and moves cold pages.
+    """
 def cuda_memory_table(arg0: typing.SupportsInt | typing.SupportsIndex) -> str:
     ...
 def cuda_report(device: typing.SupportsInt | typing.SupportsIndex) -> dict[str, typing.Any]:
@@ -248,6 +258,12 @@ def cuda_restore(arg0: typing.SupportsInt | typing.SupportsIndex) -> int:
     """
 def cuda_resume(arg0: typing.SupportsInt | typing.SupportsIndex) -> None:
     ...
+def cuda_retire() -> None:
+    ...
+def cuda_set_framework(capturing: typing.Any, flush: typing.Any, cold: typing.Any) -> None:
+    """
+    What PyTorch does at a boundary: says whether a graph is being captured, gives the cached memory of a device back, names cold ranges.
+    """
 def cuda_set_limit(device: typing.SupportsInt | typing.SupportsIndex, limit: typing.SupportsInt | typing.SupportsIndex) -> int:
     """
     Returns by how many bytes the job is over it.

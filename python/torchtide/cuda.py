@@ -1,14 +1,18 @@
 """Device memory of this job behind PyTorch's own CUDA allocator: limits, moves, figures.
 
-Off unless `enable()` is called. None of this has been measured on a GPU yet: what is tested is
-tested on the phantom GPU of the test suite (docs/guides/gpu.md).
+Under `tide run` and `@tide.job` it is enabled when the job first uses CUDA (option `cuda.hook`);
+elsewhere by `enable()`. docs/guides/gpu.md says what is tested, and where.
 """
 
 from __future__ import annotations
 
+import atexit
+import contextlib
+import os
 import pathlib
 import sys
-from collections.abc import Iterable
+import weakref
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from torchtide import _adapter, _core
@@ -31,8 +35,9 @@ __all__ = [
 ]
 
 _SELF_TEST_BYTES = 24 << 20  # above 10 MiB a request gets a segment of its own
-_cold: list[tuple[int, int]] = []
-_suspended: set[int] = set()
+#: Tensors and optimizers whose memory is looked up when it is needed, and ranges of tensors that
+#: were on a device when they were named.
+_cold: list[weakref.ref[Any] | tuple[int, int]] = []
 
 
 def enable(name: str | None = None) -> str:
@@ -46,25 +51,32 @@ def enable(name: str | None = None) -> str:
         name: of the job, in reports; the script's by default.
 
     Returns:
-        "hooked", or "fraction: " and the reason why the hook was refused.
+        "hooked", or "fraction: " and the reason why the hook was refused; `TIDE_DISABLE=1` is one.
 
     Raises:
         TideError: this PyTorch or this machine has no usable CUDA.
     """
     import torch
 
+    if _core.get_option("disable") in ("1", "true", "yes", "on"):
+        return "fraction: torchtide is switched off (TIDE_DISABLE=1)"
     if not torch.cuda.is_available():
         raise TideError(
             "PyTorch sees no CUDA device", asked="torchtide.cuda.enable()", advice="run tide doctor"
         )
     if enabled():
         return "hooked"
+    if not name and _core.started():
+        name = _core.name()
     reason = _hook(name or pathlib.Path(sys.argv[0]).name or "python")
-    if not reason:
-        attach: Any = getattr(torch._C, "_cuda_attach_out_of_memory_observer")  # noqa: B009
-        attach(_remember_oom)
-        return "hooked"
-    return f"fraction: {reason}"
+    if reason:
+        return f"fraction: {reason}"
+    _core.cuda_set_framework(_capturing, _flush, _cold_ranges)
+    attach: Any = getattr(torch._C, "_cuda_attach_out_of_memory_observer")  # noqa: B009
+    attach(_remember_oom)
+    if not _core.started():  # else the end of the job does it
+        atexit.register(_core.cuda_retire)
+    return "hooked"
 
 
 def disable() -> None:
@@ -123,7 +135,11 @@ def set_limit(limit: int | str | None, device: int | None = None) -> dict[str, A
     over = _core.cuda_set_limit(device, size)
     answer: dict[str, Any] = {"status": "applied", "moved": 0, "reason": "within the new limit"}
     if over > 0:
-        answer |= _shrink(device, over)
+        try:
+            answer |= _core.cuda_make_room(device, over)
+        except BaseException:
+            _core.cuda_set_limit(device, old)
+            raise
         if answer["short_by"] > 0:
             _core.cuda_set_limit(device, old)
             _core.cuda_restore(device)
@@ -133,7 +149,7 @@ def set_limit(limit: int | str | None, device: int | None = None) -> dict[str, A
                 advice="free tensors, suspend the job, or choose a larger limit",
                 parts={key: _core.cuda_report(device)[key] for key in ("device", "host_mapped")},
             )
-    else:
+    elif not _core.cuda_report(device)["suspended"]:
         torch.cuda.synchronize(device)
         _core.cuda_restore(device)
     return answer
@@ -142,46 +158,63 @@ def set_limit(limit: int | str | None, device: int | None = None) -> dict[str, A
 def keep_cold(tensors: Iterable[torch.Tensor] | torch.optim.Optimizer) -> int:
     """Names tensors that an iteration touches once or never: their pages leave first.
 
+    May come before `enable`. The state of an optimizer is looked up whenever pages have to leave,
+    so it need not exist yet; so are tensors that are not on a device yet.
+
     Args:
-        tensors: tensors on a device, or an optimizer whose state is meant.
+        tensors: tensors, or an optimizer whose state is meant.
 
     Returns:
-        Bytes named.
+        Bytes on a device now.
     """
     import torch
 
     if isinstance(tensors, torch.optim.Optimizer):
-        states = [value for state in tensors.state.values() for value in state.values()]
-        tensors = [value for value in states if isinstance(value, torch.Tensor)]
-    ranges = {
-        (tensor.untyped_storage().data_ptr(), tensor.untyped_storage().nbytes())
-        for tensor in tensors
-        if tensor.is_cuda
-    }
-    _cold[:] = sorted(ranges)
-    return sum(size for _, size in _cold)
+        _cold[:] = [weakref.ref(tensors)]
+    else:
+        _cold[:] = [_range(one) if one.is_cuda else weakref.ref(one) for one in tensors]
+    return sum(size for _, size in _cold_ranges())
+
+
+def _range(tensor: torch.Tensor) -> tuple[int, int]:
+    storage = tensor.untyped_storage()
+    return storage.data_ptr(), storage.nbytes()
+
+
+def _cold_ranges() -> list[tuple[int, int]]:
+    """Addresses and sizes of what was named, as they are now."""
+    import torch
+
+    def tensors(named: Any) -> Iterator[torch.Tensor]:
+        if isinstance(named, torch.optim.Optimizer):
+            for state in named.state.values():
+                yield from (value for value in state.values() if isinstance(value, torch.Tensor))
+        elif named is not None:
+            yield named
+
+    ranges = {named for named in _cold if isinstance(named, tuple)}
+    for named in _cold:
+        if not isinstance(named, tuple):
+            ranges |= {_range(tensor) for tensor in tensors(named()) if tensor.is_cuda}
+    return sorted(ranges)
 
 
 def boundary(device: int | None = None) -> dict[str, Any]:
     """Between two iterations: gives others what they asked for, and takes back what fits.
+
+    Boundaries of a job (`tide run`, `@tide.job`, `tide.iterations`) do this for all devices.
 
     Returns:
         asked and given bytes.
     """
     import torch
 
-    device = torch.cuda.current_device() if device is None else device
-    if not enabled() or device in _suspended:
+    if not enabled():
         return {"asked": 0, "given": 0}
-    figures = _core.cuda_report(device)
-    asked, given = figures["asked"], 0
-    if asked > 0:
-        given = _shrink(device, asked)["moved"]
-        _core.cuda_answer_others(device, asked)
-    elif figures["host_mapped"] > 0:
-        torch.cuda.synchronize(device)
-        _core.cuda_restore(device)
-    return {"asked": asked, "given": given}
+    answer: dict[str, Any] = _core.cuda_boundary(
+        torch.cuda.current_device() if device is None else device
+    )
+    return answer
 
 
 def suspend(device: int | None = None, *, to_file: bool = False) -> int:
@@ -203,7 +236,6 @@ def suspend(device: int | None = None, *, to_file: bool = False) -> int:
     torch.cuda.empty_cache()
     before = _core.cuda_report(device)["device"]
     _core.cuda_suspend(device, to_file)
-    _suspended.add(device)
     return int(before - _core.cuda_report(device)["device"])
 
 
@@ -211,11 +243,10 @@ def resume(device: int | None = None) -> None:
     """Brings a suspended job's pages back to their addresses, whole.
 
     Raises:
-        MemoryError: others use the memory now; the pages stay away and the call may be repeated.
+        MemoryError: others use the memory now; all pages stay away, the call may be repeated.
     """
     device = _require(device)
     _core.cuda_resume(device)
-    _suspended.discard(device)
 
 
 def report(device: int | None = None) -> dict[str, Any]:
@@ -230,7 +261,6 @@ def report(device: int | None = None) -> dict[str, Any]:
     figures: dict[str, Any] = _core.cuda_report(device)
     figures["torch_reserved"] = torch.cuda.memory_reserved(device)
     figures["torch_allocated"] = torch.cuda.memory_allocated(device)
-    figures["suspended"] = device in _suspended
     return figures
 
 
@@ -260,19 +290,18 @@ def _require(device: int | None) -> int:
     return torch.cuda.current_device() if device is None else device
 
 
-def _shrink(device: int, over: int) -> dict[str, Any]:
-    """Flush, then move cold pages; returns moved, short_by and reason."""
+def _capturing() -> bool:
     import torch
 
-    torch.cuda.synchronize(device)
-    before = _core.cuda_report(device)["device"]
-    torch.cuda.empty_cache()
-    flushed = before - _core.cuda_report(device)["device"]
-    answer: dict[str, Any] = {"moved": flushed, "short_by": 0, "reason": "PyTorch's cache"}
-    if over > flushed:
-        moved = _core.cuda_shrink(device, over - flushed, _cold)
-        answer = moved | {"moved": moved["moved"] + flushed}
-    return answer
+    return bool(torch.cuda.is_current_stream_capturing())
+
+
+def _flush(device: int) -> None:
+    """PyTorch's cache goes back to the driver; the device is idle."""
+    import torch
+
+    with torch.cuda.device(device):
+        torch.cuda.empty_cache()
 
 
 def _hook(name: str) -> str:
@@ -286,15 +315,41 @@ def _hook(name: str) -> str:
         return str(error.args[0] if error.args else error)
     # The runtime starts the driver on this thread before its table can be asked for.
     torch.cuda.init()  # type: ignore[no-untyped-call]
-    torch._C._accelerator_setAllocatorSettings("expandable_segments:True")
-    device = torch.cuda.current_device()
-    torch.cuda.synchronize(device)
-    reason: str = adapter.install_cuda_slots(_core.cuda_api())
-    if not reason:
-        reason = _self_test(device)
+    with torch.cuda.device(_own_device()):
+        device = torch.cuda.current_device()
+        torch._C._accelerator_setAllocatorSettings("expandable_segments:True")
+        torch.cuda.synchronize(device)
+        reason: str = adapter.install_cuda_slots(_core.cuda_api())
+        if not reason:
+            try:
+                reason = _self_test(device)
+            except RuntimeError as error:  # out of memory, and any error of CUDA
+                reason = str(error).splitlines()[0]
         if reason:
             adapter.remove_cuda_slots()
+            if not _user_expands():
+                torch._C._accelerator_setAllocatorSettings("expandable_segments:False")
     return reason
+
+
+def _user_expands() -> bool:
+    """Whether the user has asked for expandable segments, with us or without."""
+    names = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")
+    return any(
+        "expandable_segments:true" in os.environ.get(name, "").replace(" ", "").lower()
+        for name in names
+    )
+
+
+def _own_device() -> int:
+    """Where a context is made for the self-test: the device that this rank will use."""
+    import torch
+
+    with contextlib.suppress(ValueError):
+        local_rank = int(os.environ.get("LOCAL_RANK", ""))
+        if 0 <= local_rank < torch.cuda.device_count():
+            return local_rank
+    return torch.cuda.current_device()
 
 
 def _self_test(device: int) -> str:

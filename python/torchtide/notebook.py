@@ -121,6 +121,7 @@ class Extension:
         self._forget_timer()
         self._restore()
         GATE.adopt()
+        _core.await_devices(GATE._paused)  # a cell may touch them without beginning an iteration
         self._grad_enabled = _torch_grad_enabled()
 
     def attend(self) -> None:

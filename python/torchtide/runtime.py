@@ -91,8 +91,9 @@ def start(
         _core.set_option("job.name", ranked, "call")
         for option in ("job.limit", "job.min_memory"):
             _core.parse_bytes(_core.get_option(option))
-        from torchtide import _adapter
+        from torchtide import _adapter, _cuda_autostart
 
+        _cuda_autostart.check_option()
         adapter = _adapter.load()
         _core.start()
         api = _core.api()
@@ -104,6 +105,7 @@ def start(
         atexit.register(_say_goodbye)
         _find_daemon()
         _started = True
+        _cuda_autostart.install()
     return str(_core.name())
 
 

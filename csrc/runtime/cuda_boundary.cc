@@ -1,0 +1,176 @@
+// What a job's device memory does between two iterations: answers others, takes back what fits,
+// leaves and returns as a whole.
+#include "absl/strings/str_cat.h"
+#include "base/clock.h"
+#include "base/log.h"
+#include "base/status.h"
+#include "runtime/cuda_job.h"
+
+namespace tide::runtime {
+namespace {
+
+using pages::DeviceTier;
+
+// What is outside of all ledgers changes when a process comes or goes.
+constexpr int64_t kMeasureNanos = 1'000'000'000;
+
+void LogFailure(absl::string_view event, int device, const absl::Status& status) {
+  Log(LogLevel::kWarning,
+      absl::StrCat("event=", event, " device=", device, " status=\"", status.ToString(), "\""));
+}
+
+}  // namespace
+
+absl::Status CudaJob::PrepareToMove(int device) {
+  if (Capturing()) {
+    return absl::UnavailableError("a CUDA graph is being captured, and pages cannot move now");
+  }
+  TIDE_RETURN_IF_ERROR(Synchronize(device));
+  return framework_.flush ? framework_.flush(device) : absl::OkStatus();
+}
+
+absl::StatusOr<ShrinkResult> CudaJob::MakeRoom(int device, Bytes need) {
+  const Bytes before = pages_->counts(device).device;
+  TIDE_RETURN_IF_ERROR(PrepareToMove(device));
+  ShrinkResult result;
+  result.moved = before - pages_->counts(device).device;
+  result.reason = "PyTorch's cache";
+  if (need <= result.moved) return result;
+  const std::vector<pages::ColdRange> cold =
+      framework_.cold ? framework_.cold() : std::vector<pages::ColdRange>();
+  const Bytes flushed = result.moved;
+  result = Shrink(device, need - flushed, cold, /*any=*/false);
+  result.moved += flushed;
+  return result;
+}
+
+BoundaryResult CudaJob::AtBoundary(int index) {
+  BoundaryResult result;
+  Device& device = *devices_[index];
+  result.asked = Asked(index);
+  if (device.suspended) {
+    AnswerOthers(index, result.asked);  // there is nothing left to give
+    return result;
+  }
+  const pages::DeviceCounts counts = pages_->counts(index);
+  if (counts.creates == 0 && result.asked == Bytes(0)) return result;  // not in use
+  MeasureNowAndThen(index);
+  if (result.asked > Bytes(0)) {
+    const auto room = counts.creates > 0 ? MakeRoom(index, result.asked) : ShrinkResult();
+    if (absl::IsUnavailable(room.status())) return result;
+    if (room.ok()) {
+      result.given = room->moved;
+    } else {
+      LogFailure("no_room_made", index, room.status());
+    }
+    AnswerOthers(index, result.asked);
+  } else if (counts.host_mapped > Bytes(0) && !Capturing()) {
+    absl::Status status = Synchronize(index);
+    if (status.ok()) status = Restore(index).status();
+    if (!status.ok()) LogFailure("not_restored", index, status);
+  }
+  return result;
+}
+
+BoundaryResult CudaJob::AtBoundary() {
+  BoundaryResult sum;
+  for (int i = 0; i < device_count(); ++i) {
+    const BoundaryResult one = AtBoundary(i);
+    sum.asked += one.asked;
+    sum.given += one.given;
+  }
+  return sum;
+}
+
+void CudaJob::MeasureNowAndThen(int index) {
+  Device& device = *devices_[index];
+  const int64_t now = RealClock().MonotonicNanos();
+  const bool known = device.file->Capacity() > Bytes(0);
+  if ((known && now - device.measured_ns < kMeasureNanos) || Capturing()) return;
+  device.measured_ns = now;
+  CudaReport report;
+  MeasureOutside(index, &report);
+}
+
+absl::StatusOr<Bytes> CudaJob::SuspendAll() {
+  Bytes freed;
+  std::vector<int> done;
+  for (int i = 0; i < device_count(); ++i) {
+    if (devices_[i]->suspended || pages_->counts(i).creates == 0) continue;
+    const Bytes before = pages_->counts(i).device;
+    absl::Status status = PrepareToMove(i);
+    if (status.ok()) status = Suspend(i, DeviceTier::kHostCopy).status();
+    if (status.ok()) {
+      done.push_back(i);
+      freed += before - pages_->counts(i).device;
+      continue;
+    }
+    for (int other : done) {
+      if (const absl::Status back = Resume(other); !back.ok()) LogFailure("not_back", other, back);
+    }
+    return status;
+  }
+  return freed;
+}
+
+absl::Status CudaJob::ResumeAll() {
+  std::vector<int> done;
+  for (int i = 0; i < device_count(); ++i) {
+    if (!devices_[i]->suspended) continue;
+    const absl::Status status = Resume(i);
+    if (status.ok()) {
+      done.push_back(i);
+      continue;
+    }
+    for (int other : done) {
+      const auto away = Suspend(other, DeviceTier::kHostCopy);
+      if (!away.ok()) LogFailure("not_away_again", other, away.status());
+    }
+    return status;
+  }
+  return absl::OkStatus();
+}
+
+void CudaJob::FinishWork() {
+  if (!HoldsMemory() || Capturing()) return;  // what is captured does not run yet
+  for (int i = 0; i < device_count(); ++i) {
+    if (pages_->counts(i).creates == 0) continue;
+    if (const absl::Status status = Synchronize(i); !status.ok()) LogFailure("unfinished", i, status);
+  }
+}
+
+void CudaJob::Retire() {
+  for (const auto& device : devices_) device->file->Retire(device->slot);
+}
+
+bool CudaJob::HoldsMemory() const {
+  for (int i = 0; i < device_count(); ++i) {
+    if (pages_->counts(i).reserved() > Bytes(0)) return true;
+  }
+  return false;
+}
+
+int CudaJob::suspended_devices() const {
+  int count = 0;
+  for (const auto& device : devices_) count += device->suspended ? 1 : 0;
+  return count;
+}
+
+std::vector<CudaFigures> CudaJob::Figures() const {
+  std::vector<CudaFigures> all;
+  for (int i = 0; i < device_count(); ++i) {
+    const pages::DeviceCounts counts = pages_->counts(i);
+    if (counts.creates == 0) continue;
+    CudaFigures figures;
+    figures.index = i;
+    figures.name = devices_[i]->name;
+    figures.limit = devices_[i]->account->limit();
+    figures.device = counts.device;
+    figures.host_mapped = counts.host_mapped;
+    figures.away = counts.host_copy + counts.file;
+    all.push_back(std::move(figures));
+  }
+  return all;
+}
+
+}  // namespace tide::runtime

@@ -54,6 +54,7 @@ int EnterCall(const char* name) {
   State& state = GetState();
   std::lock_guard<std::mutex> lock(state.mu);
   ++state.counts[name];
+  ++state.counts["*"];
   for (Fault& fault : state.faults) {
     if (fault.times == 0 || (fault.name != "*" && fault.name != name)) continue;
     if (fault.skip > 0) {

@@ -72,6 +72,8 @@ wire::Value::Map JobRecord(const Job& job, const DeviceView& view, const SlotVie
   record.emplace_back("predicted_suspend_ms", PredictedSuspendMs(job, slot));
   record.emplace_back("script", job.script);
   record.emplace_back("started", job.started);
+  if (job.live() && job.report && !job.report->devices.empty())
+    record.emplace_back("devices", wire::DeviceRecords(job.report->devices));
   if (job.exit) AppendExit(record, *job.exit);
   return record;
 }

@@ -158,6 +158,7 @@ int CudaJob::suspended_devices() const {
 
 std::vector<CudaFigures> CudaJob::Figures() const {
   std::vector<CudaFigures> all;
+  if (!framework_.flush) return all;  // the hook was refused: nothing of the job's is here
   for (int i = 0; i < device_count(); ++i) {
     const pages::DeviceCounts counts = pages_->counts(i);
     if (counts.creates == 0) continue;

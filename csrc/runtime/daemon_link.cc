@@ -6,6 +6,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "base/log.h"
+#include "runtime/cuda_job.h"
 #include "shm/process.h"
 #include "shm/runtime_dir.h"
 
@@ -140,6 +141,13 @@ void DaemonLink::Report() {
   report.max_bytes = own.budget_bytes_max.load(std::memory_order_relaxed);
   report.guaranteed_bytes = own.budget_bytes_guaranteed.load(std::memory_order_relaxed);
   report.phase = std::string(PhaseWord(own.phase.load(std::memory_order_relaxed)));
+  if (const CudaJob* cuda = CudaJob::Current()) {
+    for (const CudaFigures& figures : cuda->Figures()) {
+      report.devices.push_back({figures.index, figures.name, figures.limit.value(),
+                                figures.device.value(), figures.host_mapped.value(),
+                                figures.away.value()});
+    }
+  }
   session_->Post(std::move(report));
 }
 

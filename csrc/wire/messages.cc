@@ -56,6 +56,8 @@ std::string ParseWord(absl::string_view word, E& out) {
                       absl::StrJoin(Words<E>::kAll, ", "));
 }
 
+constexpr size_t kDevicesMax = 64;  // of one job on one machine
+
 enum class Need { kOptional, kRequired };
 constexpr Need kRequired = Need::kRequired;
 
@@ -123,6 +125,20 @@ class Reader {
     if (error.empty()) field = std::move(inner);
     return error;
   }
+  template <typename T>
+  static std::string Convert(const Value& value, std::vector<T>& field) {
+    const auto* items = value.As<Value::Array>();
+    if (items == nullptr) return absl::StrCat("is of type ", value.type_name(), ", not array");
+    if (items->size() > kDevicesMax) {
+      return absl::StrCat("has ", items->size(), " entries, the most is ", kDevicesMax);
+    }
+    for (const Value& item : *items) {
+      Reader reader("device", item);
+      Fields(reader, field.emplace_back());
+      if (!reader.status().ok()) return std::string(reader.status().message());
+    }
+    return "";
+  }
   static std::string Convert(const Value& value, AnswerError& field) {
     field = {value.Text("code"), value.Text("message"), value.Text("advice")};
     return value.As<Value::Map>() ? ""
@@ -156,6 +172,9 @@ class Writer {
   void operator()(const char* name, std::optional<T>& field, Need = Need::kOptional) {
     if (field) (*this)(name, *field);
   }
+  void operator()(const char* name, std::vector<DeviceReport>& devices, Need = Need::kOptional) {
+    if (!devices.empty()) map_.emplace_back(name, Value(DeviceRecords(devices)));
+  }
   void operator()(const char* name, AnswerError& error, Need = Need::kOptional) {
     map_.emplace_back(name, Value(Value::Map{{"code", std::move(error.code)},
                                              {"message", std::move(error.message)},
@@ -188,6 +207,12 @@ void Fields(V& v, Register& m) {
   v.AtLeast("max_bytes", m.max_bytes, 0), v.AtLeast("revision", m.revision, 0);
 }
 template <typename V>
+void Fields(V& v, DeviceReport& m) {
+  v("index", m.index, kRequired), v("name", m.name), v("limit", m.limit);
+  v("device", m.device, kRequired), v("host_mapped", m.host_mapped), v("away", m.away);
+  v.AtLeast("index", m.index, 0);
+}
+template <typename V>
 void Fields(V& v, Report& m) {
   v("slot", m.slot), v("iterations", m.iterations, kRequired), v("step_ms", m.step_ms, kRequired);
   v("resident", m.resident, kRequired), v("demoted", m.demoted, kRequired);
@@ -195,6 +220,7 @@ void Fields(V& v, Report& m) {
   v("outside", m.outside, kRequired), v("phase", m.phase, kRequired);
   v("paused", m.paused), v("revision", m.revision), v("max_bytes", m.max_bytes);
   v("guaranteed_bytes", m.guaranteed_bytes), v("key", m.key);
+  v("devices", m.devices);
 }
 template <typename V>
 void Fields(V& v, Event& m) {
@@ -372,6 +398,16 @@ absl::StatusOr<Frame> EncodeMessage(Message message, uint64_t request_id, uint64
                                                      " bytes is over the bound of ", bound));
   }
   return frame;
+}
+
+Value::Array DeviceRecords(const std::vector<DeviceReport>& devices) {
+  Value::Array records;
+  for (DeviceReport device : devices) {
+    Writer writer;
+    Fields(writer, device);
+    records.emplace_back(writer.take());
+  }
+  return records;
 }
 
 Value::Map EventRecord(const Event& event) {

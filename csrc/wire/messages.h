@@ -5,6 +5,7 @@
 #include <optional>
 #include <string>
 #include <variant>
+#include <vector>
 
 #include "absl/status/statusor.h"
 #include "wire/frame.h"
@@ -58,6 +59,15 @@ struct Register {
   bool paused = false;
   double started = 0;
 };
+/// What a job has on one device beside the CPU.
+struct DeviceReport {
+  int64_t index = 0;
+  std::string name;
+  int64_t limit = 0;  // 0: none
+  int64_t device = 0;
+  int64_t host_mapped = 0;
+  int64_t away = 0;  // out of the device and of its addresses: while suspended
+};
 struct Report {
   int64_t slot = -1;
   int64_t iterations = 0;
@@ -70,6 +80,7 @@ struct Report {
   std::optional<int64_t> revision;
   int64_t max_bytes = 0, guaranteed_bytes = 0;
   std::string key;  // over a node's link: of which job of the cluster
+  std::vector<DeviceReport> devices;
 };
 struct Event {
   int64_t seq = 0;
@@ -226,6 +237,8 @@ absl::StatusOr<Message> DecodeMessage(const Frame& frame);
 absl::StatusOr<Frame> EncodeMessage(Message message, uint64_t request_id = 0,
                                     uint64_t generation = 0);
 /// The map of an event, as it also stands in the answers to queries.
+/// As in a Report; of a job record too.
+Value::Array DeviceRecords(const std::vector<DeviceReport>& devices);
 Value::Map EventRecord(const Event& event);
 
 }  // namespace tide::wire

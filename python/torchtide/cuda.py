@@ -301,7 +301,14 @@ def _flush(device: int) -> None:
     import torch
 
     with torch.cuda.device(device):
-        torch.cuda.empty_cache()
+        _empty_cache()
+
+
+def _empty_cache() -> None:
+    """As torch.cuda.empty_cache, which does nothing while CUDA is still being started."""
+    import torch
+
+    torch._C._cuda_emptyCache()
 
 
 def _hook(name: str) -> str:
@@ -363,7 +370,7 @@ def _self_test(device: int) -> str:
     block[:256].copy_(pattern)
     exact = torch.equal(block[:256].cpu(), pattern)
     del block
-    torch.cuda.empty_cache()
+    _empty_cache()
     after = _core.cuda_report(device)
     if during["creates"] == before["creates"]:
         return "an allocation of PyTorch did not reach our pages (expandable_segments is off?)"

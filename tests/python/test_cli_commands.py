@@ -61,6 +61,26 @@ def test_ps_shows_each_job_in_eighty_cells(capsys: Said, monkeypatch: pytest.Mon
     assert lines[3].startswith("a-very-long") and "…" in lines[3]
 
 
+def test_ps_shows_devices_where_some_job_uses_one(
+    capsys: Said, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    devices = [
+        {"index": 0, "name": "H100", "limit": 8 * GIB, "device": 5 * GIB, "host_mapped": GIB},
+        {"index": 1, "name": "H100", "limit": 0, "device": GIB, "host_mapped": 0, "away": GIB},
+    ]
+    jobs = [job_record("train", devices=devices), job_record("host", id=2)]
+    monkeypatch.setenv("COLUMNS", "200")
+    assert main(["ps"], edges_of(FakeDaemon(*jobs))) == 0
+    head, train, host = capsys.readouterr().out.splitlines()
+    assert head.index("DEMOTED") < head.index("GPU AWAY") < head.index("GPU LIMIT")
+    assert "6 GiB" in train and "2 GiB" in train and "8 GiB, none" in train
+    assert host.split().count("-") >= 3
+    assert main(["ps", "--json"], edges_of(FakeDaemon(*jobs))) == 0
+    assert json.loads(capsys.readouterr().out)["jobs"][0]["devices"] == devices
+    assert main(["ps"], edges_of(two_jobs())) == 0
+    assert "GPU" not in capsys.readouterr().out
+
+
 def test_ps_drops_columns_before_it_cuts_numbers(
     capsys: Said, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -72,6 +72,8 @@ def fitting_columns(jobs: Sequence[Record], width: int) -> tuple[list[Column], l
     """
     short = False
     columns = list(JOB_COLUMNS)
+    if any(job.get("devices") for job in jobs):
+        columns[_GPU_AT:_GPU_AT] = GPU_COLUMNS
     while _width(columns, jobs, short) > width:
         if not short:
             short = True
@@ -156,6 +158,23 @@ def _sized(key: str) -> tuple[Callable[[Record], str], Callable[[Record], str]]:
     )
 
 
+def _on_devices(*keys: str) -> tuple[Callable[[Record], str], Callable[[Record], str]]:
+    """Bytes of a job, over all its devices; a job without any has none to show."""
+
+    def shown(job: Record, form: Callable[[int], str]) -> str:
+        devices = job.get("devices") or []
+        return (
+            form(sum(int(one.get(key) or 0) for one in devices for key in keys)) if devices else "-"
+        )
+
+    return (lambda job: shown(job, core.format_bytes), lambda job: shown(job, compact_bytes))
+
+
+def _device_limits(job: Record, form: Callable[[int], str]) -> str:
+    """The limit of each device, in the order of their indices."""
+    return ", ".join(_limit(one, form) for one in job.get("devices") or []) or "-"
+
+
 def _predicted(job: Record) -> str:
     value = job.get("predicted_suspend_ms")
     return "-" if value is None else duration_ms(float(value) if value else -1.0)
@@ -190,6 +209,19 @@ JOB_COLUMNS: Final = (
         droppable=6,
     ),
 )
+
+#: Beside the host's, where some job has used a device.
+GPU_COLUMNS: Final = (
+    Column("GPU", *_on_devices("device")),
+    Column("GPU AWAY", *_on_devices("host_mapped", "away"), droppable=2),
+    Column(
+        "GPU LIMIT",
+        lambda j: _device_limits(j, core.format_bytes),
+        lambda j: _device_limits(j, compact_bytes),
+        droppable=2,
+    ),
+)
+_GPU_AT: Final = 6  # after DEMOTED
 
 
 def _column_width(column: Column, jobs: Sequence[Record], short: bool) -> int:

@@ -64,6 +64,29 @@ TEST(MessagesTest, AnAnswerCarriesItsErrorAndAnyData) {
   EXPECT_FALSE(RoundTrip(Answer{}).error.has_value());
 }
 
+TEST(MessagesTest, AReportCarriesFiguresOfDevicesAndRefusesWhatIsNone) {
+  Report report{.phase = "running"};
+  EXPECT_TRUE(RoundTrip(report).devices.empty());
+  report.devices = {{0, "H100", 5, 4, 3, 2}, {1, "H100", 0, 9, 0, 0}};
+  const Report back = RoundTrip(report);
+  ASSERT_EQ(back.devices.size(), 2u);
+  EXPECT_EQ(back.devices[0].limit, 5);
+  EXPECT_EQ(back.devices[0].away, 2);
+  EXPECT_EQ(back.devices[1].device, 9);
+  const Value::Map good = {{"iterations", 1}, {"step_ms", 1.0},   {"resident", 0},
+                           {"demoted", 0},    {"persistent", 0},  {"scratch_peak", 0},
+                           {"outside", 0},    {"phase", "running"}};
+  const auto refusal = [&](Value devices) {
+    Value::Map body = good;
+    body.emplace_back("devices", std::move(devices));
+    return Refusal(FrameKind::kReport, std::move(body));
+  };
+  EXPECT_EQ(refusal(3), "Report.devices: is of type integer, not array");
+  EXPECT_EQ(refusal(Value::Array{Value(7)}), "Report.devices: device.index: is missing");
+  EXPECT_EQ(refusal(Value::Array(65, Value(Value::Map{{"index", 1}, {"device", 1}}))),
+            "Report.devices: has 65 entries, the most is 64");
+}
+
 TEST(MessagesTest, OptionalFieldsStayAbsent) {
   EXPECT_FALSE(RoundTrip(Command{.what = "limit"}).bytes.has_value());
   EXPECT_EQ(RoundTrip(Command{.what = "limit", .bytes = 0}).bytes, 0);

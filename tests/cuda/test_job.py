@@ -1,0 +1,280 @@
+"""A job that uses CUDA and says nothing of us: the hook by itself, pauses, forks, what is shown."""
+
+from __future__ import annotations
+
+import pathlib
+import time
+import uuid
+from collections.abc import Iterator
+
+import live_machine
+import phantom_gpu
+import pytest
+from phantom_gpu import Runner
+
+JOB = """
+import torch, torchtide, torchtide.cuda as cuda
+from torchtide import _core
+MIB = 1 << 20
+linear = torch.nn.Linear(64, 64)
+def train(steps, device="cuda"):
+    model = linear.to(device)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    for _ in range(steps):
+        optimizer.zero_grad()
+        model(torch.ones(4, 64, device=device)).sum().backward()
+        optimizer.step()
+"""
+
+
+def test_the_first_use_of_cuda_in_a_job_enables_the_hook(run: Runner) -> None:
+    script = """
+@torchtide.job
+def work():
+    assert not cuda.enabled() and not torch.cuda.is_initialized()
+    block = torch.ones(40 * MIB, dtype=torch.uint8, device="cuda")
+    assert cuda.enabled()
+    figures = cuda.report()
+    assert figures["reserved"] == figures["torch_reserved"] >= 40 * MIB, figures
+    assert all(s["is_expandable"] for s in torch.cuda.memory_snapshot())
+    train(4)
+    assert torchtide.report()["iterations"] >= 3
+work()
+"""
+    run(JOB + script)
+
+
+def test_a_job_without_cuda_has_no_context_on_any_device(run: Runner) -> None:
+    script = """
+import ctypes
+driver = ctypes.CDLL("libcuda.so.1")
+driver.phantomCallCount.restype = ctypes.c_uint64
+def contexts(): return driver.phantomCallCount(b"cuDevicePrimaryCtxRetain")
+torchtide.start()
+train(4, "cpu")
+assert torch.cuda.is_available() and torch.cuda.device_count() == 1
+assert not torch.cuda.is_initialized() and not _core.cuda_started()
+assert contexts() == 0
+torch.ones(1, device="cuda")
+assert contexts() > 0 and cuda.enabled()  # so that the count above means something
+"""
+    run(JOB + script)
+
+
+@pytest.mark.parametrize(
+    ("settings", "refusal"),
+    [
+        ({"TIDE_CUDA_HOOK": "off"}, ""),
+        ({"TIDE_DISABLE": "1"}, ""),
+        ({"PYTORCH_ALLOC_CONF": "expandable_segments:False"}, "turns expandable segments off"),
+        ({"TIDE_CUDA_DRIVER": "libnone.so"}, "libnone.so"),
+    ],
+    ids=["off", "disabled", "against the user's word", "no driver"],
+)
+def test_without_the_hook_a_job_trains_on_and_hears_why_once(
+    run: Runner, settings: dict[str, str], refusal: str
+) -> None:
+    script = """
+import os
+os.environ.update(GIVEN)
+torchtide.start()
+block = torch.ones(40 * MIB, dtype=torch.uint8, device="cuda")
+train(4)
+torch.ones(1, device="cuda")
+assert not cuda.enabled()
+assert not any(s["is_expandable"] for s in torch.cuda.memory_snapshot())
+"""
+    output = run(f"GIVEN = {settings!r}\n" + JOB + script, **settings)
+    assert output.count("stays PyTorch's own") == (1 if refusal else 0), output
+    assert refusal in output
+
+
+def test_cold_tensors_may_be_named_before_they_are_on_a_device(run: Runner) -> None:
+    script = """
+model = torch.nn.Linear(4096, 4096)
+optimizer = torch.optim.Adam(model.parameters())
+assert cuda.keep_cold(optimizer) == 0  # no state yet
+torchtide.start()
+model.cuda()
+for _ in range(3):
+    optimizer.zero_grad()
+    model(torch.ones(4, 4096, device="cuda")).sum().backward()
+    optimizer.step()
+states = [s["exp_avg"].cpu() for s in optimizer.state.values()]
+before = cuda.report()["device"]
+answer = cuda.set_limit(before - 100 * MIB)
+assert cuda.report()["host_mapped"] >= 40 * MIB, (answer, cuda.report())
+assert "MiB with cold tensors, 0 B others" in answer["reason"], answer
+assert all(torch.equal(s["exp_avg"].cpu(), was)
+           for s, was in zip(optimizer.state.values(), states))
+"""
+    run(JOB + script, TIDE_PHANTOM_HOST_NUMA=1)
+
+
+def test_forked_loaders_and_their_end_touch_no_ledger(run: Runner) -> None:
+    script = """
+import os
+class Rows(torch.utils.data.Dataset):
+    def __len__(self): return 24
+    def __getitem__(self, index):
+        assert not _core.cuda_started() and not cuda.enabled()
+        return torch.full((64,), float(index))
+torchtide.start()
+held = torch.arange(10 * MIB, dtype=torch.int32).cuda()
+before = cuda.report()
+loader = torch.utils.data.DataLoader(
+    Rows(), batch_size=4, num_workers=2, pin_memory=True, multiprocessing_context="fork")
+model = linear.cuda()
+optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+seen = 0
+for _ in range(2):
+    for batch in torchtide.iterations(loader):
+        model(batch.cuda(non_blocking=True)).sum().backward()
+        optimizer.step()
+        seen += len(batch)
+assert seen == 48
+child = os.fork()
+if child == 0:
+    del held  # an allocator's free in a child that has no driver
+    os._exit(0 if not _core.cuda_started() else 1)
+assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+_core.cuda_validate()
+assert torch.equal(held.cpu(), torch.arange(10 * MIB, dtype=torch.int32))
+assert cuda.report()["used_by_jobs"] == cuda.report()["device"]
+"""
+    run(JOB + script)
+
+
+def test_a_boundary_within_a_capture_leaves_the_capture_whole(run: Runner) -> None:
+    script = """
+torchtide.start()
+train(3)
+held = torch.arange(10 * MIB, dtype=torch.int32).cuda()
+graph = torch.cuda.CUDAGraph()
+static = torch.zeros(1 << 20, device="cuda")
+with torch.cuda.graph(graph):
+    result = static * 2 + 1
+    begun = torchtide.report()["iterations"]
+    torchtide.runtime.GATE.boundary(2)  # as a module's forward in a capture does
+    assert cuda.boundary() == {"asked": 0, "given": 0}
+    result = result + 1
+    assert torchtide.report()["iterations"] > begun
+graph.replay()
+torch.cuda.synchronize()
+torchtide.runtime.GATE.end()
+torchtide.pause()
+assert torchtide.report()["suspended"] and cuda.report()["device"] == 0
+torchtide.resume()
+graph.replay()
+torch.cuda.synchronize()
+assert torch.equal(held.cpu(), torch.arange(10 * MIB, dtype=torch.int32))
+_core.cuda_validate()
+"""
+    run(JOB + script)
+
+
+def test_a_job_suspended_at_every_boundary_keeps_all_values(run: Runner) -> None:
+    script = """
+torchtide.start()
+held = torch.arange(10 * MIB, dtype=torch.int32).cuda()
+train(6)
+assert _core.cuda_report(0)["promoted_pages_total"] >= 5 * 2
+assert torch.equal(held.cpu(), torch.arange(10 * MIB, dtype=torch.int32))
+"""
+    run(JOB + script, TIDE_TEST_ALWAYS_SUSPEND=1)
+
+
+def test_an_interrupt_in_a_pause_finds_the_device_memory_back(run: Runner) -> None:
+    script = """
+import os, signal, threading
+torchtide.start()
+held = torch.arange(10 * MIB, dtype=torch.int32).cuda()
+train(2)
+def interrupt():
+    torchtide.runtime.GATE._paused_at.wait(60)
+    os.kill(os.getpid(), signal.SIGINT)
+gate = torchtide.runtime.GATE
+gate._paused_at = threading.Event()
+gate.on_held = lambda held: gate._paused_at.set() if held else None
+signal.signal(signal.SIGINT, signal.default_int_handler)
+gate.end()
+torchtide.pause()
+assert cuda.report()["device"] == 0
+threading.Thread(target=interrupt, daemon=True).start()
+try:
+    train(2)
+    raise SystemExit("the pause did not hold")
+except KeyboardInterrupt:
+    pass
+assert torch.equal(held.cpu(), torch.arange(10 * MIB, dtype=torch.int32))
+torchtide.resume()
+train(2)
+"""
+    run(JOB + script)
+
+
+# ---- a real daemon ----
+
+HELD_BYTES = 80 << 20
+
+TRAIN = """
+import pathlib, torch
+MIB = 1 << 20
+held = [torch.randint(0, 256, (n * MIB,), dtype=torch.uint8) for n in (30, 50)]
+on_device = [tensor.cuda() for tensor in held]
+model = torch.nn.Linear(256, 256).cuda()
+optimizer = torch.optim.Adam(model.parameters())
+while not pathlib.Path("stop").exists():
+    optimizer.zero_grad()
+    model(torch.ones(4, 256, device="cuda")).sum().backward()
+    optimizer.step()
+exact = all(torch.equal(a, b.cpu()) for a, b in zip(held, on_device))
+pathlib.Path("exact").write_text(str(exact))
+"""
+
+
+@pytest.fixture
+def machine(zygote: phantom_gpu.Zygote, tmp_path: pathlib.Path) -> Iterator[live_machine.Machine]:
+    """A daemon, and a job under `tide run` whose script knows nothing of us."""
+    del zygote  # there is a phantom
+    name = f"job{uuid.uuid4().hex[:8]}"
+    made = live_machine.Machine(tmp_path, TIDE_PHANTOM_NAME=name, TIDE_PHANTOM_QUIET="1")
+    (tmp_path / "train.py").write_text(TRAIN)
+    preload = f"LD_PRELOAD={phantom_gpu.for_this_torch().preload}"
+    made.start("--name", "train", "--", "env", preload, "python", "train.py")
+    made.until(
+        lambda job: (
+            int(job["iterations"]) > 2
+            and any(one["device"] >= HELD_BYTES for one in job.get("devices", []))
+        )
+    )
+    yield made
+    made.close()
+    phantom_gpu.forget(name)
+
+
+def test_tide_pause_and_resume_move_device_memory_and_all_values_stay(
+    machine: live_machine.Machine,
+) -> None:
+    (device,) = machine.record()["devices"]
+    assert device["index"] == 0 and device["limit"] == device["away"] == 0
+    assert "GPU AWAY" in machine.tide("ps")
+    for _ in range(2):
+        assert "train is paused" in machine.tide("pause", "train")
+        machine.until(lambda job: job["devices"][0]["away"] >= HELD_BYTES)
+        assert machine.record()["devices"][0]["device"] == 0
+        still = machine.record()["iterations"]
+        assert "train goes on" in machine.tide("resume", "train")
+        machine.until(lambda job, still=still: int(job["iterations"]) > still)  # type: ignore[misc]
+    (machine.folder / "stop").touch()
+    assert machine.jobs[0].wait(live_machine.DEADLINE_S) == 0, (machine.folder / "log").read_text()
+    assert (machine.folder / "exact").read_text() == "True"
+
+
+def test_a_job_on_the_cpu_has_no_columns_of_devices(machine: live_machine.Machine) -> None:
+    (machine.folder / "stop").touch()
+    assert machine.jobs[0].wait(live_machine.DEADLINE_S) == 0
+    deadline = time.monotonic() + live_machine.DEADLINE_S
+    while "devices" in machine.record() and time.monotonic() < deadline:
+        pass
+    assert "GPU" not in machine.tide("ps")

@@ -48,7 +48,8 @@ auto ReleasedWithCalls(Function function) {
 /// Calls Python with the GIL. Ordinary exceptions become an error; what a signal's handler raises
 /// (KeyboardInterrupt, SystemExit) waits in the interpreter for the binding that let the GIL go.
 template <typename Result>
-absl::StatusOr<Result> CallPython(const py::object& function, const std::function<py::object()>& call,
+absl::StatusOr<Result> CallPython(const py::object& function,
+                                  const std::function<py::object()>& call,
                                   Result (*convert)(const py::object&)) {
   py::gil_scoped_acquire gil;
   if (PyErr_Occurred() != nullptr) return absl::CancelledError("interrupted");

@@ -209,7 +209,7 @@ void BindRuntime(py::module_& module) {
       "end_iteration",
       [](bool continuing) { Released([&] { return Running().EndIteration(continuing); }); },
       py::arg("continuing") = false,
-             "Passes the turn on. `continuing`: the next iteration begins at once.");
+      "Passes the turn on. `continuing`: the next iteration begins at once.");
   module.def(
       "expect_iterations", [](int64_t count) { Running().ExpectIterations(count); },
       py::arg("count"), "The job will run `count` more iterations; 0: unknown.");

@@ -41,6 +41,7 @@ absl::StatusOr<ShrinkResult> CudaJob::MakeRoom(int device, Bytes need) {
   const Bytes flushed = result.moved;
   result = Shrink(device, need - flushed, cold, /*any=*/false);
   result.moved += flushed;
+  if (result.reason.empty()) result.reason = "PyTorch's cache and spare pages";
   return result;
 }
 
@@ -135,7 +136,8 @@ void CudaJob::FinishWork() {
   if (!HoldsMemory() || Capturing()) return;  // what is captured does not run yet
   for (int i = 0; i < device_count(); ++i) {
     if (pages_->counts(i).creates == 0) continue;
-    if (const absl::Status status = Synchronize(i); !status.ok()) LogFailure("unfinished", i, status);
+    if (const absl::Status status = Synchronize(i); !status.ok())
+      LogFailure("unfinished", i, status);
   }
 }
 

@@ -306,7 +306,8 @@ absl::Status CudaJob::Resume(int index) {
     return status;
   }
   // Half a job on the device helps nobody: two of them could wait for each other for ever.
-  for (const pages::DevicePage& page : away) DemoteForSuspension(page.token, page.tier).IgnoreError();
+  for (const pages::DevicePage& page : away)
+    DemoteForSuspension(page.token, page.tier).IgnoreError();
   pages_->TrimSpares(index, Bytes(0));
   return status;
 }

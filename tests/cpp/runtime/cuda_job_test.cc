@@ -64,8 +64,7 @@ class CudaJobTest : public ::testing::Test {
     auto job = CudaJob::Start("job");
     ASSERT_TRUE(job.ok()) << job.status();
     job_ = *job;
-    static const cuda::Driver& driver =
-        *cuda::Driver::Open(TIDE_PHANTOM_DRIVER).value().release();
+    static const cuda::Driver& driver = *cuda::Driver::Open(TIDE_PHANTOM_DRIVER).value().release();
     driver_ = &driver;
     phantom_ = std::make_unique<phantom::Control>(driver);
     phantom_->SetHostNuma(true);
@@ -129,7 +128,8 @@ class CudaJobTest : public ::testing::Test {
     for (const Segment& segment : segments_) {
       const cuda::ScopedContext context(*driver_, segment.device);
       std::vector<uint32_t> values(segment.values.size());
-      if (driver_->calls().copy_to_host(values.data(), segment.at, segment.size()) != 0) return false;
+      if (driver_->calls().copy_to_host(values.data(), segment.at, segment.size()) != 0)
+        return false;
       if (values != segment.values) return false;
     }
     return true;
@@ -154,8 +154,8 @@ class CudaJobTest : public ::testing::Test {
     return sum;
   }
 
-  /// Runs `step` with the i-th driver call failing, for every i, until it makes fewer calls; `check`
-  /// looks at what is left. A step that failed must succeed when it is repeated.
+  /// Runs `step` with the i-th driver call failing, for every i, until it makes fewer calls;
+  /// `check` looks at what is left. A step that failed must succeed when it is repeated.
   void Sweep(const std::function<bool()>& step, const std::function<void(bool worked)>& check,
              const std::function<void()>& undo) {
     int failures = 0;
@@ -310,8 +310,8 @@ TEST_F(CudaJobTest, AForkedChildHasNoJobAndHearsThatTheDriverIsNotThere) {
   const pid_t child = fork();
   ASSERT_GE(child, 0);
   if (child == 0) {
-    using Create = cuda::Result(cuda::Handle*, size_t, const cuda::AllocationProperties*,
-                                unsigned long long);
+    using Create =
+        cuda::Result(cuda::Handle*, size_t, const cuda::AllocationProperties*, unsigned long long);
     cuda::Handle token = 0;
     const cuda::AllocationProperties properties;
     const cuda::Result said =
@@ -384,8 +384,7 @@ TEST_F(CudaJobTest, AReturnAtABoundaryThatFailsAnywhereLeavesAllValuesReadable) 
         job_->AtBoundary();
         return !away();
       },
-      [&](bool) { EXPECT_TRUE(Exact()); },
-      [&] { ASSERT_TRUE(job_->MakeRoom(1, MiB(4)).ok()); });
+      [&](bool) { EXPECT_TRUE(Exact()); }, [&] { ASSERT_TRUE(job_->MakeRoom(1, MiB(4)).ok()); });
 }
 
 /// Last of all: the slots are given back for good.

@@ -73,8 +73,8 @@ TEST(MessagesTest, AReportCarriesFiguresOfDevicesAndRefusesWhatIsNone) {
   EXPECT_EQ(back.devices[0].limit, 5);
   EXPECT_EQ(back.devices[0].away, 2);
   EXPECT_EQ(back.devices[1].device, 9);
-  const Value::Map good = {{"iterations", 1}, {"step_ms", 1.0},   {"resident", 0},
-                           {"demoted", 0},    {"persistent", 0},  {"scratch_peak", 0},
+  const Value::Map good = {{"iterations", 1}, {"step_ms", 1.0},    {"resident", 0},
+                           {"demoted", 0},    {"persistent", 0},   {"scratch_peak", 0},
                            {"outside", 0},    {"phase", "running"}};
   const auto refusal = [&](Value devices) {
     Value::Map body = good;

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pathlib
+import subprocess
 import time
 import uuid
 from collections.abc import Iterator
@@ -184,6 +185,34 @@ assert torch.equal(held.cpu(), torch.arange(10 * MIB, dtype=torch.int32))
     run(JOB + script, TIDE_TEST_ALWAYS_SUSPEND=1)
 
 
+def test_a_turn_passes_when_the_device_has_finished_and_alone_nobody_waits(run: Runner) -> None:
+    script = """
+import ctypes, subprocess, sys, time
+driver = ctypes.CDLL("libcuda.so.1")
+driver.phantomCallCount.restype = ctypes.c_uint64
+def waits(): return driver.phantomCallCount(b"cuCtxSynchronize")
+torchtide.start()
+train(2)
+before = waits()
+train(5)
+assert waits() == before
+loop = "import torchtide\\nwhile True: torchtide.runtime.boundary()"
+neighbour = subprocess.Popen([sys.executable, "-c", loop])
+try:
+    deadline = time.monotonic() + 200
+    while waits() == before:
+        assert time.monotonic() < deadline and neighbour.poll() is None
+        train(1)
+    before, begun = waits(), torchtide.report()["iterations"]
+    train(5)
+    assert waits() - before >= torchtide.report()["iterations"] - begun >= 5
+finally:
+    neighbour.kill()
+    neighbour.wait()
+"""
+    run(JOB + script)
+
+
 def test_an_interrupt_in_a_pause_finds_the_device_memory_back(run: Runner) -> None:
     script = """
 import os, signal, threading
@@ -216,9 +245,12 @@ train(2)
 # ---- a real daemon ----
 
 HELD_BYTES = 80 << 20
+DEVICE_MB = 512
+CACHED_MB = 250  # by PyTorch, for nothing
 
-TRAIN = """
+TRAIN = f"""
 import pathlib, torch
+torch.empty({CACHED_MB} << 20, dtype=torch.uint8, device="cuda")
 MIB = 1 << 20
 held = [torch.randint(0, 256, (n * MIB,), dtype=torch.uint8) for n in (30, 50)]
 on_device = [tensor.cuda() for tensor in held]
@@ -233,15 +265,35 @@ pathlib.Path("exact").write_text(str(exact))
 """
 
 
+TAKE = """
+import pathlib, torch
+host = torch.randint(0, 256, (4 << 20,), dtype=torch.uint8)
+block = torch.empty(300 << 20, dtype=torch.uint8, device="cuda")
+block[-len(host):] = host
+pathlib.Path("taken").write_text(str(torch.equal(block[-len(host):].cpu(), host)))
+"""
+
+
+def start(machine: live_machine.Machine, name: str, *settings: str) -> subprocess.Popen[bytes]:
+    """`NAME.py` under `tide run` on the phantom."""
+    preload = f"LD_PRELOAD={phantom_gpu.for_this_torch().preload}"
+    return machine.start("--name", name, "--", "env", preload, *settings, "python", f"{name}.py")
+
+
 @pytest.fixture
 def machine(zygote: phantom_gpu.Zygote, tmp_path: pathlib.Path) -> Iterator[live_machine.Machine]:
     """A daemon, and a job under `tide run` whose script knows nothing of us."""
     del zygote  # there is a phantom
     name = f"job{uuid.uuid4().hex[:8]}"
-    made = live_machine.Machine(tmp_path, TIDE_PHANTOM_NAME=name, TIDE_PHANTOM_QUIET="1")
+    made = live_machine.Machine(
+        tmp_path,
+        TIDE_PHANTOM_NAME=name,
+        TIDE_PHANTOM_QUIET="1",
+        TIDE_PHANTOM_MB=str(DEVICE_MB),
+        TIDE_CAPACITY="64GiB",  # the host's memory is not what these tests are about
+    )
     (tmp_path / "train.py").write_text(TRAIN)
-    preload = f"LD_PRELOAD={phantom_gpu.for_this_torch().preload}"
-    made.start("--name", "train", "--", "env", preload, "python", "train.py")
+    start(made, "train")
     made.until(
         lambda job: (
             int(job["iterations"]) > 2
@@ -266,6 +318,19 @@ def test_tide_pause_and_resume_move_device_memory_and_all_values_stay(
         still = machine.record()["iterations"]
         assert "train goes on" in machine.tide("resume", "train")
         machine.until(lambda job, still=still: int(job["iterations"]) > still)  # type: ignore[misc]
+    (machine.folder / "stop").touch()
+    assert machine.jobs[0].wait(live_machine.DEADLINE_S) == 0, (machine.folder / "log").read_text()
+    assert (machine.folder / "exact").read_text() == "True"
+
+
+def test_a_job_gives_others_what_its_cache_holds_at_its_own_boundaries(
+    machine: live_machine.Machine,
+) -> None:
+    assert machine.record()["devices"][0]["device"] >= CACHED_MB << 20
+    (machine.folder / "take.py").write_text(TAKE)
+    taker = start(machine, "take", "TIDE_NEED_WAIT_MS=60000")
+    assert taker.wait(live_machine.DEADLINE_S) == 0, (machine.folder / "log").read_text()
+    assert (machine.folder / "taken").read_text() == "True"
     (machine.folder / "stop").touch()
     assert machine.jobs[0].wait(live_machine.DEADLINE_S) == 0, (machine.folder / "log").read_text()
     assert (machine.folder / "exact").read_text() == "True"

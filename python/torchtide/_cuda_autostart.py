@@ -44,7 +44,7 @@ def install() -> None:
         if os.getpid() == pid:  # a forked child is no job
             _enable()
 
-    torch.cuda._lazy_call(first_use)
+    torch.cuda._lazy_call(first_use)  # type: ignore[no-untyped-call]
 
 
 def _enable() -> None:

@@ -141,14 +141,6 @@ py::dict ShrinkDict(const tide::runtime::ShrinkResult& result) {
   return dict;
 }
 
-py::dict Shrink(int device, int64_t need, const std::vector<std::pair<uint64_t, int64_t>>& cold,
-                bool any) {
-  std::vector<tide::pages::ColdRange> ranges;
-  for (const auto& [at, size] : cold) ranges.push_back({at, Bytes(size)});
-  CudaJob& job = Running(device);
-  return ShrinkDict(Released([&] { return job.Shrink(device, Bytes(need), ranges, any); }));
-}
-
 py::dict MakeRoom(int device, int64_t need) {
   CudaJob& job = Running(device);
   return ShrinkDict(tide::bind::ValueOrThrow(
@@ -188,8 +180,6 @@ void BindCuda(py::module_& module) {
         return Running(device).SetLimit(device, Bytes(limit)).value();
       },
       py::arg("device"), py::arg("limit"), "Returns by how many bytes the job is over it.");
-  module.def("cuda_shrink", &Shrink, py::arg("device"), py::arg("need"), py::arg("cold"),
-             py::arg("any") = false);
   module.def("cuda_host_mapping", [] {
     CudaJob& job = Running(0);
     return Released([&] { return job.pages().host_mapping(); });
@@ -205,9 +195,6 @@ void BindCuda(py::module_& module) {
   module.def("cuda_resume", [](int device) {
     CudaJob& job = Running(device);
     tide::bind::ThrowIfError(Released([&] { return job.Resume(device); }));
-  });
-  module.def("cuda_answer_others", [](int device, int64_t answered) {
-    Running(device).AnswerOthers(device, Bytes(answered));
   });
   module.def("cuda_set_framework", &SetFramework, py::arg("capturing"), py::arg("flush"),
              py::arg("cold"),

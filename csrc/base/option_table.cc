@@ -72,6 +72,12 @@ constexpr OptionInfo kOptions[] = {
     {"cuda.spare_max", "TIDE_CUDA_SPARE_MAX", "128MiB", "bytes",
      "Device memory kept for the next request, per device; given back before anybody is "
      "refused."},
+    {"cuda.pinned_keep", "TIDE_CUDA_PINNED_KEEP", "32GiB", "bytes",
+     "Host memory that a resumed job keeps ready for its next suspension, at most, and only while "
+     "half of the machine's memory is free."},
+    {"cuda.switch_share", "TIDE_CUDA_SWITCH_SHARE", "0.1", "fraction",
+     "Largest share of time in which jobs that do not fit a device together move their pages: "
+     "turns are kept until iterations outweigh it."},
     {"cuda.host_mapping", "TIDE_CUDA_HOST_MAPPING", "1", "bool",
      "Let cold pages live in host memory that the device maps, where the driver offers it."},
     {"test.always_spill", "TIDE_TEST_ALWAYS_SPILL", "0", "bool",

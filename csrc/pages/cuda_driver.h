@@ -83,8 +83,8 @@ struct Calls {
   Result (*set_access)(DevicePointer, size_t, const AccessDescriptor*, size_t);
   Result (*export_handle)(void*, Handle, int, unsigned long long);
   Result (*import_handle)(Handle*, void*, int);
-  Result (*host_alloc)(void**, size_t, unsigned);
-  Result (*host_free)(void*);
+  Result (*host_register)(void*, size_t, unsigned);
+  Result (*host_unregister)(void*);
   Result (*copy_to_device)(DevicePointer, const void*, size_t);
   Result (*copy_to_host)(void*, DevicePointer, size_t);
   Result (*copy_on_device)(DevicePointer, DevicePointer, size_t);

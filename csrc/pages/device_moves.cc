@@ -186,9 +186,6 @@ void DevicePages::Drop(const Leftover& leftover) {
     case Leftover::kHandle:
       result = calls().release(leftover.value);
       break;
-    case Leftover::kHostMemory:
-      result = calls().host_free(reinterpret_cast<void*>(leftover.value));
-      break;
   }
   if (result == cuda::kSuccess) return;
   absl::MutexLock lock(&mu_);
@@ -225,7 +222,7 @@ absl::Status DevicePages::MoveToCopy(Page& page, DeviceTier to) {
   if (to == DeviceTier::kFile) {
     TIDE_RETURN_IF_ERROR(WriteToSpill(page));
   } else {
-    TIDE_RETURN_IF_ERROR(driver_.Check(calls().host_alloc(&page.copy, size, 0), "pinned memory"));
+    TIDE_ASSIGN_OR_RETURN(page.copy, pinned_.Acquire(page.view.size));
   }
   absl::Cleanup drop_copy = [&] {
     DropCopy(page);
@@ -265,8 +262,7 @@ absl::Status DevicePages::MoveFromCopy(Page& page) {
 
 void DevicePages::DropCopy(Page& page) {
   if (page.copy == nullptr) return;
-  const auto memory = reinterpret_cast<uint64_t>(std::exchange(page.copy, nullptr));
-  Drop({Leftover::kHostMemory, memory, 0});
+  pinned_.Release(std::exchange(page.copy, nullptr), page.view.size);
 }
 
 absl::Status DevicePages::WriteToSpill(Page& page) {

@@ -30,6 +30,7 @@ DevicePages::DevicePages(const cuda::Driver& driver, std::vector<Account*> accou
     : driver_(driver),
       accounts_(std::move(accounts)),
       options_(std::move(options)),
+      pinned_(driver),
       spares_(accounts_.size()),
       counts_(accounts_.size()),
       next_token_(kFirstToken) {}
@@ -140,6 +141,8 @@ cuda::Result DevicePages::Obtain(const cuda::AllocationProperties& properties, B
   const int device = properties.location.id;
   *reused = TakeSpare(properties, size, real);
   if (*reused) return cuda::kSuccess;
+  // What others gave may be taken by a third: a few times.
+  constexpr int kAttempts = 8;
   for (int attempt = 0;; ++attempt) {
     cuda::Result result = cuda::kOutOfMemory;
     if (accounts_[device]->Reserve(size).ok()) {
@@ -151,11 +154,12 @@ cuda::Result DevicePages::Obtain(const cuda::AllocationProperties& properties, B
       }
       accounts_[device]->Release(size);
     }
-    if (result != cuda::kOutOfMemory || attempt == 2) return result;
+    if (result != cuda::kOutOfMemory || attempt == kAttempts) return result;
     TrimSpares(device, Bytes(0));  // of other sizes: those that fit have been tried
     if (attempt == 0) continue;
     if (asking == Asking::kNobody || !options_.need_memory) return result;
-    if (!options_.need_memory(device, size)) return result;
+    // A driver may refuse although as much is free: then more has to be.
+    if (!options_.need_memory(device, Bytes(size.value() * attempt))) return result;
   }
 }
 

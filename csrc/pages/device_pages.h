@@ -17,6 +17,7 @@
 #include "base/bytes.h"
 #include "pages/account.h"
 #include "pages/cuda_driver.h"
+#include "pages/pinned_pool.h"
 #include "pages/spill_file.h"
 
 namespace tide::pages {
@@ -98,6 +99,8 @@ class DevicePages {
   void TrimSpares(int device, Bytes keep);
   /// For kFile; borrowed. Without one, such a demotion is refused.
   void set_spill(SpillFile* spill) { spill_ = spill; }
+  /// Where pages of kHostCopy wait.
+  PinnedPool& pinned() { return pinned_; }
   /// Whether a page could be demoted to kHostMapped: tried once, by really creating one.
   bool host_mapping();
 
@@ -112,7 +115,7 @@ class DevicePages {
     cuda::AllocationProperties properties;
     cuda::Handle real = 0;  // of device memory or of mapped host memory; 0 when neither
     std::vector<cuda::AccessDescriptor> access;
-    void* copy = nullptr;          // kHostCopy
+    char* copy = nullptr;          // kHostCopy
     std::vector<SpillSlot> slots;  // kFile
     bool busy = false;             // somebody calls the driver about it
   };
@@ -123,7 +126,7 @@ class DevicePages {
   };
   /// What a clean-up could not give back: tried again at the next move.
   struct Leftover {
-    enum Kind { kMapping, kAddress, kHandle, kHostMemory } kind;
+    enum Kind { kMapping, kAddress, kHandle } kind;
     uint64_t value;  // address or handle
     size_t size;
   };
@@ -168,6 +171,7 @@ class DevicePages {
   const std::vector<Account*> accounts_;
   const DevicePagesOptions options_;
   SpillFile* spill_ = nullptr;
+  PinnedPool pinned_;
 
   mutable absl::Mutex mu_;
   absl::CondVar not_busy_;

@@ -1,6 +1,7 @@
 // The boundary between iterations: survivors leave the lane, the turn passes, orders are carried
 // out, the next turn begins.
 #include <algorithm>
+#include <utility>
 
 #include "base/log.h"
 #include "base/options.h"
@@ -19,6 +20,8 @@ constexpr size_t kScratchHistory = 8;
 // Iterations recorded when something has to be demoted and nothing is known yet of what operators
 // touch.
 constexpr int kRecordIterations = 1;
+constexpr int64_t kSayAwayNanos = 10'000'000'000;
+constexpr int64_t kFirstMoveNanos = 1'000'000'000;
 
 }  // namespace
 
@@ -37,7 +40,7 @@ absl::Status Runtime::EndIteration(bool continuing) {
   const int64_t now = clock_.MonotonicNanos();
   const absl::Status left = arena_->EndIteration();
   iteration_open_ = false;
-  keep_turn_ = !left.ok();
+  keep_turn_ = !left.ok() || (continuing && now < hold_until_ns_);
   pager_->EndIteration();
   const int64_t iterations = iterations_.fetch_add(1, std::memory_order_relaxed) + 1;
   const arena::ArenaStats stats = arena_->Stats();
@@ -170,13 +173,18 @@ absl::Status Runtime::TakeTurn(const std::function<bool()>& interrupted) {
       SleepUntilOrdered();
       continue;
     }
-    if (!in_lane_) return absl::OkStatus();
-    if (keep_turn_ && turn_->Holds()) return absl::OkStatus();
+    if (!in_lane_) {
+      if (DevicesAreBack()) return absl::OkStatus();
+      if (interrupted && interrupted()) return Interrupted("interrupted without device memory");
+      SleepUntilOrdered();
+      continue;
+    }
+    if (keep_turn_ && turn_->Holds() && DevicesAreBack()) return absl::OkStatus();
     if (iterations_.load(std::memory_order_relaxed) == 0) PredictRemaining(0);
     lane::WaitHooks hooks;
     hooks.on_wake = [this] {
       CarryOutOrders(Returns::kWhenResumed);
-      if (CudaJob* cuda = CudaJob::Current()) cuda->AtBoundary();
+      if (CudaJob* cuda = CudaJob::Current()) cuda->AtBoundary(CudaJob::Idle::kYes);
       LeaveStuckHolder();
     };
     hooks.cancelled = [&] {
@@ -184,6 +192,12 @@ absl::Status Runtime::TakeTurn(const std::function<bool()>& interrupted) {
       return stop || suspended_.load(std::memory_order_relaxed);
     };
     const absl::Status status = turn_->Acquire(hooks);
+    if (status.ok() && !DevicesAreBack()) {
+      if (interrupted && interrupted()) return Interrupted("interrupted without device memory");
+      turn_->Release(/*continuing=*/false);  // somebody else may be able to run
+      SleepUntilOrdered();
+      continue;
+    }
     if (status.ok()) {
       MapScratch();
       return absl::OkStatus();
@@ -193,10 +207,34 @@ absl::Status Runtime::TakeTurn(const std::function<bool()>& interrupted) {
   }
 }
 
+bool Runtime::DevicesAreBack() {
+  CudaJob* const cuda = CudaJob::Current();
+  if (cuda == nullptr) return true;
+  if (const absl::Status back = cuda->ComeBack(); !back.ok()) {
+    if (const int64_t now = clock_.MonotonicNanos(); now >= say_away_ns_) {
+      say_away_ns_ = now + kSayAwayNanos;
+      Log(LogLevel::kWarning,
+          absl::StrCat("event=not_back status=\"", back.ToString(),
+                       "\" advice=\"this job waits for device memory that others hold outside of "
+                       "iterations; tide ps says who, tide pause takes it\""));
+    }
+    return false;
+  }
+  // Moving takes its time of all: the turn is kept until the iterations outweigh it.
+  const double share = std::clamp(DoubleOption("cuda.switch_share"), 0.001, 1.0);
+  int64_t moving = cuda->MoveNanos();
+  if (moving == 0) return true;
+  // The first time has the host's memory made as well, and says little.
+  if (std::exchange(first_move_, false)) moving = std::min(moving, kFirstMoveNanos);
+  hold_until_ns_ =
+      clock_.MonotonicNanos() + static_cast<int64_t>(static_cast<double>(moving) * (1 / share - 1));
+  return true;
+}
+
 void Runtime::SleepUntilOrdered() {
   if (CudaJob* cuda = CudaJob::Current()) {
     if (!suspended_.load(std::memory_order_relaxed)) {
-      cuda->AtBoundary();
+      cuda->AtBoundary(CudaJob::Idle::kYes);
     } else if (cuda->suspended_devices() == 0 && cuda->HoldsMemory()) {
       // An interrupt brought it back although the job is paused, and the program has returned.
       if (const auto freed = cuda->SuspendAll(); !freed.ok()) {
@@ -213,9 +251,9 @@ void Runtime::SleepUntilOrdered() {
 
 absl::Status Runtime::Interrupted(absl::string_view text) {
   CudaJob* const cuda = CudaJob::Current();
-  if (cuda == nullptr || !suspended_.load(std::memory_order_relaxed))
-    return absl::CancelledError(text);
-  if (const absl::Status back = cuda->ResumeAll(); !back.ok()) {
+  if (cuda == nullptr) return absl::CancelledError(text);
+  const bool suspended = suspended_.load(std::memory_order_relaxed);
+  if (const absl::Status back = suspended ? cuda->ResumeAll() : cuda->ComeBack(); !back.ok()) {
     Log(LogLevel::kWarning, absl::StrCat("event=device_memory_away status=\"", back.ToString(),
                                          "\" advice=\"touch no tensor of a device\""));
   }

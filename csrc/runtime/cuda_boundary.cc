@@ -45,7 +45,7 @@ absl::StatusOr<ShrinkResult> CudaJob::MakeRoom(int device, Bytes need) {
   return result;
 }
 
-BoundaryResult CudaJob::AtBoundary(int index) {
+BoundaryResult CudaJob::AtBoundary(int index, Idle idle) {
   BoundaryResult result;
   Device& device = *devices_[index];
   result.asked = Asked(index);
@@ -61,11 +61,14 @@ BoundaryResult CudaJob::AtBoundary(int index) {
     if (absl::IsUnavailable(room.status())) return result;
     if (room.ok()) {
       result.given = room->moved;
+      if (idle == Idle::kYes && result.given < result.asked) {
+        result.given += StepAside(index, result.asked - result.given);
+      }
     } else {
       LogFailure("no_room_made", index, room.status());
     }
     AnswerOthers(index, result.asked);
-  } else if (counts.host_mapped > Bytes(0) && !Capturing()) {
+  } else if (counts.host_mapped > Bytes(0) && idle == Idle::kNo && !Capturing()) {
     absl::Status status = Synchronize(index);
     if (status.ok()) status = Restore(index).status();
     if (!status.ok()) LogFailure("not_restored", index, status);
@@ -73,10 +76,10 @@ BoundaryResult CudaJob::AtBoundary(int index) {
   return result;
 }
 
-BoundaryResult CudaJob::AtBoundary() {
+BoundaryResult CudaJob::AtBoundary(Idle idle) {
   BoundaryResult sum;
   for (int i = 0; i < device_count(); ++i) {
-    const BoundaryResult one = AtBoundary(i);
+    const BoundaryResult one = AtBoundary(i, idle);
     sum.asked += one.asked;
     sum.given += one.given;
   }

@@ -9,6 +9,8 @@
 #include "base/clock.h"
 #include "base/options.h"
 #include "base/status.h"
+#include "runtime/runtime.h"
+#include "runtime/sampler.h"
 #include "sched/victims.h"
 #include "shm/runtime_dir.h"
 #include "shm/slot_table.h"
@@ -126,7 +128,8 @@ Bytes CudaJob::SetLimit(int index, Bytes limit) {
   // relaxed: for the reports of others
   device.file->slot(device.slot).budget_bytes_max.store(limit.value(), std::memory_order_relaxed);
   if (limit == Bytes(0)) return Bytes(0);
-  return std::max(device.account->private_bytes() - limit, Bytes(0));
+  // What is away comes back to the same limit.
+  return std::max(device.account->private_bytes() + Aside(index) - limit, Bytes(0));
 }
 
 bool CudaJob::NeedMemory(int index, Bytes bytes) {
@@ -137,31 +140,51 @@ bool CudaJob::NeedMemory(int index, Bytes bytes) {
   if (limit > Bytes(0) && device.account->private_bytes() + bytes > limit) return false;
   const int64_t now = RealClock().MonotonicNanos();
   if (now - device.asked_in_vain_ns.load(std::memory_order_relaxed) < kBackoffNanos) return false;
-  if (AskAndWait(device, bytes)) return true;
+  if (AskAndWait(index, bytes)) return true;
   device.asked_in_vain_ns.store(RealClock().MonotonicNanos(), std::memory_order_relaxed);
   return false;
 }
 
-bool CudaJob::AskAndWait(Device& device, Bytes bytes) {
+bool CudaJob::AskAndWait(int index, Bytes bytes) {
+  Device& device = *devices_[index];
   auto missing = [&] {
+    // Contexts and libraries grow unseen: only the driver knows what they leave.
+    CudaReport now_there;
+    MeasureOutside(index, &now_there);
     const Bytes capacity = device.file->Capacity();
     if (capacity <= Bytes(0)) return Bytes(0);  // unlimited
     return std::max(device.file->Used() + bytes - capacity, Bytes(0));
   };
   const int64_t deadline = RealClock().MonotonicNanos() + IntOption("need.wait_ms") * 1'000'000;
   uint32_t seen = device.file->FreedWord();
-  // The driver may be full while the ledger is not; then all of it is asked for.
-  if (const Bytes short_by = missing();
-      !AskOthers(device, short_by > Bytes(0) ? short_by : bytes)) {
-    return false;
-  }
-  while (missing() > Bytes(0)) {
+  Bytes short_by = missing();
+  // Nothing is missing by now: somebody has given memory back since the refusal.
+  if (short_by == Bytes(0)) return true;
+  if (!AskOthers(device, HowMuchToAsk(device, short_by))) return false;
+  while (short_by > Bytes(0)) {
     const int64_t left = deadline - RealClock().MonotonicNanos();
-    if (left <= 0) break;
+    if (left <= 0) return false;
     device.file->WaitFreed(seen, absl::Nanoseconds(left));
     seen = device.file->FreedWord();
+    short_by = missing();
   }
-  return true;  // something may have been freed; trying once more decides
+  return true;
+}
+
+Bytes CudaJob::HowMuchToAsk(Device& device, Bytes need) {
+  // A large request comes here page by page: twice as much each time, or it takes as many
+  // boundaries of others as it has pages.
+  constexpr int64_t kSameRequestNanos = 1'000'000'000;
+  const int64_t now = RealClock().MonotonicNanos();
+  // relaxed: a guess
+  const int64_t before = device.last_ask_ns.exchange(now, std::memory_order_relaxed);
+  const Bytes last(device.last_ask_bytes.load(std::memory_order_relaxed));
+  if (now - before < kSameRequestNanos) {
+    const Bytes most(device.file->Capacity().value() / 8);
+    need = std::max(need, std::min(Bytes(last.value() * 2), most));
+  }
+  device.last_ask_bytes.store(need.value(), std::memory_order_relaxed);
+  return need;
 }
 
 bool CudaJob::AskOthers(Device& device, Bytes bytes) {
@@ -185,6 +208,8 @@ bool CudaJob::AskOthers(Device& device, Bytes bytes) {
     device.file->slot(victim.id).reclaim_bytes.fetch_add(victim.bytes.value(),
                                                          std::memory_order_release);
     device.file->Wake(victim.id);
+    // It may sleep where it waits for its turn.
+    Runtime::WakeJobOf(device.file->slot(victim.id).pid.load(std::memory_order_relaxed));
   }
   return !choice.victims.empty();
 }
@@ -241,7 +266,7 @@ ShrinkResult CudaJob::Shrink(int device, Bytes need, const std::vector<pages::Co
 absl::StatusOr<Bytes> CudaJob::Restore(int device) {
   Bytes away;
   for (const pages::DevicePage& page : pages_->Snapshot(device)) {
-    if (page.tier == DeviceTier::kDevice) continue;
+    if (page.tier != DeviceTier::kHostMapped) continue;
     const absl::Status status = away > Bytes(0) ? absl::OkStatus() : pages_->Promote(page.token);
     if (!status.ok() && !absl::IsResourceExhausted(status)) return status;
     if (!status.ok() || away > Bytes(0)) away += page.size;
@@ -268,17 +293,43 @@ absl::Status CudaJob::DemoteForSuspension(cuda::Handle token, DeviceTier to) {
   return in_file.ok() ? in_file : status;
 }
 
+DeviceTier CudaJob::PrepareHost(Bytes bytes) {
+  pages::PinnedPool& pool = pages_->pinned();
+  const Bytes missing = bytes - (pool.held() - pool.used());
+  // Filling in memory that is not there would end in the kernel's killer, not in an error.
+  const Bytes available = DeriveCapacity(Bytes(0), Bytes(BytesOption("device.reserve")));
+  if (missing > available && EnsureSpill().ok()) return DeviceTier::kFile;
+  pool.Prepare(bytes);
+  return DeviceTier::kHostCopy;
+}
+
+void CudaJob::KeepPinned() {
+  pages::PinnedPool& pool = pages_->pinned();
+  const Bytes held = pool.held();
+  if (held == Bytes(0)) return;
+  pool.Trim(AffordableReserve(held, Bytes(BytesOption("cuda.pinned_keep"))));
+}
+
 absl::StatusOr<Bytes> CudaJob::Suspend(int index, DeviceTier to) {
   if (to == DeviceTier::kFile) TIDE_RETURN_IF_ERROR(EnsureSpill());
   Device& device = *devices_[index];
   const Bytes before = pages_->counts(index).device;
-  std::vector<cuda::Handle> begun;
+  std::vector<cuda::Handle> leaving;
+  Bytes bytes;
   for (const pages::DevicePage& page : pages_->Snapshot(index)) {
     if (page.tier != DeviceTier::kDevice || page.pinned || page.address == 0) continue;
-    begun.push_back(page.token);
-    const absl::Status status = DemoteForSuspension(page.token, to);
+    leaving.push_back(page.token);
+    bytes += page.size;
+  }
+  if (to == DeviceTier::kHostCopy) to = PrepareHost(bytes);
+  std::vector<cuda::Handle> begun;
+  for (cuda::Handle token : leaving) {
+    begun.push_back(token);
+    const absl::Status status = DemoteForSuspension(token, to);
     if (status.ok()) continue;
-    if (const absl::Status back = PromoteAll(index, begun); !back.ok()) {
+    const absl::Status back = PromoteAll(index, begun);
+    KeepPinned();
+    if (!back.ok()) {
       device.suspended = true;
       return absl::Status(status.code(),
                           absl::StrCat(status.message(), "; what had left could not return (",
@@ -291,7 +342,7 @@ absl::StatusOr<Bytes> CudaJob::Suspend(int index, DeviceTier to) {
   return before - pages_->counts(index).device;
 }
 
-absl::Status CudaJob::Resume(int index) {
+absl::Status CudaJob::Return(int index) {
   // Pages in mapped host memory were there before the suspension; a boundary brings them back.
   std::vector<pages::DevicePage> away;
   std::vector<cuda::Handle> tokens;
@@ -302,7 +353,7 @@ absl::Status CudaJob::Resume(int index) {
   }
   const absl::Status status = PromoteAll(index, tokens);
   if (status.ok()) {
-    devices_[index]->suspended = false;
+    KeepPinned();
     return status;
   }
   // Half a job on the device helps nobody: two of them could wait for each other for ever.
@@ -317,7 +368,7 @@ absl::Status CudaJob::PromoteAll(int index, const std::vector<cuda::Handle>& tok
   const pages::DeviceCounts counts = pages_->counts(index);
   const Bytes need = counts.host_copy + counts.file;
   const Bytes capacity = device.file->Capacity();
-  if (capacity > Bytes(0) && device.file->Used() + need > capacity) AskAndWait(device, need);
+  if (capacity > Bytes(0) && device.file->Used() + need > capacity) AskAndWait(index, need);
   absl::Status first_error;
   for (cuda::Handle token : tokens) {
     const absl::Status status = pages_->Promote(token);
@@ -332,15 +383,22 @@ absl::Status CudaJob::PromoteAll(int index, const std::vector<cuda::Handle>& tok
 
 void CudaJob::MeasureOutside(int index, CudaReport* report) {
   const cuda::ScopedContext context(*driver_, index);
-  size_t free = 0, total = 0;
-  if (!context.status().ok() || driver_->calls().memory_info(&free, &total) != cuda::kSuccess) {
-    return;
-  }
+  if (!context.status().ok()) return;
   Device& device = *devices_[index];
+  size_t free = 0, total = 0;
+  // Both figures of one moment, or what others take and give between the two would seem outside.
+  Bytes used;
+  for (int attempt = 0; attempt < 4; ++attempt) {
+    used = device.file->Used();
+    if (driver_->calls().memory_info(&free, &total) != cuda::kSuccess) return;
+    if (device.file->Used() == used) break;
+  }
   report->total = Bytes(static_cast<int64_t>(total));
   report->free = Bytes(static_cast<int64_t>(free));
-  report->outside = std::max(report->total - report->free - device.file->Used(), Bytes(0));
-  device.file->SetCapacity(report->total - report->outside);
+  report->outside = std::max(report->total - report->free - used, Bytes(0));
+  // Setting it wakes whoever waits, who measures too: only when it is another.
+  const Bytes capacity = report->total - report->outside;
+  if (device.file->Capacity() != capacity) device.file->SetCapacity(capacity);
 }
 
 CudaReport CudaJob::Report(int index) {

@@ -11,6 +11,7 @@
 #include "absl/status/statusor.h"
 #include "base/bytes.h"
 #include "base/ids.h"
+#include "base/status.h"
 #include "pages/cuda_driver.h"
 #include "pages/device_pages.h"
 #include "pages/device_plan.h"
@@ -100,7 +101,11 @@ class CudaJob {
   absl::StatusOr<Bytes> Suspend(int device, pages::DeviceTier to);
   /// All of them return; others are asked once for what is missing. On an error those that had
   /// returned leave again, as far as they can, and the call may be repeated.
-  absl::Status Resume(int device);
+  absl::Status Resume(int device) {
+    TIDE_RETURN_IF_ERROR(Return(device));
+    devices_[device]->suspended = false;
+    return absl::OkStatus();
+  }
 
   // cuda_boundary.cc: between two iterations, on the thread that trains.
   /// Waits for the device, lets the framework flush its cache, then shrinks by what is missing.
@@ -108,8 +113,19 @@ class CudaJob {
   absl::StatusOr<ShrinkResult> MakeRoom(int device, Bytes need);
   /// Gives others what they asked for, or else takes back what fits. Does nothing on a suspended
   /// device and during a capture; the next boundary does it then.
-  BoundaryResult AtBoundary(int device);
-  BoundaryResult AtBoundary();
+  /// `idle`: no iteration runs until ComeBack, so any page may go.
+  enum class Idle { kNo, kYes };
+  BoundaryResult AtBoundary(int device, Idle idle = Idle::kNo);
+  BoundaryResult AtBoundary(Idle idle = Idle::kNo);
+  /// Has what AtBoundary gave away returned to its addresses: before an iteration runs. Others are
+  /// asked for what is missing. On an error what had returned leaves again, and the call may be
+  /// repeated. Errors: as Resume.
+  absl::Status ComeBack();
+  /// Whether ComeBack has anything to do.
+  bool IsAside() const;
+  /// How long the last leaving and returning took, in ns; 0 when nothing has moved since the last
+  /// call.
+  int64_t MoveNanos();
   /// All devices, or none: when one fails, those that had been suspended return. Returns the bytes
   /// given back. Errors: as MakeRoom and Suspend.
   absl::StatusOr<Bytes> SuspendAll();
@@ -142,6 +158,8 @@ class CudaJob {
     std::unique_ptr<JobAccount> account;
     std::string name;
     std::atomic<int64_t> asked_in_vain_ns{0};  // relaxed: a lone number
+    std::atomic<int64_t> last_ask_ns{0};       // relaxed: a guess
+    std::atomic<int64_t> last_ask_bytes{0};    // relaxed: a guess
     std::atomic<bool> suspended{false};        // pages are away and nothing may run
     int64_t measured_ns = 0;                   // when AtBoundary last measured what is outside
   };
@@ -149,11 +167,21 @@ class CudaJob {
   absl::Status OpenDevice(const std::string& name, int index);
   void MeasureOutside(int device, CudaReport* report);
   bool NeedMemory(int device, Bytes bytes);
+  static Bytes HowMuchToAsk(Device& device, Bytes need);
   bool AskOthers(Device& device, Bytes bytes);
   /// Asks others for what is missing to `bytes` and waits until they gave it, within need.wait_ms.
   /// False when nobody has any.
-  bool AskAndWait(Device& device, Bytes bytes);
+  bool AskAndWait(int index, Bytes bytes);
   absl::Status PromoteAll(int device, const std::vector<pages::cuda::Handle>& tokens);
+  /// All that is away returns, or all stays away.
+  absl::Status Return(int device);
+  // cuda_aside.cc
+  Bytes StepAside(int device, Bytes need);
+  Bytes Aside(int device) const;
+  /// Where pages will wait, and has the memory for them made meanwhile.
+  pages::DeviceTier PrepareHost(Bytes bytes);
+  /// Gives back what a suspension left of the host's memory, beyond what may be kept.
+  void KeepPinned();
   /// To pinned memory, or to the file where there is none; `to` kFile means the file at once.
   absl::Status DemoteForSuspension(pages::cuda::Handle token, pages::DeviceTier to);
   absl::Status PrepareToMove(int device);
@@ -169,6 +197,7 @@ class CudaJob {
   std::unique_ptr<pages::SpillFile> spill_;  // opened at the first suspension that wants it
   std::vector<TideCudaCall> adapter_calls_;
   CudaFramework framework_;
+  int64_t leave_ns_ = 0, return_ns_ = 0;  // of the thread that trains
 };
 
 }  // namespace tide::runtime

@@ -16,6 +16,7 @@
 #include "runtime/sampler.h"
 #include "shm/futex.h"
 #include "shm/process.h"
+#include "shm/slot_table.h"
 
 namespace tide::runtime {
 namespace {
@@ -77,6 +78,14 @@ absl::StatusOr<JobOptions> JobOptions::FromOptions() {
 }
 
 Runtime* Runtime::Current() { return g_runtime.load(std::memory_order_acquire); }
+
+void Runtime::WakeJobOf(pid_t pid) {
+  Runtime* const self = Current();
+  if (self == nullptr) return;
+  for (shm::JobSlot& slot : self->device_->table().slots) {
+    if (shm::IsLive(slot) && slot.pid.load(std::memory_order_relaxed) == pid) shm::WakeSlot(slot);
+  }
+}
 
 absl::StatusOr<Runtime*> Runtime::Start(const JobOptions& options) {
   if (Runtime* running = Current(); running != nullptr) return running;

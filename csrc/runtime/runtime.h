@@ -76,6 +76,8 @@ class Runtime {
   static absl::StatusOr<Runtime*> Start(const JobOptions& options);
   /// The one that runs, or null.
   static Runtime* Current();
+  /// Wakes the job of another process, wherever it waits on the same device; nothing without one.
+  static void WakeJobOf(pid_t pid);
 
   const TideCoreApi* api() const { return &api_; }
 
@@ -134,6 +136,8 @@ class Runtime {
   absl::Status TakeTurn(const std::function<bool()>& interrupted);
   /// What ends a wait of a suspended job whose program goes on all the same: Cancelled.
   absl::Status Interrupted(absl::string_view text);
+  /// Before an iteration: brings back what has stepped aside. False: not all of it fits now.
+  bool DevicesAreBack();
   void SleepUntilOrdered();
   void MapScratch();
   absl::Status AttachScratch();
@@ -207,7 +211,10 @@ class Runtime {
   LaneId lane_;                     // the one it joined last
   bool admitted_ = false;           // its measured sizes were looked at and it may run
   bool queued_ = false;
-  bool keep_turn_ = false;      // survivors could not leave
+  bool keep_turn_ = false;  // survivors could not leave, or hold_until_ns_ is not reached
+  bool first_move_ = true;
+  int64_t say_away_ns_ = 0;     // when it may be said again that device memory is missing
+  int64_t hold_until_ns_ = 0;   // how long a turn is kept for which device memory has moved
   bool lane_was_used_ = false;  // the last iteration ran on lane pages
   bool trimmed_ = false;        // private scratch was given back after the lane took over
   bool trim_scratch_ = false;

@@ -100,4 +100,11 @@ Bytes DeriveCapacity(Bytes used_on_device, Bytes reserve) {
   return std::max(std::min(used_on_device + available, CgroupLimit()) - reserve, MiB(1));
 }
 
+Bytes AffordableReserve(Bytes held, Bytes wish) {
+  const std::string figures = ReadFile("/proc/meminfo");
+  const Bytes half(KilobytesOf(figures, "MemTotal:").value() / 2);
+  const Bytes free = KilobytesOf(figures, "MemAvailable:") + held;
+  return std::max(std::min(wish, free - half), Bytes(0));
+}
+
 }  // namespace tide::runtime

@@ -27,4 +27,8 @@ std::vector<pid_t> Descendants(pid_t pid);
 /// already, less `reserve`, at most what the memory cgroup of this process allows.
 Bytes DeriveCapacity(Bytes used_on_device, Bytes reserve);
 
+/// How much of `held` bytes a process that does not need them now may keep: at most `wish`, and
+/// only while half of the machine's memory stays free for others.
+Bytes AffordableReserve(Bytes held, Bytes wish);
+
 }  // namespace tide::runtime

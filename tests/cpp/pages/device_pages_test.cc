@@ -349,8 +349,8 @@ class FaultTest : public DevicePagesTest {
     for (const char* call :
          {"cuDevicePrimaryCtxRetain", "cuCtxSetCurrent", "cuMemGetAllocationGranularity",
           "cuMemAddressReserve", "cuMemAddressFree", "cuMemCreate", "cuMemRelease", "cuMemMap",
-          "cuMemUnmap", "cuMemSetAccess", "cuMemHostAlloc", "cuMemFreeHost", "cuMemcpyHtoD",
-          "cuMemcpyDtoH", "cuMemcpyDtoD"}) {
+          "cuMemUnmap", "cuMemSetAccess", "cuMemHostRegister", "cuMemHostUnregister",
+          "cuMemcpyHtoD", "cuMemcpyDtoH", "cuMemcpyDtoD"}) {
       total += phantom_.CallCount(call);
     }
     return total;

@@ -157,13 +157,13 @@ class CudaJobTest : public ::testing::Test {
   /// Runs `step` with the i-th driver call failing, for every i, until it makes fewer calls;
   /// `check` looks at what is left. A step that failed must succeed when it is repeated.
   void Sweep(const std::function<bool()>& step, const std::function<void(bool worked)>& check,
-             const std::function<void()>& undo) {
+             const std::function<void()>& undo, int times = 1) {
     int failures = 0;
     for (int position = 0;; ++position) {
       ASSERT_LT(position, 1000) << "the step never ends";
       SCOPED_TRACE(::testing::Message() << "driver call " << position);
       const uint64_t before = phantom_->CallCount("*");
-      phantom_->ArmFault("*", position, 1, 999);
+      phantom_->ArmFault("*", position, times, 999);
       const bool worked = step();
       const bool reached = phantom_->CallCount("*") - before > static_cast<uint64_t>(position);
       phantom_->DisarmFaults();
@@ -208,11 +208,10 @@ TEST_F(CudaJobTest, ASuspensionEmptiesAllDevicesAfterAFlushAndAllValuesReturn) {
 }
 
 TEST_F(CudaJobTest, PagesForWhichTheHostHasNoPinnedMemoryGoToTheFile) {
-  phantom_->ArmFault("cuMemHostAlloc", 1, 100, cuda::kOutOfMemory);
+  phantom_->ArmFault("cuMemHostRegister", 1, 100, cuda::kOutOfMemory);
   ASSERT_TRUE(job_->SuspendAll().ok());
   phantom_->DisarmFaults();
-  EXPECT_EQ(job_->pages().counts(0).host_copy, MiB(2));
-  EXPECT_EQ(job_->pages().counts(0).file, MiB(2));
+  EXPECT_EQ(job_->pages().counts(0).host_copy, MiB(4));  // one piece of memory for both pages
   EXPECT_EQ(job_->pages().counts(1).file, MiB(6));
   ASSERT_TRUE(job_->ResumeAll().ok());
   EXPECT_TRUE(Exact());
@@ -327,7 +326,82 @@ TEST_F(CudaJobTest, AForkedChildHasNoJobAndHearsThatTheDriverIsNotThere) {
   EXPECT_TRUE(Exact());
 }
 
+// ---- stepping aside while another job has the turn ----
+
+TEST_F(CudaJobTest, WhoWaitsForItsTurnGivesAnyPageAndHasAllBackBeforeItRuns) {
+  Ask(1, MiB(4));
+  const BoundaryResult result = job_->AtBoundary(CudaJob::Idle::kYes);
+  EXPECT_EQ(result.given, MiB(4));
+  EXPECT_EQ(OnDevices(), MiB(6));
+  EXPECT_TRUE(job_->IsAside());
+  EXPECT_EQ(job_->suspended_devices(), 0);
+  Ask(1, MiB(100));  // more than there is: all of it
+  EXPECT_EQ(job_->AtBoundary(CudaJob::Idle::kYes).given, MiB(2));
+  ASSERT_TRUE(job_->ComeBack().ok());
+  EXPECT_FALSE(job_->IsAside());
+  EXPECT_GT(job_->MoveNanos(), 0);
+  EXPECT_EQ(job_->MoveNanos(), 0) << "it is said once";
+  EXPECT_TRUE(Exact());
+}
+
+TEST_F(CudaJobTest, WhoRunsGivesNoPageThatItNeeds) {
+  Ask(1, MiB(4));
+  EXPECT_EQ(job_->AtBoundary(CudaJob::Idle::kNo).given, Bytes(0));
+  EXPECT_TRUE(Exact());
+}
+
+TEST_F(CudaJobTest, ALimitCountsWhatIsAsideSinceItComesBack) {
+  Ask(1, MiB(6));
+  job_->AtBoundary(CudaJob::Idle::kYes);
+  EXPECT_EQ(job_->SetLimit(1, MiB(4)), MiB(2));
+  job_->SetLimit(1, Bytes(0));
+  ASSERT_TRUE(job_->ComeBack().ok());
+}
+
+TEST_F(CudaJobTest, WithoutRoomNobodyComesBackByHalves) {
+  Ask(1, MiB(6));
+  job_->AtBoundary(CudaJob::Idle::kYes);
+  job_->SetLimit(1, MiB(4));
+  EXPECT_TRUE(absl::IsResourceExhausted(job_->ComeBack()));
+  EXPECT_EQ(job_->pages().counts(1).device, Bytes(0));
+  EXPECT_TRUE(job_->IsAside());
+  job_->SetLimit(1, Bytes(0));
+  ASSERT_TRUE(job_->ComeBack().ok());
+  EXPECT_TRUE(Exact());
+}
+
 // ---- a fault at every driver call ----
+
+TEST_F(CudaJobTest, SteppingAsideThatFailsAnywhereLosesNothing) {
+  Sweep(
+      [&] {
+        Ask(1, MiB(6));
+        return job_->AtBoundary(CudaJob::Idle::kYes).given == MiB(6);
+      },
+      [&](bool) {
+        ASSERT_TRUE(job_->ComeBack().ok());
+        EXPECT_TRUE(Exact());
+      },
+      [&] { ASSERT_TRUE(job_->ComeBack().ok()); },
+      /*times=*/3);  // one alone is met by the spill file
+}
+
+TEST_F(CudaJobTest, ComingBackThatFailsAnywhereLosesNothing) {
+  const auto leave = [&] {
+    Ask(1, MiB(6));
+    ASSERT_EQ(job_->AtBoundary(CudaJob::Idle::kYes).given, MiB(6));
+  };
+  leave();
+  Sweep([&] { return job_->ComeBack().ok(); },
+        [&](bool worked) {
+          EXPECT_EQ(job_->IsAside(), !worked);
+          if (worked) {
+            EXPECT_TRUE(Exact());
+          }
+        },
+        leave);
+  ASSERT_TRUE(job_->ComeBack().ok());
+}
 
 TEST_F(CudaJobTest, ASuspensionThatFailsAnywhereLeavesAllPagesOnTheDevices) {
   Sweep([&] { return job_->SuspendAll().ok(); },

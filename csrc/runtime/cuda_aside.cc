@@ -1,0 +1,66 @@
+// Two jobs that do not fit a device together take turns on it: who waits for its turn gives pages
+// to who has it, whatever is on them, and has all of them back before its next iteration.
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "base/clock.h"
+#include "base/log.h"
+#include "base/status.h"
+#include "runtime/cuda_job.h"
+
+namespace tide::runtime {
+
+using pages::DeviceTier;
+
+Bytes CudaJob::StepAside(int index, Bytes need) {
+  const int64_t begin = RealClock().MonotonicNanos();
+  const Bytes before = pages_->counts(index).device;
+  std::vector<pages::cuda::Handle> leaving;
+  Bytes bytes;
+  for (const pages::DevicePage& page : pages_->Snapshot(index)) {
+    if (bytes >= need) break;
+    if (page.tier != DeviceTier::kDevice || page.pinned || page.address == 0) continue;
+    leaving.push_back(page.token);
+    bytes += page.size;
+  }
+  if (leaving.empty()) return Bytes(0);
+  const DeviceTier to = PrepareHost(bytes);
+  for (pages::cuda::Handle token : leaving) {
+    const absl::Status status = DemoteForSuspension(token, to);
+    if (status.ok()) continue;
+    Log(LogLevel::kWarning,
+        absl::StrCat("event=not_aside device=", index, " status=\"", status.ToString(), "\""));
+    break;
+  }
+  pages_->TrimSpares(index, Bytes(0));
+  leave_ns_ = RealClock().MonotonicNanos() - begin;
+  return before - pages_->counts(index).device;
+}
+
+absl::Status CudaJob::ComeBack() {
+  const int64_t begin = RealClock().MonotonicNanos();
+  bool moved = false;
+  for (int i = 0; i < device_count(); ++i) {
+    if (devices_[i]->suspended || Aside(i) == Bytes(0)) continue;
+    moved = true;
+    TIDE_RETURN_IF_ERROR(Return(i));
+  }
+  if (moved) return_ns_ = RealClock().MonotonicNanos() - begin;
+  return absl::OkStatus();
+}
+
+Bytes CudaJob::Aside(int index) const {
+  const pages::DeviceCounts counts = pages_->counts(index);
+  return counts.host_copy + counts.file;
+}
+
+bool CudaJob::IsAside() const {
+  for (int i = 0; i < device_count(); ++i) {
+    if (!devices_[i]->suspended && Aside(i) > Bytes(0)) return true;
+  }
+  return false;
+}
+
+int64_t CudaJob::MoveNanos() { return std::exchange(leave_ns_, 0) + std::exchange(return_ns_, 0); }
+
+}  // namespace tide::runtime

@@ -1,0 +1,98 @@
+"""Two jobs that do not fit a phantom device together run on it in turns, and lose nothing."""
+
+from __future__ import annotations
+
+import pathlib
+import signal
+import subprocess
+import sys
+import uuid
+from collections.abc import Iterator
+
+import phantom_gpu
+import pytest
+
+MIB_EACH = 320
+JOB = f"""
+import sys
+import torch, torchtide, torchtide.cuda as cuda
+name, steps = sys.argv[1], int(sys.argv[2])
+torchtide.start(name=name)
+generator = torch.Generator().manual_seed(sum(map(ord, name)))
+def filled(): return torch.randint(0, 256, (32 << 20,), dtype=torch.uint8, generator=generator)
+host = [filled() for _ in range(3)]
+blocks = []
+def exact():
+    return all(torch.equal(one.cpu(), host[i % 3]) for i, one in enumerate(blocks))
+try:
+    for step in torchtide.iterations(range(steps)):
+        while len(blocks) * 32 < {MIB_EACH}:
+            blocks.append(host[len(blocks) % 3].cuda())
+        at = step % len(blocks)
+        blocks[at].copy_(host[at % 3])
+        torch.cuda.synchronize()
+        print("step", step, flush=True)
+except KeyboardInterrupt:
+    print("interrupted", exact(), flush=True)
+    sys.exit(0)
+moved = cuda.report()["demoted_pages_total"]
+print("exact", exact(), "moved", moved, flush=True)
+"""
+
+
+class Job:
+    """One of the two processes."""
+
+    def __init__(self, name: str, phantom: str, folder: pathlib.Path, steps: int) -> None:
+        environment = phantom_gpu.environment(
+            phantom, folder, TIDE_PHANTOM_MB=512, TIDE_CUDA_SWITCH_SHARE="0.5"
+        )
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", JOB, name, str(steps)],
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def until(self, word: str) -> list[str]:
+        """The words of the next line that begins with `word`."""
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            if line.startswith(word):
+                return line.split()
+        raise AssertionError(self.process.communicate()[1][-4000:])
+
+
+@pytest.fixture
+def pair(zygote: phantom_gpu.Zygote, tmp_path: pathlib.Path) -> Iterator[list[Job]]:
+    """Two jobs, of which each has five eighths of the device."""
+    phantom = f"turns{uuid.uuid4().hex[:8]}"
+    tmp_path.chmod(0o700)
+    jobs = [Job(name, phantom, tmp_path, 25) for name in ("left", "right")]
+    yield jobs
+    for job in jobs:
+        job.process.kill()
+        job.process.communicate()
+    phantom_gpu.forget(phantom)
+
+
+def test_two_jobs_of_five_eighths_of_a_device_both_end_with_all_values(pair: list[Job]) -> None:
+    ends = [job.until("exact") for job in pair]
+    assert [end[1] for end in ends] == ["True", "True"]
+    assert max(int(end[3]) for end in ends) > 0, "nobody had to step aside"
+
+
+def test_when_one_is_killed_the_other_has_its_pages_and_goes_on(pair: list[Job]) -> None:
+    killed, left = pair
+    killed.until("step 3")
+    killed.process.kill()
+    assert left.until("exact")[1] == "True"
+
+
+def test_an_interrupted_job_finds_all_its_values(pair: list[Job]) -> None:
+    first, second = pair
+    first.until("step 2")
+    first.process.send_signal(signal.SIGINT)
+    assert first.until("interrupted")[1] == "True"
+    assert second.until("exact")[1] == "True"

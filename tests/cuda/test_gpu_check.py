@@ -25,5 +25,7 @@ def test_a_dry_run_finds_everything_as_expected(
     assert done.returncode == 0, done.stdout + done.stderr
     assert "no figure below is a GPU's" in done.stdout
     result = json.loads(figures.read_text())
-    assert result["ok"] and result["job"]["enable"] == "hooked"
+    assert result["ok"]
+    assert {"limit", "suspend", "bitwise", "turns", "pass_on"} <= result["experiments"].keys()
+    assert result["experiments"]["turns"]["failed_without"] == 1
     assert len(result["rules"]) >= 30

@@ -264,6 +264,7 @@ cuda::Result Memory::Map(Address at, size_t size, size_t offset, cuda::Handle ha
   std::lock_guard<std::mutex> lock(mu);
   auto it = handles_.find(handle);
   const char* why = nullptr;
+  cuda::Result error = cuda::kInvalidValue;
   Address base = 0;
   auto reservation = FindReservation(at);
   auto next = mappings_.lower_bound(at);
@@ -271,9 +272,12 @@ cuda::Result Memory::Map(Address at, size_t size, size_t offset, cuda::Handle ha
     why = "an unknown handle";
   } else if (offset != 0) {
     why = "an offset that is not 0";
-  } else if (size == 0 || size % kGranularity != 0 || at % kGranularity != 0 ||
-             size > it->second.physical->size) {
-    why = "a size or address that is not a multiple of the granularity, or is too large";
+    error = cuda::kNotSupported;
+  } else if (size > it->second.physical->size) {
+    why = "more than the handle has";
+    error = cuda::kNotSupported;
+  } else if (size == 0 || size % kGranularity != 0 || at % kGranularity != 0) {
+    why = "a size or address that is not a multiple of the granularity";
   } else if (reservation == reservations_.end() ||
              at + size > reservation->first + reservation->second) {
     why = "an address outside of a reservation";
@@ -282,7 +286,7 @@ cuda::Result Memory::Map(Address at, size_t size, size_t offset, cuda::Handle ha
   }
   if (why != nullptr) {
     Complain("cuMemMap of %s", why);
-    return cuda::kInvalidValue;
+    return error;
   }
   mappings_[at] = {size, it->second.physical};
   return cuda::kSuccess;
@@ -322,7 +326,7 @@ cuda::Result Memory::SetAccess(Address at, size_t size, const cuda::AccessDescri
   for (size_t i = 0; i < count; ++i) {
     const bool known = access[i].location.type == cuda::kLocationDevice &&
                        access[i].location.id >= 0 && access[i].location.id < device_count();
-    if (!known) return cuda::kInvalidDevice;
+    if (!known) return cuda::kInvalidValue;
   }
   for (auto it = mappings_.find(at); it != mappings_.end() && it->first < at + size; ++it) {
     for (size_t i = 0; i < count; ++i) {

@@ -7,7 +7,7 @@ import uuid
 from collections.abc import Iterator
 
 import pytest
-from torchtide import gpu_rules
+from torchtide.gpu_check import rules
 
 DRIVER = pathlib.Path(__file__).resolve().parents[2] / "build" / "phantom" / "libcuda.so.1"
 
@@ -27,13 +27,13 @@ def driver(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 
 
 def test_the_phantom_answers_every_rule_as_expected(driver: str) -> None:
-    rows = gpu_rules.compare(driver)
+    rows = rules.compare(driver)
     assert [row for row in rows if not row["as_expected"]] == []
-    assert len(rows) == len(gpu_rules.RULES) >= 30
+    assert len(rows) == len(rules.RULES) >= 30
 
 
 def test_a_driver_that_breaks_a_rule_is_found(driver: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gpu_rules, "RULES", [r for r in gpu_rules.RULES if r.name == "map a page"])
+    monkeypatch.setattr(rules, "RULES", [r for r in rules.RULES if r.name == "map a page"])
     monkeypatch.setenv("TIDE_PHANTOM_FAULTS", "cuMemMap:0:800")
-    rows = gpu_rules.compare(driver)
+    rows = rules.compare(driver)
     assert [(row["answer"], row["as_expected"]) for row in rows] == [(800, False)]

@@ -1,6 +1,8 @@
 """What a CUDA driver refuses and allows when physical memory is mapped: a table, and who runs it.
 
-Each rule is one call on a prepared address range, with the answer that cuda.h leads us to expect.
+Each rule is one call on a prepared address range, with the answer that cuda.h leads us to expect
+and, where a driver (580.159 on an H200) was seen to allow more, that answer too: the phantom driver
+of the tests refuses it all the same, so that nothing of ours relies on it.
 `scripts/gpu-check` runs the table on a machine's driver and says where it differs; the tests run it
 on the phantom driver. Only ctypes is used. Each rule runs in a process of its own, since some leave
 the device unusable.
@@ -17,11 +19,14 @@ from collections.abc import Callable
 
 MIB = 1 << 20
 OK, INVALID_VALUE, OUT_OF_MEMORY = 0, 1, 2
-INVALID_DEVICE, ILLEGAL_ADDRESS, NOT_PERMITTED = 101, 700, 800
+INVALID_DEVICE, ILLEGAL_ADDRESS, NOT_PERMITTED, NOT_SUPPORTED = 101, 700, 800, 801
+CRASH = -11  # the process ended by a segmentation fault
 DEVICE, FILE_DESCRIPTOR, FABRIC, READ_WRITE = 1, 1, 8, 3
 
 
-class _Location(ctypes.Structure):
+class Location(ctypes.Structure):
+    """CUmemLocation."""
+
     _fields_ = (("type", ctypes.c_int), ("id", ctypes.c_int))
 
 
@@ -29,14 +34,16 @@ class _Properties(ctypes.Structure):
     _fields_ = (
         ("type", ctypes.c_int),
         ("handle_types", ctypes.c_int),
-        ("location", _Location),
+        ("location", Location),
         ("win32", ctypes.c_void_p),
         ("flags", ctypes.c_ubyte * 8),
     )
 
 
-class _Access(ctypes.Structure):
-    _fields_ = (("location", _Location), ("flags", ctypes.c_int))
+class Access(ctypes.Structure):
+    """CUmemAccessDesc."""
+
+    _fields_ = (("location", Location), ("flags", ctypes.c_int))
 
 
 class Sandbox:
@@ -72,7 +79,7 @@ class Sandbox:
 
     def properties(self, handle_types: int = 0, device: int = 0) -> _Properties:
         """Of a pinned allocation on a device."""
-        return _Properties(1, handle_types, _Location(DEVICE, device), None)
+        return _Properties(1, handle_types, Location(DEVICE, device), None)
 
     def size(self, pages: float) -> ctypes.c_size_t:
         """So many pages in bytes."""
@@ -113,7 +120,7 @@ class Sandbox:
 
     def access(self, at: float, pages: float, device: int = 0) -> int:
         """The driver's answer."""
-        access = _Access(_Location(DEVICE, device), READ_WRITE)
+        access = Access(Location(DEVICE, device), READ_WRITE)
         return int(
             self.driver.cuMemSetAccess(
                 self.at(at), self.size(pages), ctypes.byref(access), ctypes.c_size_t(1)
@@ -155,6 +162,7 @@ class Rule:
     expected: int
     call: Callable[[Sandbox], int]
     steps: tuple[Callable[[Sandbox], int], ...] = ()  # before it; all must be answered with 0
+    laxer: int | None = None  # what a driver was seen to answer, on which nothing relies
 
 
 def _map_one(s: Sandbox) -> int:
@@ -172,22 +180,25 @@ RULES: tuple[Rule, ...] = (
          lambda s: s.create(1, ctypes.c_uint64(), device=99)),
     Rule("map a page", OK, _map_one),
     Rule("map at half a page", INVALID_VALUE, lambda s: s.map(0.5, 1, s.one)),
-    Rule("map past the end of the reservation", INVALID_VALUE, lambda s: s.map(15, 2, s.two)),
-    Rule("map more than the handle has", INVALID_VALUE, lambda s: s.map(0, 2, s.one)),
-    Rule("map with an offset", INVALID_VALUE, lambda s: s.map(0, 1, s.two, offset=1)),
+    Rule("map past the end of the reservation", INVALID_VALUE, lambda s: s.map(15, 2, s.two),
+         laxer=OK),
+    Rule("map more than the handle has", NOT_SUPPORTED, lambda s: s.map(0, 2, s.one)),
+    Rule("map with an offset", NOT_SUPPORTED, lambda s: s.map(0, 1, s.two, offset=1)),
     Rule("map over a mapping", INVALID_VALUE, lambda s: s.map(1, 1, s.one), (_map_two,)),
     Rule("map a handle at a second address", OK, lambda s: s.map(4, 1, s.one), (_map_one,)),
-    Rule("map a released handle", INVALID_VALUE, _map_one, (lambda s: s.release(s.one),)),
+    Rule("map a released handle", INVALID_VALUE, _map_one, (lambda s: s.release(s.one),),
+         laxer=CRASH),
     Rule("unmap a mapping", OK, lambda s: s.unmap(0, 2), (_map_two,)),
     Rule("unmap a part of a mapping", INVALID_VALUE, lambda s: s.unmap(0, 1), (_map_two,)),
-    Rule("unmap more than is mapped", INVALID_VALUE, lambda s: s.unmap(0, 2), (_map_one,)),
-    Rule("unmap what is not mapped", INVALID_VALUE, lambda s: s.unmap(0, 1)),
+    Rule("unmap more than is mapped", INVALID_VALUE, lambda s: s.unmap(0, 2), (_map_one,),
+         laxer=OK),
+    Rule("unmap what is not mapped", INVALID_VALUE, lambda s: s.unmap(0, 1), laxer=OK),
     Rule("unmap two mappings in one call", OK, lambda s: s.unmap(0, 3),
          (_map_two, lambda s: s.map(2, 1, s.one))),
     Rule("set access over two mappings", OK, lambda s: s.access(0, 3),
          (_map_two, lambda s: s.map(2, 1, s.one))),
     Rule("set access past a mapping", INVALID_VALUE, lambda s: s.access(0, 2), (_map_one,)),
-    Rule("set access for a device that is not there", INVALID_DEVICE,
+    Rule("set access for a device that is not there", INVALID_VALUE,
          lambda s: s.access(0, 1, device=99), (_map_one,)),
     Rule("release while mapped", OK, lambda s: s.release(s.one), (_map_one,)),
     Rule("write after a release while mapped", OK, lambda s: s.write(0),
@@ -200,9 +211,10 @@ RULES: tuple[Rule, ...] = (
     Rule("export a handle made for it", OK, lambda s: s.export(s.made(1, FILE_DESCRIPTOR))),
     Rule("export a handle not made for it", INVALID_VALUE, lambda s: s.export(s.one)),
     Rule("write", OK, lambda s: s.write(0), (_map_one, lambda s: s.access(0, 1))),
-    Rule("write before access is set", ILLEGAL_ADDRESS, lambda s: s.write(0), (_map_one,)),
+    Rule("write before access is set", ILLEGAL_ADDRESS, lambda s: s.write(0), (_map_one,),
+         laxer=INVALID_VALUE),
     Rule("write after an unmap", ILLEGAL_ADDRESS, lambda s: s.write(0),
-         (_map_one, lambda s: s.access(0, 1), lambda s: s.unmap(0, 1))),
+         (_map_one, lambda s: s.access(0, 1), lambda s: s.unmap(0, 1)), laxer=INVALID_VALUE),
 )  # fmt: skip
 
 
@@ -220,7 +232,7 @@ def compare(library: str, timeout: float = 30) -> list[dict[str, object]]:
     """Runs every rule in a process of its own; the answers beside what is expected."""
     rows: list[dict[str, object]] = []
     for rule in RULES:
-        command = [sys.executable, "-m", "torchtide.gpu_rules", library, rule.name]
+        command = [sys.executable, "-m", "torchtide.gpu_check.rules", library, rule.name]
         row: dict[str, object] = {"rule": rule.name, "expected": rule.expected, "answer": None}
         try:
             done = subprocess.run(
@@ -228,11 +240,15 @@ def compare(library: str, timeout: float = 30) -> list[dict[str, object]]:
             )
             if done.returncode == 0:
                 row["answer"] = json.loads(done.stdout)
+            elif done.returncode < 0:
+                row["answer"] = done.returncode
             else:
                 row["trouble"] = done.stderr.strip().splitlines()[-1:] or [str(done.returncode)]
         except subprocess.TimeoutExpired:
             row["trouble"] = [f"no answer in {timeout:.0f} s"]
-        row["as_expected"] = row["answer"] == rule.expected
+        row["as_expected"] = row["answer"] is not None and (
+            row["answer"] in (rule.expected, rule.laxer)
+        )
         rows.append(row)
     return rows
 

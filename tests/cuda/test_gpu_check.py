@@ -20,7 +20,7 @@ def test_a_dry_run_finds_everything_as_expected(
         env=os.environ | {"TIDE_PYTHON": sys.executable},
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=900,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "no figure below is a GPU's" in done.stdout

@@ -193,8 +193,8 @@ absl::Status Runtime::TakeTurn(const std::function<bool()>& interrupted) {
     };
     const absl::Status status = turn_->Acquire(hooks);
     if (status.ok() && !DevicesAreBack()) {
-      if (interrupted && interrupted()) return Interrupted("interrupted without device memory");
       turn_->Release(/*continuing=*/false);  // somebody else may be able to run
+      if (interrupted && interrupted()) return Interrupted("interrupted without device memory");
       SleepUntilOrdered();
       continue;
     }

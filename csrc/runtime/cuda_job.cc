@@ -189,6 +189,7 @@ Bytes CudaJob::HowMuchToAsk(Device& device, Bytes need) {
 
 bool CudaJob::AskOthers(Device& device, Bytes bytes) {
   std::vector<sched::VictimMember> members;
+  bool promised = false;
   for (int i = 0; i < shm::kSlotCount; ++i) {
     shm::JobSlot& other = device.file->table().slots[i];
     if (!shm::IsLive(other)) continue;
@@ -202,6 +203,7 @@ bool CudaJob::AskOthers(Device& device, Bytes bytes) {
     member.priority = static_cast<sched::Priority>(other.priority.load(std::memory_order_relaxed));
     member.last_run = absl::Nanoseconds(other.heartbeat_ns.load(std::memory_order_relaxed));
     members.push_back(member);
+    promised |= member.id != device.slot && member.resident > member.reclaimable;
   }
   const sched::VictimChoice choice = sched::ChooseVictims(members, bytes, device.slot);
   for (const sched::Victim& victim : choice.victims) {
@@ -211,7 +213,8 @@ bool CudaJob::AskOthers(Device& device, Bytes bytes) {
     // It may sleep where it waits for its turn.
     Runtime::WakeJobOf(device.file->slot(victim.id).pid.load(std::memory_order_relaxed));
   }
-  return !choice.victims.empty();
+  // What has been asked before and is not given yet is as good.
+  return promised || !choice.victims.empty();
 }
 
 void CudaJob::AnswerOthers(int index, Bytes answered) {

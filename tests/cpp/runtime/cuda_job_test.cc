@@ -5,9 +5,11 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <chrono>
 #include <filesystem>
 #include <functional>
 #include <numeric>
+#include <thread>
 
 #include "absl/strings/str_cat.h"
 #include "gmock/gmock.h"
@@ -323,6 +325,38 @@ TEST_F(CudaJobTest, AForkedChildHasNoJobAndHearsThatTheDriverIsNotThere) {
   ASSERT_EQ(waitpid(child, &status, 0), child);
   EXPECT_EQ(status, 0);
   EXPECT_EQ(CudaJob::Current(), job_);
+  EXPECT_TRUE(Exact());
+}
+
+TEST_F(CudaJobTest, WhatOthersHavePromisedIsWaitedFor) {
+  const std::string path = job_->Report(0).table_path;
+  auto file = shm::DeviceFile::Open(Folder(), path.substr(path.rfind("device-") + 7));
+  ASSERT_TRUE(file.ok()) << file.status();
+  const auto other = (*file)->Claim("other");
+  ASSERT_TRUE(other.ok()) << other.status();
+  // All that the other has was asked for by somebody before.
+  const int64_t rest = static_cast<int64_t>(256 * kMiB) - MiB(4).value();
+  (*file)->slot(*other).private_bytes = rest;
+  (*file)->slot(*other).reclaim_bytes = rest;
+  setenv("TIDE_NEED_WAIT_MS", "60000", 1);
+  const Bytes capacity(static_cast<int64_t>(256 * kMiB));
+  const uint64_t measured = phantom_->CallCount("cuMemGetInfo");
+  const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(20);
+  std::thread giver([&] {
+    // Who waits measures again each time it is woken: then it is time to give.
+    while (phantom_->CallCount("cuMemGetInfo") < measured + 3 &&
+           std::chrono::steady_clock::now() < deadline) {
+      (*file)->SetCapacity(capacity);
+      std::this_thread::yield();
+    }
+    (*file)->slot(*other).private_bytes = 0;
+    (*file)->SetCapacity(capacity);
+  });
+  Grow(0, 1);
+  giver.join();
+  setenv("TIDE_NEED_WAIT_MS", "10", 1);
+  (*file)->slot(*other).reclaim_bytes = 0;
+  (*file)->Free(*other);
   EXPECT_TRUE(Exact());
 }
 

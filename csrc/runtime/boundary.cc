@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "absl/cleanup/cleanup.h"
 #include "base/log.h"
 #include "base/options.h"
 #include "base/status.h"
@@ -163,6 +164,8 @@ absl::Status Runtime::TakeTurn(const std::function<bool()>& interrupted) {
     turn_ = std::make_unique<lane::Turn>(*device_, slot_id_, clock_);
     TIDE_RETURN_IF_ERROR(JoinLane(LaneId(DecideAdmission().lane)));
   }
+  turn_follows_ = true;
+  const absl::Cleanup no_turn_follows = [this] { turn_follows_ = false; };
   bool stop = false;
   for (;;) {
     CarryOutOrders(Returns::kWhenResumed);

@@ -300,7 +300,15 @@ absl::Status Runtime::Resume() {
   if (!suspended_.load(std::memory_order_relaxed)) return absl::OkStatus();
   const int64_t begin = clock_.MonotonicNanos();
   // Unlike the host's pages, a device's must be there before anything runs.
-  if (CudaJob* cuda = CudaJob::Current()) TIDE_RETURN_IF_ERROR(cuda->ResumeAll());
+  if (CudaJob* cuda = CudaJob::Current()) {
+    const absl::Status back = cuda->ResumeAll();
+    // Who has the turn needs the device; this job's pages return with its own turn.
+    if (absl::IsResourceExhausted(back) && turn_follows_ && in_lane_) {
+      cuda->LeaveSuspensionAside();
+    } else {
+      TIDE_RETURN_IF_ERROR(back);
+    }
+  }
   suspended_.store(false, std::memory_order_relaxed);
   if (!queued_) BringBack();
   const int64_t took = clock_.MonotonicNanos() - begin;

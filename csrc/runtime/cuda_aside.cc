@@ -49,6 +49,10 @@ absl::Status CudaJob::ComeBack() {
   return absl::OkStatus();
 }
 
+void CudaJob::LeaveSuspensionAside() {
+  for (const auto& device : devices_) device->suspended = false;
+}
+
 Bytes CudaJob::Aside(int index) const {
   const pages::DeviceCounts counts = pages_->counts(index);
   return counts.host_copy + counts.file;

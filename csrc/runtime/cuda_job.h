@@ -121,6 +121,8 @@ class CudaJob {
   /// asked for what is missing. On an error what had returned leaves again, and the call may be
   /// repeated. Errors: as Resume.
   absl::Status ComeBack();
+  /// Ends a suspension without moving a page: ComeBack does that before an iteration runs.
+  void LeaveSuspensionAside();
   /// Whether ComeBack has anything to do.
   bool IsAside() const;
   /// How long the last leaving and returning took, in ns; 0 when nothing has moved since the last

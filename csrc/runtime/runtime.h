@@ -211,7 +211,8 @@ class Runtime {
   LaneId lane_;                     // the one it joined last
   bool admitted_ = false;           // its measured sizes were looked at and it may run
   bool queued_ = false;
-  bool keep_turn_ = false;  // survivors could not leave, or hold_until_ns_ is not reached
+  bool keep_turn_ = false;     // survivors could not leave, or hold_until_ns_ is not reached
+  bool turn_follows_ = false;  // the thread that trains is in TakeTurn
   bool first_move_ = true;
   int64_t say_away_ns_ = 0;     // when it may be said again that device memory is missing
   int64_t hold_until_ns_ = 0;   // how long a turn is kept for which device memory has moved

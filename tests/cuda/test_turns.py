@@ -6,6 +6,7 @@ import pathlib
 import signal
 import subprocess
 import sys
+import threading
 import uuid
 from collections.abc import Iterator
 
@@ -13,11 +14,17 @@ import phantom_gpu
 import pytest
 
 MIB_EACH = 320
+SECONDS = 240  # after which a job that hangs is killed, and its test fails
 JOB = f"""
-import sys
+import sys, threading
 import torch, torchtide, torchtide.cuda as cuda
 name, steps = sys.argv[1], int(sys.argv[2])
 torchtide.start(name=name)
+def obey():
+    for line in sys.stdin:
+        getattr(torchtide, line.strip())()
+        print("obeyed", line, end="", flush=True)
+threading.Thread(target=obey, daemon=True).start()
 generator = torch.Generator().manual_seed(sum(map(ord, name)))
 def filled(): return torch.randint(0, 256, (32 << 20,), dtype=torch.uint8, generator=generator)
 host = [filled() for _ in range(3)]
@@ -50,10 +57,26 @@ class Job:
         self.process = subprocess.Popen(
             [sys.executable, "-c", JOB, name, str(steps)],
             env=environment,
+            stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
         )
+
+        self._deadline = threading.Timer(SECONDS, self.process.kill)
+        self._deadline.start()
+
+    def end(self) -> None:
+        """Whatever it does."""
+        self._deadline.cancel()
+        self.process.kill()
+        self.process.communicate()
+
+    def say(self, word: str) -> None:
+        """An order, which it obeys at its next boundary."""
+        assert self.process.stdin is not None
+        self.process.stdin.write(word + "\n")
+        self.process.stdin.flush()
 
     def until(self, word: str) -> list[str]:
         """The words of the next line that begins with `word`."""
@@ -72,8 +95,7 @@ def pair(zygote: phantom_gpu.Zygote, tmp_path: pathlib.Path) -> Iterator[list[Jo
     jobs = [Job(name, phantom, tmp_path, 25) for name in ("left", "right")]
     yield jobs
     for job in jobs:
-        job.process.kill()
-        job.process.communicate()
+        job.end()
     phantom_gpu.forget(phantom)
 
 
@@ -96,3 +118,15 @@ def test_an_interrupted_job_finds_all_its_values(pair: list[Job]) -> None:
     first.process.send_signal(signal.SIGINT)
     assert first.until("interrupted")[1] == "True"
     assert second.until("exact")[1] == "True"
+
+
+def test_a_paused_job_goes_on_though_the_other_has_the_device_by_then(pair: list[Job]) -> None:
+    paused, busy = pair
+    paused.until("step 3")
+    paused.say("pause")
+    paused.until("obeyed pause")
+    busy.until("step 12")
+    paused.say("resume")
+    paused.until("obeyed resume")
+    assert paused.until("exact")[1] == "True"
+    assert busy.until("exact")[1] == "True"

@@ -392,6 +392,17 @@ TEST_F(CudaJobTest, ALimitCountsWhatIsAsideSinceItComesBack) {
   ASSERT_TRUE(job_->ComeBack().ok());
 }
 
+TEST_F(CudaJobTest, ASuspensionMayEndWithThePagesAsideUntilTheTurn) {
+  ASSERT_TRUE(job_->SuspendAll().ok());
+  EXPECT_FALSE(job_->IsAside()) << "it is suspended, which is more";
+  job_->LeaveSuspensionAside();
+  EXPECT_EQ(job_->suspended_devices(), 0);
+  EXPECT_TRUE(job_->IsAside());
+  EXPECT_EQ(OnDevices(), Bytes(0));
+  ASSERT_TRUE(job_->ComeBack().ok());
+  EXPECT_TRUE(Exact());
+}
+
 TEST_F(CudaJobTest, WithoutRoomNobodyComesBackByHalves) {
   Ask(1, MiB(6));
   job_->AtBoundary(CudaJob::Idle::kYes);

@@ -75,6 +75,7 @@ class CudaJobTest : public ::testing::Test {
     framework.flush = [this](int device) { return Flush(device); };
     framework.cold = [this] { return cold_; };
     job_->set_framework(std::move(framework));
+    job_->pages().pinned().Trim(Bytes(0));  // of an earlier test
     start_ = phantom_->figures();
     for (int device = 0; device < kDevices; ++device) Grow(device, 2 + device);
   }

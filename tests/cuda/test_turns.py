@@ -14,7 +14,7 @@ import phantom_gpu
 import pytest
 
 MIB_EACH = 320
-SECONDS = 240  # after which a job that hangs is killed, and its test fails
+SECONDS = 600  # after which a job that hangs is killed, and its test fails
 JOB = f"""
 import sys, threading
 import torch, torchtide, torchtide.cuda as cuda
@@ -52,7 +52,12 @@ class Job:
 
     def __init__(self, name: str, phantom: str, folder: pathlib.Path, steps: int) -> None:
         environment = phantom_gpu.environment(
-            phantom, folder, TIDE_PHANTOM_MB=512, TIDE_CUDA_SWITCH_SHARE="0.5"
+            phantom,
+            folder,
+            TIDE_PHANTOM_MB=512,
+            TIDE_CUDA_SWITCH_SHARE="0.5",
+            # A job whose loop has ended has its memory until its process is gone.
+            TIDE_NEED_WAIT_MS=120_000,
         )
         self.process = subprocess.Popen(
             [sys.executable, "-c", JOB, name, str(steps)],

@@ -342,7 +342,8 @@ def turns(library: str, *, small: bool) -> Answer:
     """
     ballast = 560 << 20 if small else int(_total_bytes(library) * 0.51)
     size, steps = ("small", 6) if small else ("large", 120)
-    env = {"TIDE_DAEMON": "off"}
+    # A job whose loop has ended has its memory until its process is gone.
+    env = {"TIDE_DAEMON": "off", "TIDE_NEED_WAIT_MS": "60000"}
     if small:  # a device whose bytes this machine has
         name = os.environ.get("TIDE_PHANTOM_NAME", "default")
         env |= {"TIDE_PHANTOM_NAME": f"{name}-turns", "TIDE_PHANTOM_MB": "1024"}

@@ -57,7 +57,7 @@ class Job:
             TIDE_PHANTOM_MB=512,
             TIDE_CUDA_SWITCH_SHARE="0.5",
             # A job whose loop has ended has its memory until its process is gone.
-            TIDE_NEED_WAIT_MS=120_000,
+            TIDE_NEED_WAIT_MS=10_000,
         )
         self.process = subprocess.Popen(
             [sys.executable, "-c", JOB, name, str(steps)],

@@ -301,9 +301,10 @@ absl::Status Runtime::Resume() {
   const int64_t begin = clock_.MonotonicNanos();
   // Unlike the host's pages, a device's must be there before anything runs.
   if (CudaJob* cuda = CudaJob::Current()) {
-    const absl::Status back = cuda->ResumeAll();
-    // Who has the turn needs the device; this job's pages return with its own turn.
-    if (absl::IsResourceExhausted(back) && turn_follows_ && in_lane_) {
+    absl::Status back = absl::ResourceExhaustedError("others have the device");
+    if (!turn_follows_ || cuda->SuspensionFits()) back = cuda->ResumeAll();
+    // Who has the turn needs the device; this job's pages return with its own.
+    if (turn_follows_ && absl::IsResourceExhausted(back)) {
       cuda->LeaveSuspensionAside();
     } else {
       TIDE_RETURN_IF_ERROR(back);

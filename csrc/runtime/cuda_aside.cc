@@ -43,7 +43,7 @@ absl::Status CudaJob::ComeBack() {
   for (int i = 0; i < device_count(); ++i) {
     if (devices_[i]->suspended || Aside(i) == Bytes(0)) continue;
     moved = true;
-    TIDE_RETURN_IF_ERROR(Return(i));
+    TIDE_RETURN_IF_ERROR(Return(i, Idle::kYes));
   }
   if (moved) return_ns_ = RealClock().MonotonicNanos() - begin;
   return absl::OkStatus();
@@ -51,6 +51,16 @@ absl::Status CudaJob::ComeBack() {
 
 void CudaJob::LeaveSuspensionAside() {
   for (const auto& device : devices_) device->suspended = false;
+}
+
+bool CudaJob::SuspensionFits() const {
+  for (int i = 0; i < device_count(); ++i) {
+    const shm::DeviceFile& file = *devices_[i]->file;
+    const Bytes capacity = file.Capacity();
+    if (devices_[i]->suspended && capacity > Bytes(0) && file.Used() + Aside(i) > capacity)
+      return false;
+  }
+  return true;
 }
 
 Bytes CudaJob::Aside(int index) const {

@@ -145,15 +145,23 @@ bool CudaJob::NeedMemory(int index, Bytes bytes) {
   return false;
 }
 
-bool CudaJob::AskAndWait(int index, Bytes bytes) {
+bool CudaJob::AskAndWait(int index, Bytes bytes, Idle idle) {
+  // A death is announced by nobody, and who asks this job wakes it elsewhere.
+  constexpr absl::Duration kLookAround = absl::Milliseconds(20);
+  constexpr absl::Duration kReapPatience = absl::Milliseconds(5);
   Device& device = *devices_[index];
-  auto missing = [&] {
+  auto missing_by_ledger = [&] {
     // Contexts and libraries grow unseen: only the driver knows what they leave.
     CudaReport now_there;
     MeasureOutside(index, &now_there);
     const Bytes capacity = device.file->Capacity();
     if (capacity <= Bytes(0)) return Bytes(0);  // unlimited
     return std::max(device.file->Used() + bytes - capacity, Bytes(0));
+  };
+  auto missing = [&] {
+    const Bytes short_by = missing_by_ledger();
+    if (short_by == Bytes(0) || device.file->ReapDead(kReapPatience) == 0) return short_by;
+    return missing_by_ledger();
   };
   const int64_t deadline = RealClock().MonotonicNanos() + IntOption("need.wait_ms") * 1'000'000;
   uint32_t seen = device.file->FreedWord();
@@ -162,9 +170,10 @@ bool CudaJob::AskAndWait(int index, Bytes bytes) {
   if (short_by == Bytes(0)) return true;
   if (!AskOthers(device, HowMuchToAsk(device, short_by))) return false;
   while (short_by > Bytes(0)) {
-    const int64_t left = deadline - RealClock().MonotonicNanos();
-    if (left <= 0) return false;
-    device.file->WaitFreed(seen, absl::Nanoseconds(left));
+    const absl::Duration left = absl::Nanoseconds(deadline - RealClock().MonotonicNanos());
+    if (left <= absl::ZeroDuration()) return false;
+    if (idle == Idle::kYes && Asked(index) > Bytes(0)) return false;
+    device.file->WaitFreed(seen, std::min(left, kLookAround));
     seen = device.file->FreedWord();
     short_by = missing();
   }
@@ -345,7 +354,7 @@ absl::StatusOr<Bytes> CudaJob::Suspend(int index, DeviceTier to) {
   return before - pages_->counts(index).device;
 }
 
-absl::Status CudaJob::Return(int index) {
+absl::Status CudaJob::Return(int index, Idle idle) {
   // Pages in mapped host memory were there before the suspension; a boundary brings them back.
   std::vector<pages::DevicePage> away;
   std::vector<cuda::Handle> tokens;
@@ -354,7 +363,7 @@ absl::Status CudaJob::Return(int index) {
     away.push_back(page);
     tokens.push_back(page.token);
   }
-  const absl::Status status = PromoteAll(index, tokens);
+  const absl::Status status = PromoteAll(index, tokens, idle);
   if (status.ok()) {
     KeepPinned();
     return status;
@@ -366,12 +375,17 @@ absl::Status CudaJob::Return(int index) {
   return status;
 }
 
-absl::Status CudaJob::PromoteAll(int index, const std::vector<cuda::Handle>& tokens) {
+absl::Status CudaJob::PromoteAll(int index, const std::vector<cuda::Handle>& tokens, Idle idle) {
   Device& device = *devices_[index];
   const pages::DeviceCounts counts = pages_->counts(index);
   const Bytes need = counts.host_copy + counts.file;
   const Bytes capacity = device.file->Capacity();
-  if (capacity > Bytes(0) && device.file->Used() + need > capacity) AskAndWait(index, need);
+  if (capacity > Bytes(0) && device.file->Used() + need > capacity) {
+    if (!AskAndWait(index, need, idle) && idle == Idle::kYes) {
+      return absl::ResourceExhaustedError(absl::StrCat("others have what ", FormatBytes(need),
+                                                       " of this job need on device ", index));
+    }
+  }
   absl::Status first_error;
   for (cuda::Handle token : tokens) {
     const absl::Status status = pages_->Promote(token);

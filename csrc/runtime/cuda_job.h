@@ -123,6 +123,8 @@ class CudaJob {
   absl::Status ComeBack();
   /// Ends a suspension without moving a page: ComeBack does that before an iteration runs.
   void LeaveSuspensionAside();
+  /// Whether what is suspended fits its devices now, with nothing taken from others.
+  bool SuspensionFits() const;
   /// Whether ComeBack has anything to do.
   bool IsAside() const;
   /// How long the last leaving and returning took, in ns; 0 when nothing has moved since the last
@@ -172,11 +174,13 @@ class CudaJob {
   static Bytes HowMuchToAsk(Device& device, Bytes need);
   bool AskOthers(Device& device, Bytes bytes);
   /// Asks others for what is missing to `bytes` and waits until they gave it, within need.wait_ms.
-  /// False when nobody has any.
-  bool AskAndWait(int index, Bytes bytes);
-  absl::Status PromoteAll(int device, const std::vector<pages::cuda::Handle>& tokens);
-  /// All that is away returns, or all stays away.
-  absl::Status Return(int device);
+  /// False when nobody has any; and, with `idle`, when others ask this job, which can give then:
+  /// two that wait for each other would both wait in vain.
+  bool AskAndWait(int index, Bytes bytes, Idle idle = Idle::kNo);
+  absl::Status PromoteAll(int device, const std::vector<pages::cuda::Handle>& tokens,
+                          Idle idle = Idle::kNo);
+  /// All that is away returns, or all stays away; with `idle` nothing moves in vain.
+  absl::Status Return(int device, Idle idle = Idle::kNo);
   // cuda_aside.cc
   Bytes StepAside(int device, Bytes need);
   Bytes Aside(int device) const;

@@ -56,8 +56,8 @@ class Job:
             folder,
             TIDE_PHANTOM_MB=512,
             TIDE_CUDA_SWITCH_SHARE="0.5",
-            # A job whose loop has ended has its memory until its process is gone.
-            TIDE_NEED_WAIT_MS=10_000,
+            # Longer than the test: nothing may depend on a wait that ends in vain.
+            TIDE_NEED_WAIT_MS=2_000 * SECONDS,
         )
         self.process = subprocess.Popen(
             [sys.executable, "-c", JOB, name, str(steps)],

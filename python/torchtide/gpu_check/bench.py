@@ -11,10 +11,12 @@ import ctypes
 import importlib.util
 import json
 import os
+import signal
 import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from typing import IO, Any
 
@@ -71,6 +73,7 @@ import json, sys, time
 import torch
 from torchtide import cuda
 assert cuda.enable("holder") == "hooked"
+await_room(int(sys.argv[1]) + (64 << 20))
 block = torch.empty(int(sys.argv[1]), dtype=torch.uint8, device="cuda")
 torch.cuda.synchronize()
 del block  # in PyTorch's cache: no other process can have it
@@ -106,6 +109,16 @@ except torch.OutOfMemoryError as error:
 """
 
 
+# What a killed process had returns a moment after it is gone.
+AWAIT_ROOM = """
+def await_room(bytes):
+    import time, torch
+    end = time.monotonic() + 20
+    while torch.cuda.mem_get_info()[0] < bytes and time.monotonic() < end:
+        time.sleep(0.05)
+"""
+
+
 class Talker:
     """A script that answers words with JSON lines."""
 
@@ -117,20 +130,26 @@ class Talker:
             stdout=subprocess.PIPE,
             stderr=self._errors,
             text=True,
-            env=os.environ | env,
+            env=os.environ | {"PYTHONFAULTHANDLER": "1"} | env,
         )
         self.pid = self._process.pid
 
-    def heard(self) -> Answer:
+    def heard(self, seconds: float = 100) -> Answer:
         """The next line.
 
         Raises:
-            RuntimeError: the script has ended, with its last words.
+            RuntimeError: the script has ended, with its last words; or it said nothing for
+                `seconds`, with where it was then.
         """
+        deadline = threading.Timer(seconds, self._process.send_signal, [signal.SIGABRT])
+        deadline.start()
         line = self._stream(self._process.stdout).readline()
+        deadline.cancel()
         if not line:
+            late = self._process.wait() == -signal.SIGABRT
             self._errors.seek(0)
-            raise RuntimeError((self._errors.read().strip().splitlines() or ["it ended"])[-1])
+            last = self._errors.read().strip().splitlines() or ["it ended"]
+            raise RuntimeError(" | ".join(last[-20:]) if late else last[-1])
         answer: Answer = json.loads(line)
         return answer
 
@@ -268,7 +287,7 @@ def pass_on(library: str, *, small: bool) -> Answer:
     for share in shares:
         wanted = int(total * share)
         # What the holder keeps makes the request impossible until it gives.
-        holder = Talker(HOLDER, int(total * 0.9))
+        holder = Talker(AWAIT_ROOM + HOLDER, int(total * 0.9))
         takers = []
         try:
             held = holder.heard()["held"]
@@ -302,13 +321,14 @@ torch.backends.cuda.enable_cudnn_sdp(False)
 torch.use_deterministic_algorithms(True, warn_only=True)
 def loop(count):
     return torchtide.iterations(range(count)) if state == "hooked" else range(count)
+torch.cuda.init()
+await_room(ballast_bytes * 8 // 5)
 print(json.dumps({"ready": True}), flush=True)
 sys.stdin.readline()
-start, first, busy = time.perf_counter(), 0.0, 0.0
+start = time.perf_counter()
 model = None
 try:
     for step in loop(steps):
-        begin = time.perf_counter()
         if model is None:
             model = job.model_of(small=small).cuda()
             optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
@@ -321,8 +341,7 @@ try:
         optimizer.zero_grad(set_to_none=True)
         ballast.add_(1)  # each byte is read and written in each step
         torch.cuda.synchronize()
-        busy += time.perf_counter() - begin
-    answer = {"seconds": time.perf_counter() - start, "computing_s": busy}
+    answer = {"seconds": time.perf_counter() - start}
     pieces = torch.split(ballast, 1 << 28)  # a comparison needs as much again
     answer["exact"] = job.on_phantom() or all(bool((one == steps % 256).all()) for one in pieces)
     answer["weights"] = job.hash_of(model)
@@ -341,7 +360,7 @@ def turns(library: str, *, small: bool) -> Answer:
     `together_over_serial` is their common time over twice the time alone.
     """
     ballast = 560 << 20 if small else int(_total_bytes(library) * 0.51)
-    size, steps = ("small", 6) if small else ("large", 120)
+    size, steps = ("small", 6) if small else ("large", 100)
     # A job whose loop has ended has its memory until its process is gone.
     env = {"TIDE_DAEMON": "off", "TIDE_NEED_WAIT_MS": "60000"}
     if small:  # a device whose bytes this machine has
@@ -349,8 +368,10 @@ def turns(library: str, *, small: bool) -> Answer:
         env |= {"TIDE_PHANTOM_NAME": f"{name}-turns", "TIDE_PHANTOM_MB": "1024"}
         env |= {"TIDE_PHANTOM_CONTEXT_MB": "16"}
 
+    script = AWAIT_ROOM + SHARER
+
     def run(state: str, count: int) -> list[Answer]:
-        jobs = [Talker(SHARER, state, size, ballast, steps, f"job{i}", **env) for i in range(count)]
+        jobs = [Talker(script, state, size, ballast, steps, f"job{i}", **env) for i in range(count)]
         try:
             for job in jobs:
                 job.heard()
@@ -362,16 +383,16 @@ def turns(library: str, *, small: bool) -> Answer:
                 job.end()
         return answers
 
-    alone = run("hooked", 1)[0]
-    together = run("hooked", 2)
-    plain = run("plain", 2)
-    answer: Answer = {
-        "bytes_each": ballast,
-        "alone": alone,
-        "together": together,
-        "without": plain,
-        "failed_without": sum("out_of_memory" in one for one in plain),
-    }
+    answer: Answer = {"bytes_each": ballast}
+    for name, state, count in (
+        ("alone", "hooked", 1),
+        ("together", "hooked", 2),
+        ("without", "plain", 2),
+    ):
+        answer[name] = run(state, count)
+        _say("turns", {"verdict": "unfinished", **answer})  # in case the rest does not end
+    [alone], together = answer["alone"], answer["together"]
+    answer["failed_without"] = sum("out_of_memory" in one for one in answer["without"])
     fine = all("seconds" in one for one in [alone, *together])
     same = fine and {one["weights"] for one in together} == {alone["weights"]}
     exact = fine and all(one["exact"] for one in [alone, *together])
@@ -379,6 +400,10 @@ def turns(library: str, *, small: bool) -> Answer:
         longest = max(one["seconds"] for one in together)
         answer["together_over_serial"] = round(longest / (2 * alone["seconds"]), 3)
     return {"verdict": "pass" if same and exact else "fail", "bitwise_equal": same, **answer}
+
+
+def _say(name: str, answer: Answer) -> None:
+    print(json.dumps({name: answer}), flush=True)
 
 
 def _total_bytes(library: str) -> int:
@@ -399,7 +424,7 @@ def main() -> int:
     parser.add_argument("--small", action="store_true")
     arguments = parser.parse_args()
     run = {"switch": switch, "pass_on": pass_on, "turns": turns}[arguments.name]
-    print(json.dumps({arguments.name: run(arguments.driver, small=arguments.small)}), flush=True)
+    _say(arguments.name, run(arguments.driver, small=arguments.small))
     return 0
 
 

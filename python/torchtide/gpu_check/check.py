@@ -11,6 +11,8 @@ from __future__ import annotations
 import ctypes
 import dataclasses
 import json
+import os
+import signal
 import subprocess
 import sys
 import time
@@ -101,13 +103,16 @@ def _run(
         output, errors = process.communicate(timeout=seconds)
         trouble = (errors.strip().splitlines() or [f"exit code {process.returncode}"])[-1]
     except subprocess.TimeoutExpired:
-        process.kill()
+        os.killpg(process.pid, signal.SIGKILL)  # and the jobs that it has started
         output, _ = process.communicate()
         trouble = f"no answer in {seconds:.0f} s"
     answers: dict[str, Any] = {}
     for line in output.splitlines():
         if line.startswith("{"):
             answers |= json.loads(line)
+    for answer in answers.values():
+        if answer.get("verdict") == "unfinished":
+            answer["trouble"] = trouble
     return {name: answers.get(name, {"verdict": "fail", "trouble": trouble}) for name in names}
 
 

@@ -1,10 +1,38 @@
 // A job that waits for its turn gives any page to who has it, and has all back before it runs.
+#include <sys/wait.h>
+
+#include "absl/cleanup/cleanup.h"
+#include "absl/time/clock.h"
+#include "base/options.h"
 #include "cuda_job_fixture.h"
 
 namespace tide::runtime {
 namespace {
 
-class CudaAsideTest : public CudaJobTest {};
+class CudaAsideTest : public CudaJobTest {
+ protected:
+  /// Another job has all of device 1 but `left`, as the ledger knows, until this ends.
+  class Neighbour {
+   public:
+    Neighbour(const std::string& path, Bytes left) {
+      auto opened = shm::DeviceFile::Open(Folder(), path.substr(path.rfind("device-") + 7));
+      EXPECT_TRUE(opened.ok()) << opened.status();
+      file_ = *std::move(opened);
+      const auto slot = file_->Claim("neighbour");
+      EXPECT_TRUE(slot.ok()) << slot.status();
+      slot_ = *slot;
+      file_->slot(slot_).private_bytes = (file_->Capacity() - left).value();
+    }
+    ~Neighbour() {
+      file_->slot(slot_).private_bytes = 0;
+      file_->Free(slot_);
+    }
+
+   private:
+    std::unique_ptr<shm::DeviceFile> file_;
+    SlotId slot_;
+  };
+};
 
 TEST_F(CudaAsideTest, WhoWaitsForItsTurnGivesAnyPageAndHasAllBackBeforeItRuns) {
   Ask(1, MiB(4));
@@ -56,6 +84,55 @@ TEST_F(CudaAsideTest, WithoutRoomNobodyComesBackByHalves) {
   EXPECT_TRUE(job_->IsAside());
   job_->SetLimit(1, Bytes(0));
   ASSERT_TRUE(job_->ComeBack().ok());
+  EXPECT_TRUE(Exact());
+}
+
+TEST_F(CudaAsideTest, WhoWaitsForMemoryGivesWhatItHasToWhoAsksMeanwhile) {
+  // The neighbour has ended its loop, keeps its memory and wants a little more: were it not
+  // answered, both would wait for each other.
+  ASSERT_TRUE(SetOption("need.wait_ms", "60000", "call").ok());
+  const absl::Cleanup impatient = [] { SetOption("need.wait_ms", "10", "call").IgnoreError(); };
+  Ask(1, MiB(4));
+  ASSERT_EQ(job_->AtBoundary(CudaJob::Idle::kYes).given, MiB(4));
+  auto neighbour = std::make_unique<Neighbour>(job_->Report(1).table_path, MiB(3));
+  Ask(1, MiB(1));
+  const absl::Time begin = absl::Now();
+  EXPECT_TRUE(absl::IsResourceExhausted(job_->ComeBack()));
+  EXPECT_LT(absl::Now() - begin, absl::Seconds(30)) << "it waited for who waits for it";
+  EXPECT_EQ(job_->AtBoundary(CudaJob::Idle::kYes).given, MiB(2));
+  neighbour.reset();
+  ASSERT_TRUE(job_->ComeBack().ok());
+  EXPECT_TRUE(Exact());
+}
+
+TEST_F(CudaAsideTest, WhatADeadNeighbourHadIsNotWaitedFor) {
+  ASSERT_TRUE(SetOption("need.wait_ms", "60000", "call").ok());
+  const absl::Cleanup impatient = [] { SetOption("need.wait_ms", "10", "call").IgnoreError(); };
+  Ask(1, MiB(4));
+  ASSERT_EQ(job_->AtBoundary(CudaJob::Idle::kYes).given, MiB(4));
+  const std::string path = job_->Report(1).table_path;
+  const pid_t child = fork();
+  if (child == 0) {
+    new Neighbour(path, MiB(3));  // dies with its slot
+    _exit(0);
+  }
+  siginfo_t ended;
+  ASSERT_EQ(waitid(P_PID, child, &ended, WEXITED | WNOWAIT), 0);  // nobody has reaped it
+  const absl::Time begin = absl::Now();
+  EXPECT_TRUE(job_->ComeBack().ok());
+  EXPECT_LT(absl::Now() - begin, absl::Seconds(30)) << "it waited for the dead";
+  EXPECT_TRUE(Exact());
+  waitpid(child, nullptr, 0);
+}
+
+TEST_F(CudaAsideTest, ASuspensionFitsWhenNobodyHasToGive) {
+  ASSERT_TRUE(job_->SuspendAll().ok());
+  EXPECT_TRUE(job_->SuspensionFits());
+  {
+    const Neighbour neighbour(job_->Report(1).table_path, MiB(3));
+    EXPECT_FALSE(job_->SuspensionFits());
+  }
+  ASSERT_TRUE(job_->ResumeAll().ok());
   EXPECT_TRUE(Exact());
 }
 

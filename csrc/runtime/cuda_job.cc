@@ -149,6 +149,7 @@ bool CudaJob::AskAndWait(int index, Bytes bytes, Idle idle) {
   // A death is announced by nobody, and who asks this job wakes it elsewhere.
   constexpr absl::Duration kLookAround = absl::Milliseconds(20);
   constexpr absl::Duration kReapPatience = absl::Milliseconds(5);
+  constexpr int64_t kAskAgainNanos = 250'000'000;  // each time costs another its cache
   Device& device = *devices_[index];
   auto missing_by_ledger = [&] {
     // Contexts and libraries grow unseen: only the driver knows what they leave.
@@ -163,21 +164,41 @@ bool CudaJob::AskAndWait(int index, Bytes bytes, Idle idle) {
     if (short_by == Bytes(0) || device.file->ReapDead(kReapPatience) == 0) return short_by;
     return missing_by_ledger();
   };
-  const int64_t deadline = RealClock().MonotonicNanos() + IntOption("need.wait_ms") * 1'000'000;
-  uint32_t seen = device.file->FreedWord();
-  Bytes short_by = missing();
-  // Nothing is missing by now: somebody has given memory back since the refusal.
-  if (short_by == Bytes(0)) return true;
-  if (!AskOthers(device, HowMuchToAsk(device, short_by))) return false;
-  while (short_by > Bytes(0)) {
-    const absl::Duration left = absl::Nanoseconds(deadline - RealClock().MonotonicNanos());
-    if (left <= absl::ZeroDuration()) return false;
-    if (idle == Idle::kYes && Asked(index) > Bytes(0)) return false;
-    device.file->WaitFreed(seen, std::min(left, kLookAround));
-    seen = device.file->FreedWord();
-    short_by = missing();
+  const int64_t begin = RealClock().MonotonicNanos();
+  const int64_t deadline = begin + IntOption("need.wait_ms") * 1'000'000;
+  int64_t ask_at = begin;
+  uint32_t seen_then = 0;
+  for (;;) {
+    const uint32_t seen = device.file->FreedWord();
+    const Bytes short_by = missing();
+    // At once, when somebody has given memory back since the refusal.
+    if (short_by == Bytes(0)) return true;
+    const int64_t now = RealClock().MonotonicNanos();
+    if (now >= ask_at) {
+      // What has been asked before and is not given yet is as good, unless nothing comes of it.
+      const bool comes = ask_at == begin || device.file->FreedWord() != seen_then;
+      const Bytes promised = comes ? Promised(device) : Bytes(0);
+      const bool any =
+          promised < short_by && AskOthers(device, HowMuchToAsk(device, short_by - promised));
+      if (!any && ask_at == begin && promised == Bytes(0)) return false;
+      seen_then = seen;
+      ask_at = now + kAskAgainNanos;
+    }
+    if (now >= deadline || (idle == Idle::kYes && Asked(index) > Bytes(0))) return false;
+    device.file->WaitFreed(seen, std::min(absl::Nanoseconds(deadline - now), kLookAround));
   }
-  return true;
+}
+
+Bytes CudaJob::Promised(const Device& device) {
+  Bytes sum;
+  for (int i = 0; i < shm::kSlotCount; ++i) {
+    const shm::JobSlot& other = device.file->table().slots[i];
+    if (!shm::IsLive(other) || SlotId(i) == device.slot) continue;
+    // relaxed: figures of a moment
+    sum += std::min(Bytes(other.reclaim_bytes.load(std::memory_order_relaxed)),
+                    Bytes(other.private_bytes.load(std::memory_order_relaxed)));
+  }
+  return sum;
 }
 
 Bytes CudaJob::HowMuchToAsk(Device& device, Bytes need) {
@@ -198,7 +219,6 @@ Bytes CudaJob::HowMuchToAsk(Device& device, Bytes need) {
 
 bool CudaJob::AskOthers(Device& device, Bytes bytes) {
   std::vector<sched::VictimMember> members;
-  bool promised = false;
   for (int i = 0; i < shm::kSlotCount; ++i) {
     shm::JobSlot& other = device.file->table().slots[i];
     if (!shm::IsLive(other)) continue;
@@ -212,7 +232,6 @@ bool CudaJob::AskOthers(Device& device, Bytes bytes) {
     member.priority = static_cast<sched::Priority>(other.priority.load(std::memory_order_relaxed));
     member.last_run = absl::Nanoseconds(other.heartbeat_ns.load(std::memory_order_relaxed));
     members.push_back(member);
-    promised |= member.id != device.slot && member.resident > member.reclaimable;
   }
   const sched::VictimChoice choice = sched::ChooseVictims(members, bytes, device.slot);
   for (const sched::Victim& victim : choice.victims) {
@@ -222,8 +241,7 @@ bool CudaJob::AskOthers(Device& device, Bytes bytes) {
     // It may sleep where it waits for its turn.
     Runtime::WakeJobOf(device.file->slot(victim.id).pid.load(std::memory_order_relaxed));
   }
-  // What has been asked before and is not given yet is as good.
-  return promised || !choice.victims.empty();
+  return !choice.victims.empty();
 }
 
 void CudaJob::AnswerOthers(int index, Bytes answered) {

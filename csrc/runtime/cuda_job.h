@@ -172,7 +172,10 @@ class CudaJob {
   void MeasureOutside(int device, CudaReport* report);
   bool NeedMemory(int device, Bytes bytes);
   static Bytes HowMuchToAsk(Device& device, Bytes need);
+  /// False when nobody has any.
   bool AskOthers(Device& device, Bytes bytes);
+  /// What others have been asked for, by whomever, and not given yet.
+  static Bytes Promised(const Device& device);
   /// Asks others for what is missing to `bytes` and waits until they gave it, within need.wait_ms.
   /// False when nobody has any; and, with `idle`, when others ask this job, which can give then:
   /// two that wait for each other would both wait in vain.

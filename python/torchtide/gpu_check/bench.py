@@ -317,15 +317,24 @@ if state == "hooked":
     import torchtide
     torchtide.start(name=sys.argv[5])
 torch.manual_seed(1)
-torch.backends.cuda.enable_cudnn_sdp(False)
-torch.use_deterministic_algorithms(True, warn_only=True)
+job.choose_deterministic()
 def loop(count):
     return torchtide.iterations(range(count)) if state == "hooked" else range(count)
 torch.cuda.init()
 await_room(ballast_bytes * 8 // 5)
 print(json.dumps({"ready": True}), flush=True)
 sys.stdin.readline()
-start = time.perf_counter()
+start, ends, moved = time.perf_counter(), [], []
+def moved_pages():
+    figures = torchtide.cuda.report()
+    return figures["demoted_pages_total"] + figures["promoted_pages_total"]
+def switches():
+    # Steps that had to wait: at which second they ended, how long they took, how much moved.
+    return [
+        {"step": i, "at_s": round(ends[i], 2), "took_s": round(ends[i] - ends[i - 1], 2),
+         "pages": moved[i] - moved[i - 1]}
+        for i in range(1, len(moved)) if moved[i] > moved[i - 1]
+    ]
 model = None
 try:
     for step in loop(steps):
@@ -341,13 +350,15 @@ try:
         optimizer.zero_grad(set_to_none=True)
         ballast.add_(1)  # each byte is read and written in each step
         torch.cuda.synchronize()
-    answer = {"seconds": time.perf_counter() - start}
+        ends.append(time.perf_counter() - start)
+        if state == "hooked":
+            moved.append(moved_pages())
+    answer = {"seconds": time.perf_counter() - start, "switches": switches()}
     pieces = torch.split(ballast, 1 << 28)  # a comparison needs as much again
     answer["exact"] = job.on_phantom() or all(bool((one == steps % 256).all()) for one in pieces)
     answer["weights"] = job.hash_of(model)
     if state == "hooked":
-        figures = torchtide.cuda.report()
-        answer["moved_pages"] = figures["demoted_pages_total"] + figures["promoted_pages_total"]
+        answer["moved_pages"] = moved_pages()
 except torch.OutOfMemoryError as error:
     answer = {"out_of_memory": str(error)[:100]}
 print(json.dumps(answer), flush=True)

@@ -77,6 +77,17 @@ def train(
     return digest, statistics.median(times[steps // 4 :])
 
 
+def choose_deterministic() -> None:
+    """Kernels whose result is the same each time."""
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    for choose in (
+        torch.backends.cuda.enable_cudnn_sdp,
+        torch.backends.cuda.enable_flash_sdp,
+        torch.backends.cuda.enable_mem_efficient_sdp,
+    ):
+        choose(False)
+
+
 def hash_of(model: torch.nn.Module) -> str:
     """Of all bits of the weights."""
     digest = hashlib.sha256()
@@ -89,13 +100,7 @@ def bitwise(*, small: bool) -> Answer:
     """E5 and E15: one training without the hook, with it, and with pages moved all the time."""
     steps = 4 if small else 16
     torch._C._accelerator_setAllocatorSettings("expandable_segments:True")
-    torch.use_deterministic_algorithms(True, warn_only=True)
-    for choose in (
-        torch.backends.cuda.enable_cudnn_sdp,
-        torch.backends.cuda.enable_flash_sdp,
-        torch.backends.cuda.enable_mem_efficient_sdp,
-    ):
-        choose(False)
+    choose_deterministic()
     train(2, small=small)  # libraries load
     plain, hooked = [], []
     for _ in range(1 if small else 3):

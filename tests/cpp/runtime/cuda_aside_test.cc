@@ -28,6 +28,8 @@ class CudaAsideTest : public CudaJobTest {
       file_->Free(slot_);
     }
 
+    std::atomic<int64_t>& asked() { return file_->slot(slot_).reclaim_bytes; }
+
    private:
     std::unique_ptr<shm::DeviceFile> file_;
     SlotId slot_;
@@ -103,6 +105,22 @@ TEST_F(CudaAsideTest, WhoWaitsForMemoryGivesWhatItHasToWhoAsksMeanwhile) {
   neighbour.reset();
   ASSERT_TRUE(job_->ComeBack().ok());
   EXPECT_TRUE(Exact());
+}
+
+TEST_F(CudaAsideTest, WhatIsPromisedIsNotAskedForAgain) {
+  Ask(1, MiB(4));
+  ASSERT_EQ(job_->AtBoundary(CudaJob::Idle::kYes).given, MiB(4));
+  {
+    Neighbour neighbour(job_->Report(1).table_path, MiB(3));
+    neighbour.asked() = MiB(4).value();  // by somebody, and not given yet
+    EXPECT_FALSE(job_->ComeBack().ok());
+    EXPECT_EQ(neighbour.asked(), MiB(4).value());
+    neighbour.asked() = 0;
+    EXPECT_FALSE(job_->ComeBack().ok());
+    EXPECT_GE(neighbour.asked(), MiB(1).value()) << "nobody was asked";
+    EXPECT_LE(neighbour.asked(), MiB(4).value());
+  }
+  ASSERT_TRUE(job_->ComeBack().ok());
 }
 
 TEST_F(CudaAsideTest, WhatADeadNeighbourHadIsNotWaitedFor) {

@@ -32,8 +32,11 @@ Machine::Machine(uint64_t seed, Faults faults) : random_(seed), switches_(faults
 
 Machine::~Machine() {
   g_machine = nullptr;
-  for (const auto& process : processes_)
-    if (process->stack != nullptr) stacks_.push_back(process->stack);
+  for (const auto& process : processes_) {
+    if (process->stack == nullptr) continue;
+    Forget(process->fiber);
+    stacks_.push_back(process->stack);
+  }
   for (void* stack : stacks_) munmap(stack, kStackBytes);
 }
 
@@ -53,12 +56,15 @@ int32_t Machine::Start(std::function<void()> body, std::function<void(bool)> end
   process->ended = std::move(ended);
   process->immortal = immortal;
   process->stack = TakeStack();
-  getcontext(&process->context);
-  process->context.uc_stack.ss_sp = process->stack;
-  process->context.uc_stack.ss_size = kStackBytes;
-  process->context.uc_link = &scheduler_;
+  process->fiber.stack = process->stack;
+  process->fiber.stack_bytes = kStackBytes;
+  Prepare(process->fiber);
+  ucontext_t& context = process->fiber.context;
+  getcontext(&context);
+  context.uc_stack.ss_sp = process->stack;
+  context.uc_stack.ss_size = kStackBytes;
   const auto address = reinterpret_cast<uintptr_t>(process.get());
-  makecontext(&process->context, reinterpret_cast<void (*)()>(&Machine::Enter), 2,
+  makecontext(&context, reinterpret_cast<void (*)()>(&Machine::Enter), 2,
               static_cast<uint32_t>(address >> 32), static_cast<uint32_t>(address));
   processes_.push_back(std::move(process));
   return processes_.back()->pid;
@@ -66,12 +72,14 @@ int32_t Machine::Start(std::function<void()> body, std::function<void(bool)> end
 
 void Machine::Enter(uint32_t high, uint32_t low) {
   auto* process = reinterpret_cast<Process*>(static_cast<uintptr_t>(high) << 32 | low);
+  Arrive(g_machine->scheduler_);
   try {
     process->body();
   } catch (const Killed&) {
     // its destructors have run, without effect
   }
   process->over = true;
+  Depart(g_machine->scheduler_);
 }
 
 Machine::Process* Machine::Find(int32_t pid) {
@@ -101,9 +109,10 @@ bool Machine::Run(int64_t steps_max) {
     current_ = Choose();
     if (current_ == nullptr) return true;
     current_->asleep = current_->stopped = false;
-    swapcontext(&scheduler_, &current_->context);
+    Switch(scheduler_, current_->fiber);
     Process* ran = std::exchange(current_, nullptr);
     if (!ran->over) continue;
+    Forget(ran->fiber);
     stacks_.push_back(std::exchange(ran->stack, nullptr));
     ran->ended(ran->killed);
   }
@@ -111,7 +120,7 @@ bool Machine::Run(int64_t steps_max) {
 }
 
 void Machine::Yield() {
-  swapcontext(&current_->context, &scheduler_);
+  Switch(current_->fiber, scheduler_);
   CheckKilled();
 }
 

@@ -2,8 +2,6 @@
 // is held up, and where one is killed.
 #pragma once
 
-#include <ucontext.h>
-
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -13,6 +11,7 @@
 #include "absl/time/time.h"
 #include "base/clock.h"
 #include "base/random.h"
+#include "sim/elastic/fiber.h"
 
 namespace tide::elastic::simulated {
 
@@ -75,7 +74,7 @@ class Machine {
     int32_t pid = 0;
     std::function<void()> body;
     std::function<void(bool)> ended;
-    ucontext_t context;
+    Fiber fiber;
     void* stack = nullptr;
     int64_t until_ns = 0;  // it runs no sooner
     bool asleep = false;   // until_ns ends early when somebody wakes it
@@ -107,7 +106,7 @@ class Machine {
   std::vector<Fault> faults_;  // the next one last
   std::function<void()> on_kill_;
   std::vector<void*> stacks_;  // of processes that are over
-  ucontext_t scheduler_;
+  Fiber scheduler_;
   Process* current_ = nullptr;
   int64_t steps_ = 0;
 

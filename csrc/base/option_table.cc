@@ -72,6 +72,9 @@ constexpr OptionInfo kOptions[] = {
     {"cuda.spare_max", "TIDE_CUDA_SPARE_MAX", "128MiB", "bytes",
      "Device memory kept for the next request, per device; given back before anybody is "
      "refused."},
+    {"cuda.headroom", "TIDE_CUDA_HEADROOM", "1GiB", "bytes",
+     "Kept free on a device while several jobs are on it, at most a 64th of it: contexts and "
+     "libraries take memory without asking and fail where there is none."},
     {"cuda.pinned_keep", "TIDE_CUDA_PINNED_KEEP", "32GiB", "bytes",
      "Host memory that a resumed job keeps ready for its next suspension, at most, and only while "
      "half of the machine's memory is free."},

@@ -432,8 +432,15 @@ void CudaJob::MeasureOutside(int index, CudaReport* report) {
   report->free = Bytes(static_cast<int64_t>(free));
   report->outside = std::max(report->total - report->free - used, Bytes(0));
   // Setting it wakes whoever waits, who measures too: only when it is another.
-  const Bytes capacity = report->total - report->outside;
+  const Bytes capacity = report->total - report->outside - Headroom(device, report->total);
   if (device.file->Capacity() != capacity) device.file->SetCapacity(capacity);
+}
+
+Bytes CudaJob::Headroom(const Device& device, Bytes total) {
+  int jobs = 0;
+  for (int i = 0; i < shm::kSlotCount; ++i) jobs += shm::IsLive(device.file->table().slots[i]);
+  if (jobs < 2) return Bytes(0);
+  return std::min(Bytes(BytesOption("cuda.headroom")), Bytes(total.value() / 64));
 }
 
 CudaReport CudaJob::Report(int index) {

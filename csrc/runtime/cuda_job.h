@@ -31,7 +31,7 @@ struct CudaReport {
   Bytes free;      // of the device
   Bytes outside;   // used and in no job's ledger: contexts, libraries, processes without torchtide
   Bytes limit;     // of this job; 0: none
-  Bytes capacity;  // for all jobs: total less outside
+  Bytes capacity;  // for all jobs: total less outside, less the headroom of a shared device
   Bytes used;      // by all jobs
   Bytes asked;     // what others have asked of this job
   pages::DeviceCounts counts;
@@ -170,6 +170,8 @@ class CudaJob {
   explicit CudaJob(std::unique_ptr<pages::cuda::Driver> driver) : driver_(std::move(driver)) {}
   absl::Status OpenDevice(const std::string& name, int index);
   void MeasureOutside(int device, CudaReport* report);
+  /// What several jobs leave free for what asks nobody.
+  static Bytes Headroom(const Device& device, Bytes total);
   bool NeedMemory(int device, Bytes bytes);
   static Bytes HowMuchToAsk(Device& device, Bytes need);
   /// False when nobody has any.

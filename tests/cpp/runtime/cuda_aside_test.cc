@@ -107,6 +107,17 @@ TEST_F(CudaAsideTest, WhoWaitsForMemoryGivesWhatItHasToWhoAsksMeanwhile) {
   EXPECT_TRUE(Exact());
 }
 
+TEST_F(CudaAsideTest, OnASharedDeviceSomeMemoryStaysFreeForWhatAsksNobody) {
+  ASSERT_TRUE(SetOption("cuda.headroom", "2MiB", "call").ok());
+  const absl::Cleanup none = [] { SetOption("cuda.headroom", "0", "call").IgnoreError(); };
+  const Bytes alone = job_->Report(1).capacity;
+  {
+    const Neighbour neighbour(job_->Report(1).table_path, alone);
+    EXPECT_EQ(job_->Report(1).capacity, alone - MiB(2));
+  }
+  EXPECT_EQ(job_->Report(1).capacity, alone);
+}
+
 TEST_F(CudaAsideTest, WhatIsPromisedIsNotAskedForAgain) {
   Ask(1, MiB(4));
   ASSERT_EQ(job_->AtBoundary(CudaJob::Idle::kYes).given, MiB(4));

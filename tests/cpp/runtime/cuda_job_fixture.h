@@ -61,6 +61,7 @@ class CudaJobTest : public ::testing::Test {
     setenv("TIDE_SPILL_DIR", Folder().c_str(), 1);
     setenv("TIDE_CUDA_SPARE_MAX", "0", 1);
     setenv("TIDE_NEED_WAIT_MS", "10", 1);
+    setenv("TIDE_CUDA_HEADROOM", "0", 1);
   }
   void SetUp() override {
     auto job = CudaJob::Start("job");

@@ -1,4 +1,6 @@
 // The phantom cuBLAS and cuBLASLt: memory traffic and launches, no values.
+#include <dlfcn.h>
+
 #include "libraries.h"
 
 using phantom_libraries::Descriptor;
@@ -10,6 +12,13 @@ using phantom_libraries::Work;
 
 #ifdef PHANTOM_CUBLAS
 LIBRARY(int, cublasCreate_v2, (Handle * *out)) {
+  // As the real one it takes device memory by itself: on a full device there is no handle.
+  constexpr size_t kHandleBytes = size_t{2} << 20;
+  constexpr int kAllocationFailed = 3;
+  using Allocate = int (*)(void**, size_t);
+  static const auto allocate = reinterpret_cast<Allocate>(dlsym(RTLD_DEFAULT, "cudaMalloc"));
+  void* memory = nullptr;
+  if (allocate == nullptr || allocate(&memory, kHandleBytes) != 0) return kAllocationFailed;
   *out = static_cast<Handle*>(std::calloc(1, sizeof(Handle)));
   return 0;
 }

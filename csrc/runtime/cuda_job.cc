@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
 #include "absl/time/time.h"
 #include "base/clock.h"
 #include "base/options.h"
@@ -394,24 +395,37 @@ absl::Status CudaJob::Return(int index, Idle idle) {
 }
 
 absl::Status CudaJob::PromoteAll(int index, const std::vector<cuda::Handle>& tokens, Idle idle) {
-  Device& device = *devices_[index];
-  const pages::DeviceCounts counts = pages_->counts(index);
-  const Bytes need = counts.host_copy + counts.file;
-  const Bytes capacity = device.file->Capacity();
-  if (capacity > Bytes(0) && device.file->Used() + need > capacity) {
-    if (!AskAndWait(index, need, idle) && idle == Idle::kYes) {
-      return absl::ResourceExhaustedError(absl::StrCat("others have what ", FormatBytes(need),
-                                                       " of this job need on device ", index));
-    }
-  }
+  constexpr int kRefusalsMax = 8;
   absl::Status first_error;
-  for (cuda::Handle token : tokens) {
-    const absl::Status status = pages_->Promote(token);
+  int refusals = 0;
+  for (size_t i = 0; i < tokens.size();) {
+    if (i == 0 || refusals > 0) {
+      if (!MakeSureOfRoom(index, idle) && idle == Idle::kYes) {
+        return absl::ResourceExhaustedError(
+            absl::StrCat("others have memory of device ", index, " that this job needs"));
+      }
+    }
+    const absl::Status status = pages_->Promote(tokens[i]);
+    // What is outside was measured while others moved, or grew since: to begin again would move all
+    // of it twice.
+    if (absl::IsResourceExhausted(status) && ++refusals <= kRefusalsMax) {
+      absl::SleepFor(absl::Milliseconds(refusals));
+      continue;
+    }
+    ++i;
     // FailedPrecondition: it is on the device already.
     if (!status.ok() && !absl::IsFailedPrecondition(status)) first_error.Update(status);
     if (absl::IsResourceExhausted(first_error)) break;  // the others will not fit either
   }
   return first_error;
+}
+
+bool CudaJob::MakeSureOfRoom(int index, Idle idle) {
+  Device& device = *devices_[index];
+  const Bytes need = Aside(index);
+  const Bytes capacity = device.file->Capacity();
+  if (capacity <= Bytes(0) || device.file->Used() + need <= capacity) return true;
+  return AskAndWait(index, need, idle);
 }
 
 // ---- reports ----

@@ -182,6 +182,8 @@ class CudaJob {
   /// False when nobody has any; and, with `idle`, when others ask this job, which can give then:
   /// two that wait for each other would both wait in vain.
   bool AskAndWait(int index, Bytes bytes, Idle idle = Idle::kNo);
+  /// The same for all that is away.
+  bool MakeSureOfRoom(int device, Idle idle);
   absl::Status PromoteAll(int device, const std::vector<pages::cuda::Handle>& tokens,
                           Idle idle = Idle::kNo);
   /// All that is away returns, or all stays away; with `idle` nothing moves in vain.

@@ -371,7 +371,7 @@ def turns(library: str, *, small: bool) -> Answer:
     `together_over_serial` is their common time over twice the time alone.
     """
     ballast = 560 << 20 if small else int(_total_bytes(library) * 0.51)
-    size, steps = ("small", 6) if small else ("large", 100)
+    size, steps = ("small", 6) if small else ("large", 150)
     # A job whose loop has ended has its memory until its process is gone.
     env = {"TIDE_DAEMON": "off", "TIDE_NEED_WAIT_MS": "60000"}
     if small:  # a device whose bytes this machine has

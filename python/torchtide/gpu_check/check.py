@@ -44,7 +44,7 @@ PARTS = (
     Part("driver", ("costs",), 40, measures=True),
     Part("job", ("waits", "shares"), 60, measures=True),
     Part("bench", ("switch",), 120, measures=True),
-    Part("bench", ("turns",), 120),
+    Part("bench", ("turns",), 140),
     Part("bench", ("pass_on",), 90),
 )
 

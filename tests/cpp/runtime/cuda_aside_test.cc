@@ -107,6 +107,17 @@ TEST_F(CudaAsideTest, WhoWaitsForMemoryGivesWhatItHasToWhoAsksMeanwhile) {
   EXPECT_TRUE(Exact());
 }
 
+TEST_F(CudaAsideTest, ADriverThatRefusesAPageOnceDoesNotSendTheOthersAwayAgain) {
+  constexpr int kOutOfMemory = 2;
+  Ask(1, MiB(6));
+  ASSERT_EQ(job_->AtBoundary(CudaJob::Idle::kYes).given, MiB(6));
+  const int64_t left = job_->pages().counts(1).demoted;
+  phantom_->ArmFault("cuMemCreate", 1, 2, kOutOfMemory);
+  ASSERT_TRUE(job_->ComeBack().ok());
+  EXPECT_EQ(job_->pages().counts(1).demoted, left) << "it began again";
+  EXPECT_TRUE(Exact());
+}
+
 TEST_F(CudaAsideTest, OnASharedDeviceSomeMemoryStaysFreeForWhatAsksNobody) {
   ASSERT_TRUE(SetOption("cuda.headroom", "2MiB", "call").ok());
   const absl::Cleanup none = [] { SetOption("cuda.headroom", "0", "call").IgnoreError(); };

@@ -2,6 +2,9 @@
 // call.
 #pragma once
 
+#include <atomic>
+#include <cstdint>
+
 #include "absl/status/status.h"
 #include "base/bytes.h"
 
@@ -20,24 +23,25 @@ class Account {
   virtual void Force(Bytes bytes) = 0;
 };
 
-/// Grants everything and counts it: for tests and for a process with no device.
+/// Grants everything up to its limit and counts it: for tests and for a process with no device.
 class CountingAccount final : public Account {
  public:
   absl::Status Reserve(Bytes bytes) override {
-    if (limit_ > Bytes(0) && used_ + bytes > limit_) {
+    const int64_t limit = limit_;
+    if (used_.fetch_add(bytes.value()) + bytes.value() > limit && limit > 0) {
+      used_ -= bytes.value();
       return absl::ResourceExhaustedError("limit of the counting account");
     }
-    used_ += bytes;
     return absl::OkStatus();
   }
-  void Release(Bytes bytes) override { used_ -= bytes; }
-  void Force(Bytes bytes) override { used_ += bytes; }
-  Bytes used() const { return used_; }
-  void set_limit(Bytes limit) { limit_ = limit; }
+  void Release(Bytes bytes) override { used_ -= bytes.value(); }
+  void Force(Bytes bytes) override { used_ += bytes.value(); }
+  Bytes used() const { return Bytes(used_); }
+  void set_limit(Bytes limit) { limit_ = limit.value(); }
 
  private:
-  Bytes used_;
-  Bytes limit_;
+  std::atomic<int64_t> used_{0};
+  std::atomic<int64_t> limit_{0};  // 0: none
 };
 
 }  // namespace tide::pages

@@ -1,4 +1,5 @@
 // The phantom driver: devices, contexts, errors, plain answers.
+#include <atomic>
 #include <cstdio>
 #include <cstring>
 
@@ -14,7 +15,7 @@ namespace {
 
 constexpr int kDevicesMax = 16;
 constexpr int kVersion = 13000;
-int retained[kDevicesMax];
+std::atomic<int> retained[kDevicesMax];
 char contexts[kDevicesMax];  // a context is the address of its device's byte
 thread_local void* current_context = nullptr;
 

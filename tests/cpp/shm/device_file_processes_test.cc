@@ -129,7 +129,9 @@ TEST(DeviceFileProcessesTest, WhatChildrenOfADeadJobHoldStaysChargedUntilTheyEnd
   EXPECT_EQ((*device)->ReapDead(), 0);
   EXPECT_EQ((*device)->slot(slot).private_bytes.load(), 0);
   EXPECT_GE((*device)->Held(), MiB(64)) << "the worker has the pages still";
+#if !defined(__SANITIZE_THREAD__) && !defined(__SANITIZE_ADDRESS__)  // whose memory counts too
   EXPECT_LE((*device)->Held(), MiB(80));
+#endif
   ASSERT_EQ((*device)->WhoHoldsWhat().size(), 1u);
   EXPECT_EQ((*device)->WhoHoldsWhat()[0].name, "trainer (left behind)");
   kill(worker, SIGKILL);

@@ -80,12 +80,14 @@ void OnCommand(Context& context, PeerId peer, uint64_t request_id, const wire::C
   if (what == "shutdown") return OnShutdown(context, waiter);
   const bool settings =
       what == "limit" || what == "guaranteed" || what == "priority" || what == "weight";
-  const bool order = what == "pause" || what == "resume" || what == "stop";
+  const bool order =
+      what == "pause" || what == "resume" || what == "stop" || what == "limit_device";
   if (!settings && !order) {
     return ReplyError(
         context, peer, request_id,
         {"invalid", absl::StrCat("no command is named \"", wire::Utf8Prefix(what, 40), "\""),
-         "commands: limit, guaranteed, priority, weight, pause, resume, stop, policy, shutdown"});
+         "commands: limit, limit_device, guaranteed, priority, weight, pause, resume, stop, "
+         "policy, shutdown"});
   }
   Job* job = context.state.FindJob(command.job);
   if (job == nullptr)

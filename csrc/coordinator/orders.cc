@@ -1,4 +1,4 @@
-// Pause, resume and stop: orders with a deadline, answered by the job or rolled back by the daemon.
+// Pause, resume, stop and the limit of a device: orders with a deadline, answered by the job or rolled back by the daemon.
 #include <algorithm>
 
 #include "absl/strings/str_cat.h"
@@ -18,6 +18,8 @@ absl::string_view Verb(wire::OrderKind kind) {
       return "pause";
     case wire::OrderKind::kResume:
       return "resume";
+    case wire::OrderKind::kLimitDevice:
+      return "limit";
     case wire::OrderKind::kStop:
       break;
   }
@@ -51,11 +53,16 @@ PendingOrder& NewOrder(Context& context, const Job& job, wire::OrderKind kind, i
   return context.state.orders.back();
 }
 
-/// The order under way that decides whether the job will be paused, or (for stop) the one that
-/// stops it.
-PendingOrder* FindOrder(State& state, const Job& job, bool stop) {
+/// Orders of one subject follow each other: pause and resume decide the same.
+wire::OrderKind Subject(wire::OrderKind kind) {
+  return kind == wire::OrderKind::kResume ? wire::OrderKind::kSuspend : kind;
+}
+
+/// The order under way of the same subject, and for limits of the same device.
+PendingOrder* FindOrder(State& state, const Job& job, wire::OrderKind kind, int64_t device = 0) {
   for (PendingOrder& order : state.orders) {
-    if (order.job == job.id && (order.kind == wire::OrderKind::kStop) == stop) return &order;
+    if (order.job != job.id || Subject(order.kind) != Subject(kind)) continue;
+    if (kind != wire::OrderKind::kLimitDevice || order.device == device) return &order;
   }
   return nullptr;
 }
@@ -117,6 +124,10 @@ void Done(Context& context, Job& job, const PendingOrder& order, const wire::Ord
     text = absl::StrCat(job.name, " resumed by ", by, " in ", took);
     if (job.paused && job.paused_since > 0) absl::StrAppend(&text, " after ", Span(away));
     job.paused = false;
+  } else if (order.kind == wire::OrderKind::kLimitDevice) {
+    kind = "device_limited";
+    text = absl::StrCat("limit of ", job.name, " on device ", order.device, " is ",
+                        Limit(order.bytes), " by ", by, ", in ", took);
   } else {
     kind = "job_stopping";
     text = absl::StrCat(job.name, " stops at its boundary, asked by ", by);
@@ -139,7 +150,9 @@ void Undone(Context& context, Job& job, const PendingOrder& order, absl::string_
 
 }  // namespace
 
-bool OrderUnderWay(State& state, const Job& job) { return FindOrder(state, job, false) != nullptr; }
+bool OrderUnderWay(State& state, const Job& job) {
+  return FindOrder(state, job, wire::OrderKind::kSuspend) != nullptr;
+}
 
 void SendOrder(Context& context, const Job& job, PendingOrder& order) {
   if (!job.attached()) return;
@@ -147,23 +160,34 @@ void SendOrder(Context& context, const Job& job, PendingOrder& order) {
   const int64_t left_ms = (order.expires_ns - kGraceNs - context.now.mono_ns) / 1'000'000;
   context.effects.push_back(Send{
       job.peer,
-      wire::Order{
-          .order_id = order.id, .kind = order.kind, .deadline_ms = std::max<int64_t>(0, left_ms)}});
+      wire::Order{.order_id = order.id,
+                  .kind = order.kind,
+                  .deadline_ms = std::max<int64_t>(0, left_ms),
+                  .device = order.device,
+                  .bytes = order.bytes}});
 }
 
 void OnOrderCommand(Context& context, const Waiter& waiter, Job& job,
                     const wire::Command& command) {
   const wire::OrderKind kind = command.what == "pause"    ? wire::OrderKind::kSuspend
                                : command.what == "resume" ? wire::OrderKind::kResume
-                                                          : wire::OrderKind::kStop;
-  PendingOrder* under_way = FindOrder(context.state, job, kind == wire::OrderKind::kStop);
-  if (under_way != nullptr && under_way->kind == kind) {
+                               : command.what == "stop"   ? wire::OrderKind::kStop
+                                                          : wire::OrderKind::kLimitDevice;
+  const bool limits = kind == wire::OrderKind::kLimitDevice;
+  const int64_t bytes = command.bytes.value_or(0);
+  if (limits && (bytes < 0 || command.device < 0)) {
+    return ReplyError(context, waiter.peer, waiter.request_id,
+                      {"invalid", "a limit and a device are no negative numbers",
+                       "0 bytes stand for no limit"});
+  }
+  PendingOrder* under_way = FindOrder(context.state, job, kind, command.device);
+  if (under_way != nullptr && under_way->kind == kind && (!limits || under_way->bytes == bytes)) {
     under_way->rollback = false;  // now somebody wants what the daemon did by itself
     under_way->waiters.push_back(waiter);
     return;
   }
   const bool wants_paused = kind == wire::OrderKind::kSuspend;
-  if (under_way == nullptr && kind != wire::OrderKind::kStop &&
+  if (under_way == nullptr && Subject(kind) == wire::OrderKind::kSuspend &&
       IsPaused(context, job) == wants_paused) {
     return AnswerNoop(context, waiter, job, wants_paused);
   }
@@ -178,6 +202,8 @@ void OnOrderCommand(Context& context, const Waiter& waiter, Job& job,
   if (under_way != nullptr) Supersede(context, job, *under_way, kind);
   PendingOrder& order = NewOrder(context, job, kind, timeout_ms);
   order.by = command.by;
+  order.device = limits ? command.device : 0;
+  order.bytes = limits ? bytes : 0;
   order.waiters.push_back(waiter);
   Emit(context, "order_sent", job.name,
        absl::StrCat(Verb(kind), " of ", job.name, " asked by ",

@@ -119,7 +119,8 @@ struct PendingOrder {
   int64_t expires_ns = 0;  // when the daemon itself rolls back
   int64_t sent_ns = 0;
   std::string by;
-  bool rollback = false;  // the opposite of an order that expired
+  int64_t device = 0, bytes = 0;  // of a limit
+  bool rollback = false;          // the opposite of an order that expired
   std::vector<Waiter> waiters;
 };
 

@@ -335,6 +335,18 @@ bool Runtime::MayMove(Returns returns) {
   return returns == Returns::kWhenResumed && !cuda->Capturing();
 }
 
+absl::StatusOr<Bytes> Runtime::LimitDevice(int device, Bytes limit) {
+  CudaJob* const cuda = CudaJob::Current();
+  const auto figures = cuda != nullptr ? cuda->Figures() : std::vector<CudaFigures>();
+  const bool used = std::any_of(figures.begin(), figures.end(),
+                                [&](const CudaFigures& one) { return one.index == device; });
+  if (!used) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("the job has no memory of device ", device, " behind our limits"));
+  }
+  return cuda->MoveLimit(device, limit);
+}
+
 void Runtime::CarryOutMove(const Orders::PendingMove& move) {
   MoveResult result;
   const int64_t begin = clock_.MonotonicNanos();
@@ -342,6 +354,11 @@ void Runtime::CarryOutMove(const Orders::PendingMove& move) {
   if (clock_.Now() > move.request.deadline) {
     result.status =
         absl::DeadlineExceededError("the deadline had passed before the job came to a boundary");
+  } else if (move.request.kind == MoveKind::kLimitDevice) {
+    const auto moved = LimitDevice(move.request.device, move.request.limit);
+    result.status = moved.status();
+    if (moved.ok() && *moved > Bytes(0))
+      result.text = absl::StrCat("moved ", FormatBytes(*moved), " off the device");
   } else {
     result.status = move.request.kind == MoveKind::kSuspend ? Suspend() : Resume();
   }

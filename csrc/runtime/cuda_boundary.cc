@@ -45,6 +45,26 @@ absl::StatusOr<ShrinkResult> CudaJob::MakeRoom(int device, Bytes need) {
   return result;
 }
 
+absl::StatusOr<Bytes> CudaJob::MoveLimit(int index, Bytes limit) {
+  const Bytes old = devices_[index]->account->limit();
+  const Bytes over = SetLimit(index, limit);
+  if (over == Bytes(0)) {
+    if (devices_[index]->suspended || Capturing()) return Bytes(0);  // a boundary brings back
+    TIDE_RETURN_IF_ERROR(Synchronize(index));
+    TIDE_RETURN_IF_ERROR(Restore(index).status());
+    return Bytes(0);
+  }
+  absl::StatusOr<ShrinkResult> room = ShrinkResult{Bytes(0), over, "the job is paused"};
+  if (!devices_[index]->suspended) room = MakeRoom(index, over);
+  if (room.ok() && room->short_by == Bytes(0)) return room->moved;
+  SetLimit(index, old);
+  TIDE_RETURN_IF_ERROR(room.status());
+  if (!devices_[index]->suspended) Restore(index).IgnoreError();  // the next boundary tries again
+  return absl::FailedPreconditionError(absl::StrCat(
+      FormatBytes(room->short_by), " more than ", FormatBytes(limit), " are in use (",
+      room->reason.empty() ? "no page is cold" : room->reason, "); the old limit stays"));
+}
+
 BoundaryResult CudaJob::AtBoundary(int index, Idle idle) {
   BoundaryResult result;
   Device& device = *devices_[index];

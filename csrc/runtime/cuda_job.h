@@ -111,6 +111,10 @@ class CudaJob {
   /// Waits for the device, lets the framework flush its cache, then shrinks by what is missing.
   /// Errors: of the device and the framework; Unavailable while a graph is being captured.
   absl::StatusOr<ShrinkResult> MakeRoom(int device, Bytes need);
+  /// Moves the limit, 0: none, and pages until the job is within it. Returns the bytes that left
+  /// the device. Errors: FailedPrecondition with what is missing and why, Unavailable during a
+  /// capture, of the device; the old limit stays.
+  absl::StatusOr<Bytes> MoveLimit(int device, Bytes limit);
   /// Gives others what they asked for, or else takes back what fits. Does nothing on a suspended
   /// device and during a capture; the next boundary does it then.
   /// `idle`: no iteration runs until ComeBack, so any page may go.

@@ -2,6 +2,7 @@
 
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstring>
 
 #include "absl/strings/str_cat.h"
@@ -108,7 +109,11 @@ void DaemonLink::OnOrder(const wire::Order& order) {
   }
   MoveRequest request;
   request.order_id = order.order_id;
-  request.kind = order.kind == wire::OrderKind::kSuspend ? MoveKind::kSuspend : MoveKind::kResume;
+  request.kind = order.kind == wire::OrderKind::kSuspend  ? MoveKind::kSuspend
+                 : order.kind == wire::OrderKind::kResume ? MoveKind::kResume
+                                                          : MoveKind::kLimitDevice;
+  request.device = static_cast<int>(std::clamp<int64_t>(order.device, -1, 1 << 16));
+  request.limit = Bytes(order.bytes);
   if (order.deadline_ms > 0) request.deadline = absl::Now() + absl::Milliseconds(order.deadline_ms);
   orders_.PutMove(request, [this, id = order.order_id](const MoveResult& result) {
     wire::OrderAck ack;

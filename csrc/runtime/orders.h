@@ -34,12 +34,14 @@ struct GrantResult {
   std::string text;
 };
 
-enum class MoveKind { kSuspend, kResume };
+enum class MoveKind { kSuspend, kResume, kLimitDevice };
 
 struct MoveRequest {
   int64_t order_id = 0;
   MoveKind kind = MoveKind::kSuspend;
   absl::Time deadline = absl::InfiniteFuture();
+  int device = 0;  // of kLimitDevice, with its limit; 0: none
+  Bytes limit;
 };
 
 struct MoveResult {

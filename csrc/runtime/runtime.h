@@ -173,6 +173,8 @@ class Runtime {
   void ChargeStreamed();
   bool MayMove(Returns returns);
   void CarryOutMove(const Orders::PendingMove& move);
+  /// Errors: FailedPrecondition without memory there, else as CudaJob::MoveLimit.
+  absl::StatusOr<Bytes> LimitDevice(int device, Bytes limit);
   absl::Status Suspend();
   /// The host's part of it. On an error all of it is back.
   absl::Status SuspendHost();

@@ -28,7 +28,8 @@ struct Words<GrantStatus> {
 };
 template <>
 struct Words<OrderKind> {
-  static constexpr std::array<absl::string_view, 3> kAll = {"suspend", "resume", "stop"};
+  static constexpr std::array<absl::string_view, 4> kAll = {"suspend", "resume", "stop",
+                                                            "limit_device"};
 };
 template <>
 struct Words<OrderStatus> {
@@ -257,7 +258,7 @@ void Fields(V& v, Grant& m) {
 template <typename V>
 void Fields(V& v, Order& m) {
   v("order_id", m.order_id, kRequired), v("kind", m.kind, kRequired);
-  v("deadline_ms", m.deadline_ms, kRequired);
+  v("deadline_ms", m.deadline_ms, kRequired), v("device", m.device), v("bytes", m.bytes);
 }
 template <typename V>
 void Fields(V& v, Query& m) {
@@ -268,7 +269,7 @@ template <typename V>
 void Fields(V& v, Command& m) {
   v("what", m.what, kRequired), v("job", m.job), v("bytes", m.bytes), v("lane", m.lane);
   v("policy", m.policy), v("priority", m.priority), v("weight", m.weight);
-  v("timeout_ms", m.timeout_ms), v("by", m.by);
+  v("timeout_ms", m.timeout_ms), v("by", m.by), v("device", m.device);
 }
 template <typename V>
 void Fields(V& v, Answer& m) {

@@ -16,7 +16,7 @@ namespace tide::wire {
 enum class Role { kJob, kCli, kNode };
 enum class Priority { kOpportunistic, kNormal, kGuaranteed };  // numbers as in the device table
 enum class GrantStatus { kApplied, kDeferred, kStale, kConflict };
-enum class OrderKind { kSuspend, kResume, kStop };
+enum class OrderKind { kSuspend, kResume, kStop, kLimitDevice };
 enum class OrderStatus { kDone, kFailed, kRolledBack };
 enum class Tier { kOpportunistic, kStandard, kGuaranteed };  // numbers as sched::JobTier
 enum class AllocationState { kRun, kHold, kEnd };            // what a node's part of a job may do
@@ -128,6 +128,8 @@ struct Order {
   int64_t order_id = 0;
   OrderKind kind = OrderKind::kSuspend;
   int64_t deadline_ms = 0;
+  // Of kLimitDevice: the device by the job's own numbers, and its limit; 0: none.
+  int64_t device = 0, bytes = 0;
 };
 struct Query {
   std::string what;
@@ -146,6 +148,7 @@ struct Command {
   std::optional<double> weight;
   int64_t timeout_ms = 10'000;
   std::string by;
+  int64_t device = 0;  // of limit_device
 };
 struct AnswerError {
   std::string code;

@@ -186,8 +186,9 @@ void SessionMachine::Post(OrderAck ack) {
   for (KnownOrder& known : orders_) {
     if (known.order.order_id != ack.order_id) continue;
     known.ack = ack;
-    if (ack.status == OrderStatus::kDone && known.order.kind != OrderKind::kStop) {
-      options_.job.paused = known.order.kind == OrderKind::kSuspend;
+    const bool paused = known.order.kind == OrderKind::kSuspend;
+    if (ack.status == OrderStatus::kDone && (paused || known.order.kind == OrderKind::kResume)) {
+      options_.job.paused = paused;
     }
   }
   QueueAck(std::move(ack));

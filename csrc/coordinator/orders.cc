@@ -1,4 +1,5 @@
-// Pause, resume, stop and the limit of a device: orders with a deadline, answered by the job or rolled back by the daemon.
+// Pause, resume, stop and the limit of a device: orders with a deadline, answered by the job or
+// rolled back by the daemon.
 #include <algorithm>
 
 #include "absl/strings/str_cat.h"
@@ -158,13 +159,11 @@ void SendOrder(Context& context, const Job& job, PendingOrder& order) {
   if (!job.attached()) return;
   order.sent_ns = context.now.mono_ns;
   const int64_t left_ms = (order.expires_ns - kGraceNs - context.now.mono_ns) / 1'000'000;
-  context.effects.push_back(Send{
-      job.peer,
-      wire::Order{.order_id = order.id,
-                  .kind = order.kind,
-                  .deadline_ms = std::max<int64_t>(0, left_ms),
-                  .device = order.device,
-                  .bytes = order.bytes}});
+  context.effects.push_back(Send{job.peer, wire::Order{.order_id = order.id,
+                                                       .kind = order.kind,
+                                                       .deadline_ms = std::max<int64_t>(0, left_ms),
+                                                       .device = order.device,
+                                                       .bytes = order.bytes}});
 }
 
 void OnOrderCommand(Context& context, const Waiter& waiter, Job& job,
@@ -176,9 +175,9 @@ void OnOrderCommand(Context& context, const Waiter& waiter, Job& job,
   const bool limits = kind == wire::OrderKind::kLimitDevice;
   const int64_t bytes = command.bytes.value_or(0);
   if (limits && (bytes < 0 || command.device < 0)) {
-    return ReplyError(context, waiter.peer, waiter.request_id,
-                      {"invalid", "a limit and a device are no negative numbers",
-                       "0 bytes stand for no limit"});
+    return ReplyError(
+        context, waiter.peer, waiter.request_id,
+        {"invalid", "a limit and a device are no negative numbers", "0 bytes stand for no limit"});
   }
   PendingOrder* under_way = FindOrder(context.state, job, kind, command.device);
   if (under_way != nullptr && under_way->kind == kind && (!limits || under_way->bytes == bytes)) {

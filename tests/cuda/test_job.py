@@ -323,6 +323,25 @@ def test_tide_pause_and_resume_move_device_memory_and_all_values_stay(
     assert (machine.folder / "exact").read_text() == "True"
 
 
+def test_tide_limit_moves_what_a_job_has_on_a_device(machine: live_machine.Machine) -> None:
+    limit = f"{HELD_BYTES + (100 << 20)}"  # an iteration takes some too
+    said = machine.tide("limit", "train", limit, "--device", "0")
+    assert "moved" in said and "off the device" in said  # PyTorch's cache
+    assert machine.record()["devices"][0]["device"] <= int(limit)
+    machine.until(lambda job: job["devices"][0]["limit"] == int(limit))
+    said = machine.tide("limit", "train", "10MiB", "--device", "0", code=1)
+    assert "the old limit stays" in said and "are in use" in said
+    assert machine.record()["devices"][0]["limit"] == int(limit)
+    assert "no memory of device 3" in machine.tide(
+        "limit", "train", "1GiB", "--device", "3", code=1
+    )
+    machine.tide("limit", "train", "none", "--device", "0")
+    machine.until(lambda job: job["devices"][0]["limit"] == 0)
+    (machine.folder / "stop").touch()
+    assert machine.jobs[0].wait(live_machine.DEADLINE_S) == 0, (machine.folder / "log").read_text()
+    assert (machine.folder / "exact").read_text() == "True"
+
+
 def test_a_job_gives_others_what_its_cache_holds_at_its_own_boundaries(
     machine: live_machine.Machine,
 ) -> None:

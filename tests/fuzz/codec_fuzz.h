@@ -30,7 +30,7 @@ inline Message RandomMessage(Random& random) {
     case 4:
       return GrantAck{.revision = number, .status = GrantStatus::kDeferred, .parts = map};
     case 5:
-      return Command{.what = text, .bytes = number};
+      return Command{.what = text, .bytes = number, .device = number};
     case 6:
       return Query{.what = text, .follow = true};
     default:

@@ -288,6 +288,23 @@ def test_pause_tells_beforehand_how_long_it_takes_and_how_to_undo_it(capsys: Sai
     assert capsys.readouterr().out == "train goes on in 680 ms\n"
 
 
+def test_the_limit_of_a_gpu_is_an_order_of_its_own(capsys: Said) -> None:
+    daemon = two_jobs()
+    daemon.answers["limit_device"] = {
+        "ok": True,
+        "data": {"job": "train", "took_ms": 40, "text": "limit of train; moved 2 GiB off"},
+    }
+    assert main(["limit", "train", "40GiB", "--device", "1"], edges_of(daemon)) == 0
+    out = capsys.readouterr().out
+    assert out == "limit of train on GPU 1 is 40 GiB in 40 ms: moved 2 GiB off\n"
+    assert daemon.commands[0]["device"] == 1 and daemon.commands[0]["bytes"] == 40 << 30
+    assert main(["limit", "train", "none", "--device", "0"], edges_of(daemon)) == 0
+    assert daemon.commands[1]["bytes"] == 0
+    assert main(["limit", "train", "60%", "--device", "0"], edges_of(daemon)) == 2
+    assert "how large a GPU is" in capsys.readouterr().err
+    assert main(["limit", "train", "1GiB", "--device", "-1"], edges_of(daemon)) == 2
+
+
 def test_pausing_twice_is_no_error(capsys: Said) -> None:
     daemon = two_jobs()
     daemon.answers["pause"] = {"ok": True, "data": {"job": "train", "status": "already_paused"}}

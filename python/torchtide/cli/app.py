@@ -160,14 +160,23 @@ def limit(
     context: typer.Context,
     job: Job,
     size: Annotated[str, typer.Argument(help='Such as 2GiB, 60% of the device, or "none".')],
+    device: Annotated[
+        int | None,
+        typer.Option(metavar="INDEX", help="Of this GPU's memory, as the job numbers them."),
+    ] = None,
     timeout: Timeout = 10.0,
     json_output: Json = False,
 ) -> None:
     """Set the memory budget of a job; takes effect at its next iteration."""
     from torchtide.cli import jobs
 
-    with exits.reported(json_output, f"tide limit {job} {size}"):
-        raise exits.Exit(jobs.limit(_edges(context), job, size, timeout, json_output))
+    asked = f"tide limit {job} {size}" + (f" --device {device}" if device is not None else "")
+    with exits.reported(json_output, asked):
+        if device is None:
+            raise exits.Exit(jobs.limit(_edges(context), job, size, timeout, json_output))
+        raise exits.Exit(
+            jobs.limit_device(_edges(context), job, size, device, timeout, json_output)
+        )
 
 
 @app.command(epilog=examples.of("pause"))

@@ -13,7 +13,12 @@ LINES: Final[Mapping[str, tuple[str, ...]]] = {
     ),
     "ps": ("tide ps", "tide ps --json"),
     "top": ("tide top", "tide top --once"),
-    "limit": ("tide limit train 2GiB", "tide limit train 60%", "tide limit train none"),
+    "limit": (
+        "tide limit train 2GiB",
+        "tide limit train 60%",
+        "tide limit train none",
+        "tide limit train 40GiB --device 0",
+    ),
     "pause": ("tide pause train", "tide pause train --timeout 300"),
     "resume": ("tide resume train",),
     "resize": ("tide resize elastic_digits 2",),

@@ -59,6 +59,42 @@ def limit(edges: Edges, job: str, size: str, timeout_s: float, json_output: bool
     return exits.DEADLINE if status == "pending" else exits.OK
 
 
+def limit_device(
+    edges: Edges, job: str, size: str, device: int, timeout_s: float, json_output: bool
+) -> int:
+    """Sets the limit of a job on one GPU and tells what that moved."""
+    asked = f"tide limit {job} {size} --device {device}"
+    if size.strip().endswith("%"):
+        raise errors.OptionError(
+            "the daemon does not know how large a GPU is",
+            asked=asked,
+            advice="give a size such as 40GiB; `tide doctor` shows the GPU's",
+        )
+    if device < 0:
+        raise errors.OptionError("a GPU's index is 0 or more", asked=asked, advice="see `tide ps`")
+    if elastic_orders.find(job) is not None:
+        raise errors.OptionError(
+            f"{job} is an elastic job, and those run on the CPU",
+            asked=asked,
+            advice=f"`tide limit {job} SIZE` without --device",
+        )
+    wanted = _fixed_bytes(size, asked)
+    with (
+        open_daemon(edges.connect, timeout_s + _ANSWER_MARGIN_S) as daemon,
+        suggesting(daemon, job),
+    ):
+        data = daemon.command(
+            "limit_device", job=job, device=device, bytes=wanted, timeout_ms=_timeout_ms(timeout_s)
+        )
+    name = text.clean(str(data.get("job") or job))
+    shown = core.format_bytes(wanted) if wanted else "none"
+    sentence = f"limit of {name} on GPU {device} is {shown}{_took(data)}"
+    if "; moved" in str(data.get("text")):
+        sentence += ": " + str(data["text"]).rpartition("; ")[2]
+    _show(json_output, {"ok": True, **data}, lambda: print(text.fold(sentence)))
+    return exits.OK
+
+
 def order_limit(edges: Edges, job: str, size: str, timeout_s: float) -> str:
     """Sets the budget of a job; what came of it as a sentence."""
     whole = elastic_orders.find(job)

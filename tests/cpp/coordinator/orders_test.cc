@@ -1,4 +1,4 @@
-// Pause, resume and stop, from command to answer.
+// Pause, resume, stop and limits of devices, from command to answer.
 #include "cpp/coordinator/fakes.h"
 
 namespace tide::coordinator {
@@ -36,6 +36,48 @@ TEST_F(OrdersTest, PauseAndResumeGoRound) {
   EXPECT_EQ(Take<wire::Answer>(cli_)->data.Text("text"),
             "train resumed by `tide resume` in 120 ms after 12 s");
   EXPECT_FALSE(job().paused);
+}
+
+TEST_F(OrdersTest, ALimitOfADeviceIsCarriedOutByTheJobAndLeavesPausesAlone) {
+  Say(cli_, wire::Command{.what = "limit_device", .job = "train", .bytes = 1 << 30, .device = 1},
+      1);
+  const auto order = Take<wire::Order>(job_);
+  ASSERT_TRUE(order.has_value());
+  EXPECT_EQ(order->kind, wire::OrderKind::kLimitDevice);
+  EXPECT_EQ(order->device, 1);
+  EXPECT_EQ(order->bytes, 1 << 30);
+  Say(job_, wire::OrderAck{.order_id = order->order_id,
+                           .status = wire::OrderStatus::kDone,
+                           .took_ms = 120,
+                           .text = "moved 2 MiB off the device"});
+  EXPECT_EQ(Take<wire::Answer>(cli_)->data.Text("text"),
+            "limit of train on device 1 is 1 GiB by `tide limit`, in 120 ms; moved 2 MiB off the "
+            "device");
+  EXPECT_FALSE(job().paused);
+}
+
+TEST_F(OrdersTest, ALimitOfADeviceThatTheJobCannotKeepIsAFailureWithItsReason) {
+  Say(cli_, wire::Command{.what = "limit_device", .job = "train", .bytes = 1 << 20}, 1);
+  Acknowledge(wire::OrderStatus::kFailed, "2 MiB more than 1 MiB are in use");
+  const auto answer = Take<wire::Answer>(cli_);
+  ASSERT_TRUE(answer->error.has_value());
+  EXPECT_EQ(answer->error->message,
+            "limit of train was rolled back: 2 MiB more than 1 MiB are in use");
+}
+
+TEST_F(OrdersTest, ANewerLimitOfTheSameDeviceOvertakesAndOneOfAnotherGoesBeside) {
+  const auto limit = [&](int64_t device, int64_t bytes, uint64_t request) {
+    Say(cli_,
+        wire::Command{.what = "limit_device", .job = "train", .bytes = bytes, .device = device},
+        request);
+  };
+  limit(0, 1 << 20, 1);
+  limit(1, 1 << 20, 2);
+  limit(0, 2 << 20, 3);
+  EXPECT_EQ(Take<wire::Answer>(cli_)->error->code, "failed") << "the first was overtaken";
+  EXPECT_EQ(core_->state().orders.size(), 2u);
+  limit(0, -1, 4);
+  EXPECT_EQ(Take<wire::Answer>(cli_)->error->code, "invalid");
 }
 
 TEST_F(OrdersTest, PausingAPausedJobSaysSoAndDoesNothing) {

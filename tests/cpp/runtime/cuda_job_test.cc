@@ -82,6 +82,32 @@ TEST_F(CudaJobTest, AResumeAsksNotForPagesThatALimitKeepsInHostMemory) {
   EXPECT_EQ(job_->pages().counts(1).host_mapped, Bytes(0));
 }
 
+TEST_F(CudaJobTest, ALimitThatMovesTakesColdPagesOffAndAGreaterOneBringsThemBack) {
+  cold_ = {{segments_[1].at, MiB(4)}};
+  const auto moved = job_->MoveLimit(1, MiB(2));
+  ASSERT_TRUE(moved.ok()) << moved.status();
+  EXPECT_EQ(*moved, MiB(4));
+  EXPECT_EQ(job_->pages().counts(1).host_mapped, MiB(4));
+  EXPECT_TRUE(Exact());
+  const auto grown = job_->MoveLimit(1, MiB(4));
+  ASSERT_TRUE(grown.ok()) << grown.status();
+  EXPECT_EQ(job_->pages().counts(1).host_mapped, MiB(2));
+  ASSERT_TRUE(job_->MoveLimit(1, Bytes(0)).ok());
+  EXPECT_EQ(job_->pages().counts(1).host_mapped, Bytes(0));
+  EXPECT_TRUE(Exact());
+}
+
+TEST_F(CudaJobTest, ALimitBelowWhatIsInUseLeavesTheOldOneAndAllPages) {
+  cold_ = {{segments_[1].at, MiB(2)}};
+  ASSERT_TRUE(job_->MoveLimit(1, MiB(100)).ok());
+  const absl::Status status = job_->MoveLimit(1, MiB(2)).status();
+  EXPECT_TRUE(absl::IsFailedPrecondition(status)) << status;
+  EXPECT_THAT(std::string(status.message()), ::testing::HasSubstr("2 MiB more than 2 MiB"));
+  EXPECT_EQ(job_->Report(1).limit, MiB(100));
+  EXPECT_EQ(job_->pages().counts(1).host_mapped, Bytes(0));
+  EXPECT_TRUE(Exact());
+}
+
 TEST_F(CudaJobTest, ABoundaryGivesOthersColdPagesAndTakesThemBackLater) {
   cold_ = {{segments_[1].at, MiB(4)}};
   Ask(1, MiB(4));

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from torchtide import cuda as cuda
     from torchtide import memory as memory
     from torchtide import sim as sim
+    from torchtide._signals import on_save as on_save
     from torchtide.elastic import elastic as elastic
     from torchtide.runtime import iterations as iterations
     from torchtide.runtime import job as job
@@ -28,7 +29,16 @@ _RUNTIME = {"iterations", "job", "start", "set_limit", "pause", "resume", "repor
 _MODULES = {"cuda", "memory", "runtime", "errors", "cli", "elastic", "notebook", "sim", "tracking"}
 _NOTEBOOK = {"load_ipython_extension", "unload_ipython_extension"}
 
-__all__ = ["__version__", "cuda", "elastic", "errors", "memory", "track", *sorted(_RUNTIME)]
+__all__ = [
+    "__version__",
+    "cuda",
+    "elastic",
+    "errors",
+    "memory",
+    "on_save",
+    "track",
+    *sorted(_RUNTIME),
+]
 
 
 def __getattr__(name: str) -> Any:
@@ -38,6 +48,8 @@ def __getattr__(name: str) -> Any:
         return importlib.import_module(f"torchtide.{name}")
     if name in _RUNTIME:
         return getattr(importlib.import_module("torchtide.runtime"), name)
+    if name == "on_save":
+        return importlib.import_module("torchtide._signals").on_save
     if name == "track":
         return importlib.import_module("torchtide.tracking").track
     if name in _NOTEBOOK:  # %load_ext torchtide

@@ -74,6 +74,11 @@ class Gate:
         self.on_begun: Callable[[float | None], None] | None = None
         #: Told True while the next iteration waits for this process to be resumed, then False.
         self.on_held: Callable[[bool], None] | None = None
+        #: Told before an iteration waits for its turn: the optimizer steps so far.
+        self.before_begin: Callable[[int], None] | None = None
+        #: Called when the turn is here, before anything of the iteration: may write, may raise.
+        self.after_begin: Callable[[], None] | None = None
+        self.begun = False  # an iteration was ever begun
 
     def install(self, arm: Callable[[bool], None]) -> None:
         """Sets the hooks in torch; `arm` starts and stops the operator gate."""
@@ -248,7 +253,10 @@ class Gate:
         if self.on_first_iteration is not None:
             first, self.on_first_iteration = self.on_first_iteration, None
             first()
+        if self.before_begin is not None:
+            self.before_begin(self.steps_seen)
         _core.begin_iteration(phase, self._paused)
+        self.begun = True
         paused_s = self._notice.running()
         if paused_s is not None and self.on_held is not None:
             self.on_held(False)
@@ -261,6 +269,8 @@ class Gate:
             self._armed = recording
         if self.on_begun is not None:
             self.on_begun(paused_s)
+        if self.after_begin is not None:
+            self.after_begin()
 
     def _paused(self) -> None:
         self._notice.paused()

@@ -43,6 +43,7 @@ JOB_VARIABLES: Final = (
     "TIDE_PRIORITY",
     "TIDE_LANE",
     "TIDE_ELASTIC_FD",
+    "TIDE_ON_SIGNAL",
 )
 CLAIM_VARIABLE: Final = "TIDE_JOB_PID"
 #: Value of TIDE_LANE for a process that takes no turns.

@@ -91,7 +91,7 @@ def start(
         _core.set_option("job.name", ranked, "call")
         for option in ("job.limit", "job.min_memory"):
             _core.parse_bytes(_core.get_option(option))
-        from torchtide import _adapter, _cuda_autostart
+        from torchtide import _adapter, _cuda_autostart, _signals
 
         _cuda_autostart.check_option()
         adapter = _adapter.load()
@@ -106,6 +106,7 @@ def start(
         _find_daemon()
         _started = True
         _cuda_autostart.install()
+        _signals.install()
     return str(_core.name())
 
 

@@ -5,7 +5,8 @@ import errno
 import json
 import os
 import pathlib
-from collections.abc import Mapping, Sequence
+import signal
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NoReturn
 
 import pytest
@@ -252,3 +253,61 @@ def test_the_option_daemon_decides_whether_one_is_started(
     started(with_environ(broken, TIDE_DISABLE="1"), "python", "train.py")
     assert isinstance(broken.ensure_daemon, Starter)
     assert broken.ensure_daemon.asked == 1
+
+
+# ------------------------------------------------------------------------------------------------
+# Signals
+
+
+@pytest.fixture
+def dispositions() -> Iterator[None]:
+    """What this process does on the words is as before afterwards."""
+    words = (signal.SIGUSR1, signal.SIGUSR2, signal.SIGTSTP)
+    before = {number: signal.getsignal(number) for number in words}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+def test_signals_become_a_variable_of_the_job(edges: Edges, dispositions: None) -> None:
+    became = started(
+        edges, "--on-signal", "SIGUSR1=pause,usr2=resume", "--on-signal", "TERM=save", "--", "true"
+    )
+    assert became.environ["TIDE_ON_SIGNAL"] == "USR1=pause,USR2=resume,TERM=save"
+    # Until the job is hooked the words do nothing; what ends a process otherwise still does.
+    assert signal.getsignal(signal.SIGUSR1) == signal.SIG_IGN
+    assert signal.getsignal(signal.SIGTERM) != signal.SIG_IGN
+
+
+def test_without_signals_nothing_is_ignored(edges: Edges, dispositions: None) -> None:
+    before = signal.getsignal(signal.SIGUSR1)
+    assert "TIDE_ON_SIGNAL" not in started(edges, "--", "true").environ
+    switched_off = with_environ(edges, TIDE_DISABLE="1")
+    started(switched_off, "--on-signal", "USR1=pause", "--", "true")
+    assert signal.getsignal(signal.SIGUSR1) == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--on-signal", "KILL=pause"], "KILL is not one of USR1"),
+        (["--on-signal", "USR1"], '"" is not one of pause'),
+        (["--on-signal", "USR1=stop"], '"stop" is not one of pause'),
+        (["--on-signal", "=pause"], "an empty word is not one of"),
+        (["--on-signal", ","], "it names no signal"),
+        (["--on-signal", "USR1=pause,USR1=save"], "USR1 is to do two things"),
+        (["--on-signal", "USR1=save", "--processes", "2"], "an elastic job cannot save"),
+    ],
+)
+def test_signals_that_make_no_sense_are_refused(
+    edges: Edges, capsys: pytest.CaptureFixture[str], arguments: list[str], said: str
+) -> None:
+    assert main(["run", *arguments, "--", "true"], edges) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_a_variable_of_the_users_own_is_checked_too(
+    edges: Edges, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["run", "--", "true"], with_environ(edges, TIDE_ON_SIGNAL="USR1=what")) == 2
+    assert 'TIDE_ON_SIGNAL=USR1=what: "what" is not one of' in capsys.readouterr().err

@@ -109,11 +109,25 @@ class _Finder:
         return None
 
 
+def _ignore_words() -> None:
+    """SIGUSR1 for the job must not end its helpers, which a scheduler signals alike."""
+    words = os.environ.get("TIDE_ON_SIGNAL", "")
+    if not words:
+        return
+    import _signal  # type: ignore[import-not-found]  # builtin
+
+    for entry in words.split(","):
+        name = entry.partition("=")[0].strip().upper()
+        if name[-4:] in ("USR1", "USR2", "TSTP"):
+            _signal.signal(getattr(_signal, "SIG" + name[-4:]), _signal.SIG_IGN)
+
+
 def _wait_for_torch() -> None:
     if os.environ.get("TIDE_RUN") != "1":
         return
     if os.environ.get("TIDE_DISABLE", "").lower() in ("1", "true", "t", "yes", "y"):
         return
+    _ignore_words()
     if "torch" in sys.modules:  # a .pth file was faster
         _torch_is_here()
     else:

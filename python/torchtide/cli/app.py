@@ -115,6 +115,13 @@ def run(
         int | None,
         typer.Option(metavar="N", help="Iterations in all, for the turn policy srtf."),
     ] = None,
+    on_signal: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="SIGNAL=ACTION",
+            help="What a signal does: pause, resume, save or save-and-end; repeatable.",
+        ),
+    ] = None,
     json_output: Json = False,
 ) -> None:
     """Start a command as a job: tide run -- python train.py.
@@ -126,7 +133,8 @@ def run(
 
     with exits.reported(json_output):
         options = runner.RunOptions(
-            name, limit, min_memory, priority, lane, json_output, processes, iterations
+            *(name, limit, min_memory, priority, lane, json_output, processes, iterations),
+            on_signal=on_signal or (),
         )
         raise exits.Exit(runner.run(options, command, _edges(context)))
 

@@ -12,14 +12,14 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 from typing import Any, Final
 
-from torchtide import _launch
+from torchtide import _launch, _signal_words
 from torchtide.cli import core, exits
 from torchtide.errors import NoSuchJob, OptionError, ResizeAborted, Stale
 
@@ -163,14 +163,18 @@ class Launcher:
 
     @contextmanager
     def _signals(self) -> Iterator[None]:
-        """SIGTERM and SIGINT end the workers, then the launcher."""
+        """SIGTERM and SIGINT end the workers, then the launcher; others as `--on-signal` says."""
 
         def end(number: int, _: FrameType | None) -> None:
             self._ending = number
             for child in self.children.values():
                 child.send_signal(number)
 
-        before = {number: signal.signal(number, end) for number in (signal.SIGTERM, signal.SIGINT)}
+        handlers: dict[int, Any] = {signal.SIGTERM: end, signal.SIGINT: end}
+        words = _signal_words.parse(self.environ.get(_signal_words.VARIABLE, ""), "elastic job")
+        for name, action in words.items():
+            handlers[_signal_words.number_of(name)] = self._order_of(action)
+        before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
         try:
             yield
         finally:
@@ -183,6 +187,18 @@ class Launcher:
                     child.wait()
             for number, handler in before.items():
                 signal.signal(number, handler)
+
+    def _order_of(self, action: str) -> Callable[[int, FrameType | None], None]:
+        """A handler that pauses or resumes all processes; they stop before the same step."""
+
+        def order(number: int, _: FrameType | None) -> None:
+            try:
+                self.group.pause(action == _signal_words.PAUSE)
+            except RuntimeError as error:  # it has ended, or changes its size just now
+                name = signal.Signals(number).name
+                print(f"tide: {name}: {self.name} cannot {action}: {error}", file=sys.stderr)
+
+        return order
 
 
 def launch(

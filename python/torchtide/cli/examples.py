@@ -10,6 +10,7 @@ LINES: Final[Mapping[str, tuple[str, ...]]] = {
         "tide run -- python train.py --epochs 3",
         "tide run --limit 2GiB --priority opportunistic -- bash sweep.sh",
         "tide run --processes 1:4 -- python examples/elastic_digits.py",
+        "tide run --on-signal USR1=pause --on-signal TERM=save-and-end -- python train.py",
     ),
     "ps": ("tide ps", "tide ps --json"),
     "top": ("tide top", "tide top --once"),

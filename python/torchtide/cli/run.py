@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from torchtide import _launch
+from torchtide import _launch, _signal_words
 from torchtide.cli import command_line, core, elastic, exits, settings
 from torchtide.cli.edges import Edges
 from torchtide.cli.text import clean
@@ -38,6 +38,7 @@ class RunOptions:
     json_output: bool = False
     processes: str | None = None
     iterations: int | None = None
+    on_signal: Sequence[str] = ()
 
 
 def run(options: RunOptions, command: Sequence[str], edges: Edges) -> int:
@@ -65,6 +66,9 @@ def run(options: RunOptions, command: Sequence[str], edges: Edges) -> int:
     settings.check_environment(edges.environ)
     from_files = settings.exported(settings.apply(edges.folder, edges.environ), edges.environ)
     environ = job_environment({**edges.environ, **from_files}, chosen, inspection.name)
+    _check_signals(environ, bounds is not None)
+    if not _disabled(environ):
+        _signal_words.ignore(environ.get(_signal_words.VARIABLE, ""))
     started = _start_daemon(edges, environ)
     if options.json_output:
         exits.emit_json(_told(environ, command, started))
@@ -128,7 +132,41 @@ def checked_options(options: RunOptions) -> dict[str, str]:
                 advice="leave it out where the number is not known",
             )
         chosen["TIDE_JOB_ITERATIONS"] = str(options.iterations)
+    if options.on_signal:
+        chosen[_signal_words.VARIABLE] = _checked_signals(options.on_signal)
     return chosen
+
+
+def _checked_signals(words: Sequence[str]) -> str:
+    """What `--on-signal` says, in the words of the job's variable.
+
+    Raises:
+        OptionError: It makes no sense.
+    """
+    text = ",".join(words)
+    actions = _signal_words.parse(text, f"--on-signal {text}")
+    if not actions:
+        raise OptionError(
+            "it names no signal", asked=f"--on-signal {text!r}", advice="--on-signal USR1=pause"
+        )
+    return ",".join(f"{name}={action}" for name, action in actions.items())
+
+
+def _check_signals(environ: Mapping[str, str], elastic_job: bool) -> None:
+    """Checks the signals of the job, said here or by the user's own variable.
+
+    Raises:
+        OptionError: They make no sense, or the job cannot do what they say.
+    """
+    text = environ.get(_signal_words.VARIABLE, "")
+    actions = _signal_words.parse(text, f"{_signal_words.VARIABLE}={text}")
+    writes = sorted(action for action in actions.values() if action in _signal_words.WRITING)
+    if elastic_job and writes:
+        raise OptionError(
+            f"an elastic job cannot {writes[0]} on a signal",
+            asked=f"--on-signal {text} with --processes",
+            advice="save in the loop: if run.step() and run.is_main: run.save(PATH)",
+        )
 
 
 def parse_size(text: str, asked: str) -> int:
@@ -236,11 +274,14 @@ def _checked_name(name: str) -> str:
     return name
 
 
+def _disabled(environ: Mapping[str, str]) -> bool:
+    return environ.get("TIDE_DISABLE", "").lower() in ("1", "true", "t", "yes", "y")
+
+
 def _start_daemon(edges: Edges, environ: Mapping[str, str]) -> dict[str, Any]:
     """Starts the daemon if the options say so; a job can live without one: trouble is only told."""
     mode = {option["name"]: option["value"] for option in core.options()}.get("daemon", "auto")
-    disabled = environ.get("TIDE_DISABLE", "").lower() in ("1", "true", "t", "yes", "y")
-    if mode == "off" or disabled:
+    if mode == "off" or _disabled(environ):
         return {"state": "off"}
     folder = core.runtime_dir()
     try:

@@ -176,11 +176,15 @@ bool CudaJob::AskAndWait(int index, Bytes bytes, Idle idle) {
     if (short_by == Bytes(0)) return true;
     const int64_t now = RealClock().MonotonicNanos();
     if (now >= ask_at) {
-      // What has been asked before and is not given yet is as good, unless nothing comes of it.
+      // What has been asked before and is not given yet is as good, unless nothing comes of it:
+      // then those are asked who have promised nothing.
       const bool comes = ask_at == begin || device.file->FreedWord() != seen_then;
-      const Bytes promised = comes ? Promised(device) : Bytes(0);
+      const Bytes promised = Promised(device);
+      const Bytes missing_now = comes ? short_by - promised : short_by;
       const bool any =
-          promised < short_by && AskOthers(device, HowMuchToAsk(device, short_by - promised));
+          missing_now > Bytes(0) &&
+          AskOthers(device, idle == Idle::kYes ? missing_now : HowMuchToAsk(device, missing_now),
+                    comes ? Whom::kAnybody : Whom::kPromisedNothing);
       if (!any && ask_at == begin && promised == Bytes(0)) return false;
       seen_then = seen;
       ask_at = now + kAskAgainNanos;
@@ -218,18 +222,19 @@ Bytes CudaJob::HowMuchToAsk(Device& device, Bytes need) {
   return need;
 }
 
-bool CudaJob::AskOthers(Device& device, Bytes bytes) {
+bool CudaJob::AskOthers(Device& device, Bytes bytes, Whom whom) {
   std::vector<sched::VictimMember> members;
   for (int i = 0; i < shm::kSlotCount; ++i) {
     shm::JobSlot& other = device.file->table().slots[i];
     if (!shm::IsLive(other)) continue;
     // relaxed: figures of a moment
+    const Bytes promised(other.reclaim_bytes.load(std::memory_order_relaxed));
+    if (whom == Whom::kPromisedNothing && promised > Bytes(0)) continue;
     sched::VictimMember member;
     member.id = SlotId(i);
     member.resident = Bytes(other.private_bytes.load(std::memory_order_relaxed));
     member.guaranteed = Bytes(other.budget_bytes_guaranteed.load(std::memory_order_relaxed));
-    member.reclaimable =
-        member.resident - Bytes(other.reclaim_bytes.load(std::memory_order_relaxed));
+    member.reclaimable = member.resident - promised;
     member.priority = static_cast<sched::Priority>(other.priority.load(std::memory_order_relaxed));
     member.last_run = absl::Nanoseconds(other.heartbeat_ns.load(std::memory_order_relaxed));
     members.push_back(member);

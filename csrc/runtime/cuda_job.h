@@ -178,8 +178,9 @@ class CudaJob {
   static Bytes Headroom(const Device& device, Bytes total);
   bool NeedMemory(int device, Bytes bytes);
   static Bytes HowMuchToAsk(Device& device, Bytes need);
+  enum class Whom { kAnybody, kPromisedNothing };
   /// False when nobody has any.
-  bool AskOthers(Device& device, Bytes bytes);
+  bool AskOthers(Device& device, Bytes bytes, Whom whom);
   /// What others have been asked for, by whomever, and not given yet.
   static Bytes Promised(const Device& device);
   /// Asks others for what is missing to `bytes` and waits until they gave it, within need.wait_ms.

@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from torchtide.cli import examples, exits
+from torchtide.cli.demo import demo_command
 from torchtide.cli.edges import Edges
 
 app = typer.Typer(
@@ -474,6 +475,9 @@ def doctor(context: typer.Context, json_output: Json = False) -> None:
 
     with exits.reported(json_output):
         raise exits.Exit(examiner.doctor(_edges(context), json_output))
+
+
+app.command("demo", epilog=examples.of("demo"))(demo_command)
 
 
 @app.command(epilog=examples.of("shutdown"))

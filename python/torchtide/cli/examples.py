@@ -36,6 +36,7 @@ LINES: Final[Mapping[str, tuple[str, ...]]] = {
     "simulate": ("tide simulate trace.csv -p fifo -p srtf --cluster 64",),
     "config": ("tide config --reasons",),
     "doctor": ("tide doctor",),
+    "demo": ("tide demo", "tide demo resize"),
     "shutdown": ("tide shutdown",),
 }
 

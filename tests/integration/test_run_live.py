@@ -5,6 +5,7 @@ import itertools
 import json
 import os
 import pathlib
+import re
 import select
 import signal
 import subprocess
@@ -42,6 +43,19 @@ def test_a_script_without_changes_is_a_job_with_its_figures(machine: Machine) ->
     assert "train" in table and "1 GiB" in table
     picture = machine.tide("top", "--once")
     assert "of 4 GiB" in picture and "lane 0" in picture
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh"])
+def test_tab_completes_the_name_of_the_job_that_runs(machine: Machine, shell: str) -> None:
+    asked = {
+        "_TIDE_COMPLETE": f"complete_{shell}",
+        "COMP_WORDS": "tide pause tr",
+        "COMP_CWORD": "2",
+        "_TYPER_COMPLETE_ARGS": "tide pause tr",
+    }
+    ended = processes.tide([], {**machine.environ, **asked}, machine.folder)
+    assert ended.returncode == 0, ended.stderr
+    assert re.findall(r"[\w-]+", ended.stdout.replace("_arguments", ""))[-1:] == ["train"]
 
 
 def test_a_limit_takes_effect_and_says_how_to_undo_it(machine: Machine) -> None:

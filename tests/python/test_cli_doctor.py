@@ -198,3 +198,47 @@ def test_json_lists_every_check_and_a_failure_is_exit_code_one(
     assert main(["doctor"], edges) == 1
     said = capsys.readouterr().out
     assert "fail sky: it falls\n     fix: hold it\n" in said
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "said"),
+    [
+        ("TIDE_CUDA_HOOK", "off", "it stays PyTorch's"),
+        ("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments: False", "which the hook needs"),
+        ("PYTORCH_ALLOC_CONF", "backend:cudaMallocAsync", "has no pages to move"),
+    ],
+)
+def test_what_is_set_against_the_hook_of_devices_is_told(
+    tmp_path: pathlib.Path, variable: str, value: str, said: str
+) -> None:
+    (found,) = checks.device_memory(host(tmp_path, **{variable: value}))
+    assert (found.level, found.fix) == (WARN, f"unset {variable}")
+    assert said in found.found
+    harmless = host(tmp_path, PYTORCH_CUDA_ALLOC_CONF="expandable_segments:True")
+    assert levels(checks.device_memory(harmless)) == [OK]
+
+
+def test_other_ways_to_share_a_device_are_told(tmp_path: pathlib.Path) -> None:
+    assert levels(checks.device_sharing(host(tmp_path))) == [OK]
+    put(tmp_path, "/tmp/nvidia-mps/control", "")
+    put(tmp_path, "/run/mps/control", "")
+    (found,) = checks.device_sharing(host(tmp_path))
+    assert (found.level, found.fix) == (WARN, "echo quit | nvidia-cuda-mps-control")
+    elsewhere = host(tmp_path, CUDA_MPS_PIPE_DIRECTORY="/nowhere")
+    assert levels(checks.device_sharing(elsewhere)) == [OK]
+    named = host(tmp_path, CUDA_MPS_PIPE_DIRECTORY="/run/mps", CUDA_VISIBLE_DEVICES="MIG-1a2b")
+    assert levels(checks.device_sharing(named)) == [WARN, OK]
+
+
+def test_each_finding_that_is_not_ok_comes_with_its_fix(
+    tmp_path: pathlib.Path,
+) -> None:
+    put(tmp_path, "/tmp/nvidia-mps/control", "")
+    put(tmp_path, "/sys/kernel/mm/transparent_hugepage/enabled", "always madvise [never]")
+    broken = host(
+        tmp_path, "2.10.0", TIDE_DISABLE="1", TIDE_CUDA_HOOK="off", LD_PRELOAD="libvgpu.so"
+    )
+    findings = [finding for check in checks.ALL for finding in check(broken)]
+    bad = [finding for finding in findings if finding.level != OK]
+    assert len(bad) >= 7
+    assert [finding for finding in bad if not finding.fix] == []

@@ -18,6 +18,10 @@ def main(argv: Sequence[str] | None = None, edges: Edges | None = None) -> int:
         argv: Arguments without the program's name; those of the process by default.
         edges: The world outside; the real one by default.
     """
+    from torchtide.cli import completion
+
+    if argv is None and completion.answered():
+        return 0
     from torchtide.cli.app import run_app
 
     return run_app(argv, edges)

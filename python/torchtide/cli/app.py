@@ -50,9 +50,15 @@ def _edges(context: typer.Context) -> Edges:
 
 
 def _complete_job(context: typer.Context, incomplete: str) -> list[str]:
-    from torchtide.cli import jobs
+    from torchtide.cli import completion
 
-    return [name for name in jobs.job_names(Edges()) if name.startswith(incomplete)]
+    return [name for name in completion.job_names() if name.startswith(incomplete)]
+
+
+def _complete_elastic_job(context: typer.Context, incomplete: str) -> list[str]:
+    from torchtide.cli import completion
+
+    return [name for name in completion.elastic_names() if name.startswith(incomplete)]
 
 
 def _print_version(wanted: bool) -> None:
@@ -213,7 +219,12 @@ def resume(
 @app.command(epilog=examples.of("resize"))
 def resize(
     context: typer.Context,
-    job: Annotated[str, typer.Argument(help="Name of a job started with --processes.")],
+    job: Annotated[
+        str,
+        typer.Argument(
+            help="Name of a job started with --processes.", autocompletion=_complete_elastic_job
+        ),
+    ],
     processes: Annotated[int, typer.Argument(help="How many are wanted.")],
     timeout: Timeout = 120.0,
     json_output: Json = False,

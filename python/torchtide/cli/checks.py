@@ -261,7 +261,7 @@ def huge_pages(host: Host) -> list[Finding]:
                 "huge pages",
                 WARN,
                 "the kernel says nothing about them",
-                "nothing: moving pages is slower",
+                "a kernel with CONFIG_TRANSPARENT_HUGEPAGE; it works without",
             )
         ]
     if chosen[1] == "never":
@@ -356,6 +356,38 @@ def preloads(host: Host) -> list[Finding]:
     return findings or [Finding("preload", OK, "none")]
 
 
+def device_memory(host: Host) -> list[Finding]:
+    """What would take the memory of a GPU out of the hook's hands."""
+    name = "device memory"
+    findings = []
+    if host.environ.get("TIDE_CUDA_HOOK") == "off":
+        findings.append(
+            Finding(name, WARN, "TIDE_CUDA_HOOK=off: it stays PyTorch's", "unset TIDE_CUDA_HOOK")
+        )
+    for variable in ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"):
+        stated = host.environ.get(variable, "").replace(" ", "").lower()
+        if "expandable_segments:false" in stated:
+            why = f"{variable} turns expandable segments off, which the hook needs"
+            findings.append(Finding(name, WARN, why, f"unset {variable}"))
+        if "backend:cudamallocasync" in stated:
+            why = f"{variable} chooses cudaMallocAsync, which has no pages to move"
+            findings.append(Finding(name, WARN, why, f"unset {variable}"))
+    return findings or [Finding(name, OK, "nothing is set against the hook")]
+
+
+def device_sharing(host: Host) -> list[Finding]:
+    """MPS and MIG: other ways to share a GPU, beside ours."""
+    name, findings = "device sharing", []
+    pipe = host.environ.get("CUDA_MPS_PIPE_DIRECTORY", "/tmp/nvidia-mps")
+    if (host.root / pipe.lstrip("/") / "control").exists():
+        why = "an MPS server runs: jobs compute at once although they take turns"
+        findings.append(Finding(name, WARN, why, "echo quit | nvidia-cuda-mps-control"))
+    if "MIG-" in host.environ.get("CUDA_VISIBLE_DEVICES", ""):
+        why = "CUDA_VISIBLE_DEVICES names a slice of a GPU (MIG): its size is the device's"
+        findings.append(Finding(name, OK, why))
+    return findings or [Finding(name, OK, "neither MPS nor MIG")]
+
+
 def runtime_folder(host: Host) -> list[Finding]:
     """The folder of the socket and the device table is the user's alone."""
     path = core.runtime_dir()
@@ -393,5 +425,7 @@ ALL: Final[tuple[Callable[[Host], list[Finding]], ...]] = (
     address_space,
     tracing,
     preloads,
+    device_memory,
+    device_sharing,
     runtime_folder,
 )

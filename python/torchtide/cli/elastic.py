@@ -270,6 +270,11 @@ def _living(path: Path) -> dict[str, int] | None:
         return None
 
 
+def living_names() -> list[str]:
+    """Names of the elastic jobs whose launcher lives, sorted."""
+    return sorted(path.stem for path in _folder().glob("*.json") if _living(path))
+
+
 def open_group(job: str) -> Any:
     """The group of a running elastic job.
 
@@ -278,7 +283,7 @@ def open_group(job: str) -> Any:
     """
     note = _living(_folder() / f"{job.replace('/', '_')}.json")
     if note is None:
-        there = sorted(path.stem for path in _folder().glob("*.json") if _living(path))
+        there = living_names()
         raise NoSuchJob(
             f'no elastic job is called "{job}"'
             + (f"; there are {', '.join(there)}" if there else "; there is none at all"),

@@ -16,12 +16,14 @@ from torchtide._gate import GATE
 
 _LOG = logging.getLogger("torchtide")
 
+#: Also gets a point at the first iteration under another limit.
+LIMIT: Final = "tide/limit_bytes"
 #: Curves and the figure of `tide.report()` that each shows.
 CURVES: Final[Mapping[str, str]] = {
     "tide/memory_bytes": "committed",
     "tide/demoted_bytes": "demoted",
     "tide/outside_bytes": "outside",
-    "tide/limit_bytes": "limit",
+    LIMIT: "limit",
     "tide/waited_seconds": "wait_seconds_total",
 }
 #: A point at each iteration that began after a pause: how long that was.
@@ -45,13 +47,17 @@ class Tracker:
         self._every = every
         self._step = step
         self._begun = 0
+        self._limit = -1  # when it was last logged
 
     def begun(self, paused_s: float | None) -> None:
         """An iteration has begun; `paused_s` is how long the job was paused before it."""
         points = {} if paused_s is None else {PAUSED: paused_s}
+        report = _core.report()  # 7 us
         if self._begun % self._every == 0:
-            report = _core.report()
             points.update({curve: float(report[key]) for curve, key in CURVES.items()})
+        elif report["limit"] != self._limit:
+            points[LIMIT] = float(report["limit"])
+        self._limit = report["limit"]
         self._begun += 1
         if not points:
             return
@@ -82,7 +88,8 @@ def track(
     Args:
         writer: a SummaryWriter of TensorBoard, or what has its `add_scalar`. None: the MLflow run
             that is active when a point is due; where there is none, nothing is logged.
-        every: iterations between two points of a curve. Pauses are logged as they end.
+        every: iterations between two points of a curve. Pauses are logged as they end, and a limit
+            that has moved at the next iteration.
         step: gives the step to log at; default: the iterations that tide has counted.
 
     Returns:

@@ -72,6 +72,28 @@ def tensorboard_has_the_curves_and_the_pause() -> None:
 
 
 @check
+def a_limit_that_moves_is_a_point_of_its_own() -> None:
+    class Kept:
+        def __init__(self) -> None:
+            self.points: list[tuple[str, float]] = []
+
+        def add_scalar(self, tag: str, scalar_value: float, global_step: int) -> None:
+            self.points.append((tag, scalar_value))
+
+    kept = Kept()
+    tide.track(kept, every=1000)
+    train(3)
+    tide.set_limit("8GiB")
+    train(3)
+    tide.set_limit(None)
+    train(3)
+    GATE.on_begun = None
+    limits = [value for tag, value in kept.points if tag == tracking.LIMIT]
+    assert limits == [0.0, float(8 << 30), 0.0], limits
+    assert len(kept.points) == len(tracking.CURVES) + 2
+
+
+@check
 def an_active_mlflow_run_gets_the_points_and_none_is_started() -> None:
     try:
         import mlflow

@@ -117,10 +117,10 @@ def page() -> str:
     lines = [
         "# Compatibility",
         "",
-        "What tests ended with, and where; written by `scripts/compatibility` from recorded results "
-        "of the tests that continuous",
-        "integration runs. A figure is a number of tests; a skipped one had a reason, which the run "
-        "printed. Rows that no run has",
+        "What tests ended with, and where; written by `scripts/compatibility` from recorded "
+        "results of the tests that continuous",
+        "integration runs. A figure is a number of tests; a skipped one had a reason, which the "
+        "run printed. Rows that no run has",
         "been recorded of say so: `scripts/test --torch all && scripts/compatibility record`.",
         "",
         f"| | {' | '.join('torch ' + kept[column]['on']['torch'] for column in columns)} |",

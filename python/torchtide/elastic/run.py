@@ -54,7 +54,8 @@ class Run:
         self._orders: Orders | None = None  # of a job that others can order about
         self._base = 0  # steps that were done before this job began: a checkpoint's
         self._restored: list[torch.Tensor] | None = None  # contexts out of a checkpoint
-        self._backed = self._stepped = self._standing = False
+        self._backed = self._stepped = self._standing = self._stopped = False
+        self._on_step: Callable[[], None] | None = None
         self._settled = True  # no step is half done
         self._group = DESCRIPTOR in os.environ
         self._hosts = not self._group and hosts.launched()
@@ -176,6 +177,8 @@ class Run:
         self._obey()
         while self.step_index < len(loader):
             yield from self._one_step(loader)
+            if self._stopped and self._settled:
+                break
             if not self._exchange.advance(self._at()):
                 raise Released(0)
             self._receive_or_send()
@@ -215,6 +218,27 @@ class Run:
                 return False
             self._fold_absent(absent)
         return self._finish()
+
+    def on_step(self, function: Callable[[], None] | None) -> None:
+        """Has `function` called after each step, in every process, before the next one begins.
+
+        Also where a process had no samples in the step, so that the body of the loop did not run
+        there. What it decides must not depend on the process.
+        """
+        self._on_step = function
+
+    def take_up(self, worker: int = 0) -> None:
+        """Puts a logical worker's buffers and random states in place, as they are after the step.
+
+        For an evaluation inside of `on_step`; it changes nothing in the training.
+        """
+        if self.worker_id >= 0 or not self._settled:
+            raise OptionError("it belongs between two steps", asked=f"run.take_up({worker})")
+        self._load(worker)
+
+    def stop(self) -> None:
+        """Ends the loop after the present step. All processes must call it in the same step."""
+        self._stopped = True
 
     @property
     def generation(self) -> int:
@@ -362,6 +386,8 @@ class Run:
         self._training.apply()
         self.step_index += 1
         self._settled = True
+        if self._on_step is not None:
+            self._on_step()
         return True
 
     def _obey(self) -> None:

@@ -1,0 +1,107 @@
+"""What the adapters refuse, and what they say where a package is missing."""
+
+from __future__ import annotations
+
+import pathlib
+import subprocess
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from torchtide.errors import OptionError
+
+torch = pytest.importorskip("torch")
+
+
+@pytest.mark.parametrize("name", ["transformers", "lightning", "ray"])
+def test_a_missing_package_is_named_with_the_command_that_installs_it(name: str) -> None:
+    program = (
+        f"import sys; sys.modules[{name!r}] = None\n"
+        f"try:\n    import torchtide.integrations.{name}\n"
+        "except ImportError as error:\n    print(error)\n"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=120, check=True
+    )
+    assert f'needs {name}: pip install "torchtide[{name}]"' in ended.stdout
+
+
+@pytest.fixture
+def hugging_face(tmp_path: pathlib.Path) -> Callable[..., Any]:
+    """Makes an ElasticTrainer over eight samples; arguments of TrainingArguments."""
+    transformers = pytest.importorskip("transformers")
+    from torchtide.integrations.transformers import ElasticTrainer
+
+    class Model(torch.nn.Module):  # type: ignore[misc,name-defined]
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = torch.nn.Linear(2, 1)
+
+        def forward(self, x: Any) -> dict[str, Any]:
+            return {"loss": self.layer(x).square().mean()}
+
+    def make(kind: type = ElasticTrainer, samples: int = 8, **options: Any) -> Any:
+        arguments = transformers.TrainingArguments(
+            output_dir=str(tmp_path), report_to=[], use_cpu=True, disable_tqdm=True,
+            save_strategy="no", max_steps=2, **options,
+        )  # fmt: skip
+        data = [{"x": torch.ones(2) * index} for index in range(samples)]
+        return kind(Model(), arguments, train_dataset=data, workers=4)
+
+    return make
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"neftune_noise_alpha": 1.0}, "neftune_noise_alpha"),
+        ({"auto_find_batch_size": True}, "the batch defines the result"),
+        ({"push_to_hub": True}, "push when the training is over"),
+        ({"include_num_input_tokens_seen": "all"}, "include_num_input_tokens_seen"),
+        ({"eval_on_start": True, "eval_strategy": "no"}, "call evaluate"),
+    ],
+)
+def test_trainers_options_that_cannot_work_are_refused(
+    hugging_face: Callable[..., Any], options: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(OptionError, match=words):
+        hugging_face(**options)
+
+
+def test_a_training_step_that_would_not_be_called_is_refused(
+    hugging_face: Callable[..., Any],
+) -> None:
+    from torchtide.integrations.transformers import ElasticTrainer
+
+    class Own(ElasticTrainer):
+        def training_step(self, *args: Any, **kwargs: Any) -> Any:
+            raise AssertionError
+
+    with pytest.raises(OptionError, match="override compute_loss"):
+        hugging_face(Own)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"train_sampling_strategy": "group_by_length"}, "chooses samples by itself"),
+        ({"samples": 3}, "3 samples cannot feed 4 logical workers"),
+    ],
+)
+def test_data_that_cannot_be_divided_are_refused_before_the_first_step(
+    hugging_face: Callable[..., Any], options: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(OptionError, match=words):
+        hugging_face(per_device_train_batch_size=1, **options).train()
+
+
+def test_a_folder_that_trainer_itself_has_written_is_no_checkpoint_of_a_run(
+    hugging_face: Callable[..., Any], tmp_path: pathlib.Path
+) -> None:
+    trainer = hugging_face(per_device_train_batch_size=1)
+    assert trainer.train().global_step == 2
+    with pytest.raises(OptionError, match=r"has no elastic\.pt"):
+        trainer.train(resume_from_checkpoint=str(tmp_path))
+    with pytest.raises(OptionError, match="there is no checkpoint"):
+        trainer.train(resume_from_checkpoint=True)

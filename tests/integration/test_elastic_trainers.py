@@ -88,3 +88,25 @@ def test_a_hugging_face_trainer_gives_the_bits_of_one_process(
     assert moved["digests"]["36"] == alone["digests"]["36"]
     assert moved["digests"].items() <= alone["digests"].items()
     assert moved["evaluated"] == alone["evaluated"][-len(moved["evaluated"]) :]
+
+
+@pytest.mark.slow
+def test_a_lightning_module_gives_the_bits_of_one_process(
+    tmp_path: pathlib.Path, environment: dict[str, str]
+) -> None:
+    pytest.importorskip("lightning")
+    alone = train("elastic_lightning.py", tmp_path / "alone", environment)
+    assert len(alone["digests"]) == len(set(alone["digests"].values())) == 32
+    assert alone["epochs"] == list(range(8)) and len(alone["valid"]) == 16
+    assert alone["rates"] == [1e-2 / 2 ** (epoch // 2) for epoch in range(8)]
+    assert alone["metrics"] == ["loss", "valid"]
+    resumed = train(
+        "elastic_lightning.py", tmp_path / "resumed", environment,
+        "--resume", str(tmp_path / "alone/runs/run-20.pt"),
+    )  # fmt: skip
+    assert resumed["digests"] == {str(n): alone["digests"][str(n)] for n in range(21, 33)}
+    assert resumed["valid"] == alone["valid"][10:]
+    moved = train_resized("elastic_lightning.py", tmp_path / "moved", environment)
+    assert moved["digests"]["32"] == alone["digests"]["32"]
+    assert moved["digests"].items() <= alone["digests"].items()
+    assert moved["valid"] == alone["valid"][-len(moved["valid"]) :]

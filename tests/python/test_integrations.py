@@ -105,3 +105,70 @@ def test_a_folder_that_trainer_itself_has_written_is_no_checkpoint_of_a_run(
         trainer.train(resume_from_checkpoint=str(tmp_path))
     with pytest.raises(OptionError, match="there is no checkpoint"):
         trainer.train(resume_from_checkpoint=True)
+
+
+@pytest.fixture
+def lightning_module() -> Any:
+    lightning = pytest.importorskip("lightning")
+
+    class Module(lightning.LightningModule):  # type: ignore[misc]
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = torch.nn.Linear(2, 1)
+
+        def training_step(self, batch: Any, index: int) -> Any:
+            return self.layer(batch[0]).square().mean()
+
+        def configure_optimizers(self) -> Any:
+            return torch.optim.SGD(self.parameters(), lr=0.1)
+
+    return Module
+
+
+def fit(module: Any, samples: int = 8, **options: Any) -> Any:
+    from torchtide.integrations.lightning import ElasticTrainer
+
+    data = torch.utils.data.TensorDataset(torch.ones(samples, 2))
+    loader = torch.utils.data.DataLoader(data, batch_size=1)
+    return ElasticTrainer(workers=4, **options).fit(module, loader)
+
+
+def test_a_plain_module_is_fitted(lightning_module: Any) -> None:
+    module = lightning_module()
+    before = module.layer.weight.detach().clone()
+    fit(module)
+    assert not torch.equal(before, module.layer.weight)
+
+
+@pytest.mark.parametrize(
+    ("member", "value", "words"),
+    [
+        ("automatic_optimization", property(lambda self: False), "steps its optimizers itself"),
+        ("backward", lambda self, loss: loss.backward(), "backward would not be called"),
+        ("training_step", lambda self, batch, index: None, "a batch cannot be left out"),
+        ("configure_optimizers", lambda self: [], "0 optimizers"),
+        (
+            "configure_optimizers",
+            lambda self: {
+                "optimizer": (o := torch.optim.SGD(self.parameters(), 0.1)),
+                "lr_scheduler": torch.optim.lr_scheduler.ReduceLROnPlateau(o),
+            },
+            "follows metrics",
+        ),
+    ],
+)
+def test_modules_that_cannot_be_trained_are_refused(
+    lightning_module: Any, member: str, value: Any, words: str
+) -> None:
+    odd = type("Odd", (lightning_module,), {member: value})
+    with pytest.raises(OptionError, match=words):
+        fit(odd())
+
+
+def test_words_and_numbers_that_make_no_sense_are_refused(lightning_module: Any) -> None:
+    with pytest.raises(OptionError, match="32-true or bf16-mixed"):
+        fit(lightning_module(), precision="16-mixed")
+    with pytest.raises(OptionError, match="3 samples cannot feed 4"):
+        fit(lightning_module(), samples=3)
+    with pytest.raises(OptionError, match="no LightningModule"):
+        fit(torch.nn.Linear(2, 1))

@@ -110,7 +110,8 @@ class Launcher:
         for pid in spare[: max(0, excess)]:
             self.children[pid].terminate()
 
-    def _spawn(self) -> None:
+    def _environ_of_next(self) -> dict[str, str]:
+        """The environment of the next process."""
         environ = {
             **self.environ,
             DESCRIPTOR: str(self.descriptor),
@@ -121,10 +122,13 @@ class Launcher:
         limit = int(self.group.report()["limit"])
         if limit:  # of the whole job; from its first step on a process knows how many there are
             environ["TIDE_LIMIT"] = str(limit // int(self.group.report()["target"]))
+        return environ
+
+    def _spawn(self) -> None:
         child = subprocess.Popen(
             list(self.command),
             executable=self.program,
-            env=environ,
+            env=self._environ_of_next(),
             pass_fds=(self.descriptor,),
         )
         self._started += 1
@@ -213,7 +217,7 @@ def launch(
     if limit:
         group.limit(limit)
     name = environ["TIDE_JOB_NAME"]
-    with _published(name, descriptor) as known_as:
+    with published(name, descriptor) as known_as:
         return Launcher(program, command, environ, known_as, descriptor, group).serve()
 
 
@@ -226,7 +230,7 @@ def _folder() -> Path:
 
 
 @contextmanager
-def _published(name: str, descriptor: int) -> Iterator[str]:
+def published(name: str, descriptor: int) -> Iterator[str]:
     """Leaves a note of where the memory file is, under a name that no living job has."""
     _launch.prepare_runtime_dir(core.runtime_dir())
     folder = _folder()
@@ -297,6 +301,19 @@ def open_group(job: str) -> Any:
 
 
 def resize(job: str, processes: int, timeout_s: float, json_output: bool) -> int:
+    """`tide resize`: see `change_size`. Its exit code."""
+    told = change_size(job, processes, timeout_s)
+    if json_output:
+        exits.emit_json(told)
+    else:
+        print(
+            f"{job}: {told['from']} -> {processes} processes at step {told['step']}, "
+            f"{told['took_s']:.2f} s"
+        )
+    return exits.OK
+
+
+def change_size(job: str, processes: int, timeout_s: float) -> dict[str, Any]:
     """Changes the number of processes and waits until the job runs on it.
 
     Raises:
@@ -344,7 +361,7 @@ def resize(job: str, processes: int, timeout_s: float, json_output: bool) -> int
                 advice="a long iteration or start needs a longer --timeout",
             )
         group.await_news(news, _TICK_S)
-    told = {
+    return {
         "job": job,
         "from": len(before["pids"]),
         "to": processes,
@@ -353,11 +370,3 @@ def resize(job: str, processes: int, timeout_s: float, json_output: bool) -> int
         "generation": report["generation"],
         "pids": report["pids"],
     }
-    if json_output:
-        exits.emit_json(told)
-    else:
-        print(
-            f"{job}: {told['from']} -> {processes} processes at step {told['step']}, "
-            f"{told['took_s']:.2f} s"
-        )
-    return exits.OK

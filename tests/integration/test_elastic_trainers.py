@@ -44,8 +44,10 @@ def result(folder: pathlib.Path) -> dict[str, Any]:
     return found
 
 
-def train_resized(script: str, folder: pathlib.Path, environment: dict[str, str]) -> dict[str, Any]:
-    """The result of two processes, then one, then three."""
+def train_resized(
+    script: str, folder: pathlib.Path, environment: dict[str, str], *sizes: int
+) -> dict[str, Any]:
+    """The result of two processes, then of other numbers."""
     folder.mkdir()
     os.mkfifo(folder / "go")
     command = [
@@ -55,7 +57,7 @@ def train_resized(script: str, folder: pathlib.Path, environment: dict[str, str]
     with started(environment, "--processes", "1:3", "--name", "trainer", "--", *command) as job:
         await_step(job, 1)
         go = os.open(folder / "go", os.O_RDWR)
-        for size in (1, 3):
+        for size in sizes:
             code, answer = tide(
                 environment, "resize", "trainer", str(size), "--timeout", str(DEADLINE_S)
             )
@@ -73,17 +75,17 @@ def test_a_hugging_face_trainer_gives_the_bits_of_one_process(
     tmp_path: pathlib.Path, environment: dict[str, str]
 ) -> None:
     pytest.importorskip("transformers")
-    alone = train("elastic_hf.py", tmp_path / "alone", environment)
+    alone = train(
+        "elastic_hf.py", tmp_path / "alone", environment, "--resume", "runs/checkpoint-28"
+    )
     assert alone["finite"] and alone["steps"] == 36 and len(alone["digests"]) == 36
     assert alone["logged"] == list(range(2, 37, 2)) and len(alone["evaluated"]) == 9
     assert len(set(alone["digests"].values())) == 36
-    resumed = train(
-        "elastic_hf.py", tmp_path / "resumed", environment,
-        "--resume", str(tmp_path / "alone/runs/checkpoint-28"),
-    )  # fmt: skip
+    resumed = alone["resumed"]
     assert resumed["digests"] == {str(n): alone["digests"][str(n)] for n in range(29, 37)}
     assert resumed["evaluated"] == alone["evaluated"]
-    moved = train_resized("elastic_hf.py", tmp_path / "moved", environment)
+    # The joiner is there at the end: it must have counted the evaluations before its time.
+    moved = train_resized("elastic_hf.py", tmp_path / "moved", environment, 3)
     assert moved["steps"] == 36
     assert moved["digests"]["36"] == alone["digests"]["36"]
     assert moved["digests"].items() <= alone["digests"].items()
@@ -95,18 +97,17 @@ def test_a_lightning_module_gives_the_bits_of_one_process(
     tmp_path: pathlib.Path, environment: dict[str, str]
 ) -> None:
     pytest.importorskip("lightning")
-    alone = train("elastic_lightning.py", tmp_path / "alone", environment)
+    alone = train(
+        "elastic_lightning.py", tmp_path / "alone", environment, "--resume", "runs/run-20.pt"
+    )
     assert len(alone["digests"]) == len(set(alone["digests"].values())) == 32
     assert alone["epochs"] == list(range(8)) and len(alone["valid"]) == 16
     assert alone["rates"] == [1e-2 / 2 ** (epoch // 2) for epoch in range(8)]
     assert alone["metrics"] == ["loss", "valid"]
-    resumed = train(
-        "elastic_lightning.py", tmp_path / "resumed", environment,
-        "--resume", str(tmp_path / "alone/runs/run-20.pt"),
-    )  # fmt: skip
+    resumed = alone["resumed"]
     assert resumed["digests"] == {str(n): alone["digests"][str(n)] for n in range(21, 33)}
     assert resumed["valid"] == alone["valid"][10:]
-    moved = train_resized("elastic_lightning.py", tmp_path / "moved", environment)
+    moved = train_resized("elastic_lightning.py", tmp_path / "moved", environment, 3, 1)
     assert moved["digests"]["32"] == alone["digests"]["32"]
     assert moved["digests"].items() <= alone["digests"].items()
     assert moved["valid"] == alone["valid"][-len(moved["valid"]) :]

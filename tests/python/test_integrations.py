@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pathlib
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -12,6 +13,18 @@ import pytest
 from torchtide.errors import OptionError
 
 torch = pytest.importorskip("torch")
+
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+
+
+def run_snippet(page: str, marker: str, names: dict[str, Any]) -> dict[str, Any]:
+    """Runs the guide's Python block with `marker` in it; what it needs is in `names`."""
+    text = (ROOT / "docs/guides" / page).read_text(encoding="utf-8")
+    (block,) = [b for b in re.findall(r"```python\n(.*?)```", text, re.S) if marker in b]
+    space = names | {"__name__": "__main__"}
+    exec(compile(block, page, "exec"), space)
+    return space
 
 
 @pytest.mark.parametrize("name", ["transformers", "lightning", "ray"])
@@ -172,3 +185,56 @@ def test_words_and_numbers_that_make_no_sense_are_refused(lightning_module: Any)
         fit(lightning_module(), samples=3)
     with pytest.raises(OptionError, match="no LightningModule"):
         fit(torch.nn.Linear(2, 1))
+
+
+def test_the_guides_lines_for_hugging_face_train(tmp_path: pathlib.Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    config = transformers.GPT2Config(
+        vocab_size=16, n_positions=4, n_embd=8, n_layer=1, n_head=1, bos_token_id=0, eos_token_id=0
+    )
+    rows = [{"input_ids": torch.tensor([i % 16, 1, 2, 3])} for i in range(20)]
+    data = [row | {"labels": row["input_ids"]} for row in rows]
+    arguments = transformers.TrainingArguments(
+        output_dir=str(tmp_path), report_to=[], use_cpu=True, disable_tqdm=True, max_steps=3
+    )
+    model = transformers.GPT2LMHeadModel(config)
+    names = {"model": model, "arguments": arguments, "data": data, "held_out": data[:4]}
+    space = run_snippet("frameworks.md", "integrations.transformers", names)
+    assert space["trainer"].state.global_step == 3
+
+
+def test_the_guides_lines_for_lightning_train(
+    lightning_module: Any, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    data = torch.utils.data.TensorDataset(torch.ones(16, 2))
+    loader = torch.utils.data.DataLoader(data, batch_size=1)
+    names = {"module": lightning_module(), "train_loader": loader, "val_loader": None}
+    run_snippet("frameworks.md", "integrations.lightning", names)
+    assert torch.load(tmp_path / "run.pt")["step"] == 6
+
+
+@pytest.mark.integration
+@pytest.mark.slow
+def test_the_guides_lines_for_ray_train(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ray = pytest.importorskip("ray")
+    folder = tmp_path / "run"
+    folder.mkdir(mode=0o700)
+    monkeypatch.setenv("TIDE_RUNTIME_DIR", str(folder))
+    monkeypatch.setenv("PYTHONPATH", str(ROOT / "python"))
+
+    def make() -> tuple[Any, Any]:
+        model = torch.nn.Linear(4, 2)
+        return model, torch.optim.SGD(model.parameters(), lr=0.1)
+
+    dataset = torch.utils.data.TensorDataset(torch.ones(51200, 4), torch.zeros(51200).long())
+    names = {"make": make, "dataset": dataset, "criterion": torch.nn.functional.cross_entropy}
+    ray.init(num_cpus=2, include_dashboard=False, object_store_memory=100 << 20)
+    monkeypatch.setattr(ray, "init", lambda: None)
+    try:
+        run_snippet("elastic.md", "tide_ray.start", names)
+    finally:
+        ray.shutdown()
+    assert "[600, 600]" in capsys.readouterr().out

@@ -1,7 +1,8 @@
 """A small GPT-2 from its configuration, with dropout, trained by `ElasticTrainer`.
 
 elastic_hf.py OUT [--pipe FIFO] [--resume FOLDER] [--folder F] [--patience N]: with a pipe each
-sample waits a little until somebody writes into it, so that a resize finds the training.
+sample waits a little until somebody writes into it, so that a resize finds the training. With
+--resume it trains a second time, from a checkpoint of the first.
 """
 
 import argparse
@@ -48,17 +49,17 @@ class Words(torch.utils.data.Dataset):
 class Steps(TrainerCallback):
     """Leaves a digest of each step; draws numbers, which must not matter."""
 
-    digests = {}
-    begun = ended = 0
+    def __init__(self):
+        self.digests, self.begun, self.ended = {}, 0, 0
 
     def on_step_begin(self, arguments, state, control, **_):
-        Steps.begun += 1
+        self.begun += 1
         torch.rand(3)
 
     def on_step_end(self, arguments, state, control, **_):
-        Steps.ended += 1
-        run = trainer._run
-        Steps.digests[state.global_step] = run.digest()
+        self.ended += 1
+        run = self.trainer._run
+        self.digests[state.global_step] = run.digest()
         if state.is_world_process_zero:
             print(f"step {state.global_step} processes {run.processes} ", flush=True)
 
@@ -66,7 +67,6 @@ class Steps(TrainerCallback):
 config = GPT2Config(
     bos_token_id=0, eos_token_id=0, vocab_size=64, n_positions=12, n_embd=32, n_layer=2, n_head=2
 )
-torch.manual_seed(7)
 arguments = TrainingArguments(
     output_dir=args.folder,
     per_device_train_batch_size=3,
@@ -86,26 +86,38 @@ arguments = TrainingArguments(
     use_cpu=True,
     bf16=True,
 )
-# Counts evaluations: all processes must count the same, joiners too.
-callbacks = [Steps(), EarlyStoppingCallback(args.patience, early_stopping_threshold=10.0)]
-trainer = ElasticTrainer(
-    GPT2LMHeadModel(config),
-    arguments,
-    train_dataset=Words(SAMPLES, 1, paced=True),
-    eval_dataset=Words(8, 2),
-    callbacks=callbacks,
-    workers=3,
-)
-output = trainer.train(resume_from_checkpoint=args.resume)
-assert Steps.begun == Steps.ended, (Steps.begun, Steps.ended)
-trainer.save_model(f"{args.folder}/last")
-if trainer.is_world_process_zero():
+
+
+def train(resume=None):
+    """The trainer afterwards, and what can be compared."""
+    torch.manual_seed(7)
+    steps = Steps()
+    # Counts evaluations: all processes must count the same, joiners too.
+    patience = EarlyStoppingCallback(args.patience, early_stopping_threshold=10.0)
+    trainer = steps.trainer = ElasticTrainer(
+        GPT2LMHeadModel(config),
+        arguments,
+        train_dataset=Words(SAMPLES, 1, paced=True),
+        eval_dataset=Words(8, 2),
+        callbacks=[steps, patience],
+        workers=3,
+    )
+    output = trainer.train(resume_from_checkpoint=resume)
+    assert steps.begun == steps.ended, (steps.begun, steps.ended)
     state = torch.cat([p.detach().flatten() for p in trainer.model.parameters()])
-    result = {
+    history = trainer.state.log_history
+    return trainer, {
         "steps": output.global_step,
-        "digests": Steps.digests,
+        "digests": steps.digests,
         "finite": bool(state.isfinite().all()),
-        "logged": [entry["step"] for entry in trainer.state.log_history if "loss" in entry],
-        "evaluated": [e["eval_loss"] for e in trainer.state.log_history if "eval_loss" in e],
+        "logged": [entry["step"] for entry in history if "loss" in entry],
+        "evaluated": [entry["eval_loss"] for entry in history if "eval_loss" in entry],
     }
-    pathlib.Path(args.out).write_text(json.dumps(result))
+
+
+trainer, found = train()
+trainer.save_model(f"{args.folder}/last")
+if args.resume:
+    found["resumed"] = train(args.resume)[1]
+if trainer.is_world_process_zero():
+    pathlib.Path(args.out).write_text(json.dumps(found))

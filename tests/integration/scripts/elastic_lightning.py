@@ -1,7 +1,8 @@
 """A LightningModule with BatchNorm, dropout, validation and a schedule, trained elastically.
 
 elastic_lightning.py OUT [--pipe FIFO] [--resume FILE] [--folder F]: with a pipe each sample waits a
-little until somebody writes into it, so that a resize finds the training.
+little until somebody writes into it, so that a resize finds the training. With --resume it trains a
+second time, from a checkpoint of the first.
 """
 
 import argparse
@@ -81,45 +82,48 @@ class Rows(lightning.fabric.loggers.logger.Logger):
 
     def log_metrics(self, metrics, step=None):
         if "loss" in metrics:
-            print(f"step {step} processes {trainer._run.processes} ", flush=True)
+            print(f"step {step} processes {self.trainer._run.processes} ", flush=True)
 
 
-torch.manual_seed(7)
-pathlib.Path(args.folder).mkdir(exist_ok=True)
-trainer = ElasticTrainer(
-    workers=3,
-    max_epochs=8,
-    accumulate_grad_batches=2,
-    gradient_clip_val=1.0,
-    loggers=Rows(),
-    checkpoint=f"{args.folder}/run.pt",
-)
-digests = {}
-module = Classifier()
-after = trainer._after_step
+def train(resume=None):
+    """The trainer afterwards, and what can be compared."""
+    torch.manual_seed(7)
+    rows, digests, module = Rows(), {}, Classifier()
+    trainer = rows.trainer = ElasticTrainer(
+        workers=3,
+        max_epochs=8,
+        accumulate_grad_batches=2,
+        gradient_clip_val=1.0,
+        loggers=rows,
+        checkpoint=f"{args.folder}/run.pt",
+    )
+    after = trainer._after_step
 
+    def noted():
+        after()
+        digests[trainer._run.step_index] = trainer._run.digest()
+        if trainer._run.step_index == 20 and trainer._run.is_main and not resume:
+            os.link(f"{args.folder}/run.pt", f"{args.folder}/run-20.pt")
 
-def noted():
-    after()
-    digests[trainer._run.step_index] = trainer._run.digest()
-    if trainer._run.step_index == 20 and trainer._run.is_main:
-        os.link(f"{args.folder}/run.pt", f"{args.folder}/run-20.pt")
-
-
-trainer._after_step = noted
-metrics = trainer.fit(
-    module,
-    DataLoader(Points(74, 1, paced=True), batch_size=3, shuffle=True, drop_last=True),
-    DataLoader(Points(8, 2), batch_size=4),
-    ckpt_path=args.resume,
-)
-if trainer.is_main:
-    found = {
-        "steps": max(digests),
+    trainer._after_step = noted
+    metrics = trainer.fit(
+        module,
+        DataLoader(Points(74, 1, paced=True), batch_size=3, shuffle=True, drop_last=True),
+        DataLoader(Points(8, 2), batch_size=4),
+        ckpt_path=resume,
+    )
+    return trainer, {
         "digests": digests,
         "valid": module.valid,
         "rates": module.rates,
         "epochs": module.epochs,
         "metrics": sorted(metrics),
     }
+
+
+pathlib.Path(args.folder).mkdir(exist_ok=True)
+trainer, found = train()
+if args.resume:
+    found["resumed"] = train(args.resume)[1]
+if trainer.is_main:
     pathlib.Path(args.out).write_text(json.dumps(found))

@@ -297,3 +297,33 @@ def test_a_loss_that_is_no_number_reaches_every_weight_and_no_process_waits() ->
             if run.step():
                 break
     assert all(torch.isnan(parameter).all() for parameter in model.parameters())
+
+
+def test_what_is_done_between_steps_changes_nothing_and_may_end_the_loop() -> None:
+    def digest(watch: bool) -> tuple[list[int], str]:
+        steps, last = [], ""
+        with Run(3, (1, 1)) as run:
+            model, _, data = small(run, epochs=2)
+
+            def look() -> None:
+                nonlocal last
+                steps.append(run.step_index)
+                last = run.digest()
+                if watch:
+                    run.take_up(2)
+                    model(torch.rand(5, 4))
+                    random.random()
+                if run.step_index == 7:
+                    run.stop()
+
+            run.on_step(look)
+            for batch in run.iterations(data):
+                with pytest.raises(OptionError, match="between two steps"):
+                    run.take_up()
+                run.backward(nn.functional.cross_entropy(model(batch.x), batch.y))
+                run.step()
+            assert run.step_index == 7 < len(data)
+        return steps, last
+
+    assert digest(True) == digest(False)
+    assert digest(True)[0] == list(range(1, 8))

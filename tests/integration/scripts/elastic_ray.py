@@ -88,7 +88,7 @@ try:
     job.wait(DEADLINE_S)
 except TideError as error:
     found["broken"] = f"{error}: {error.__cause__}"
-job = tide_ray.start(train, "", processes=(2, 2), epochs=100000)
+job = tide_ray.start(train, "", processes=(1, 1), epochs=100000)
 await_steps(job, 1)
 job.stop()
 try:

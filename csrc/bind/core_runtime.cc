@@ -248,9 +248,10 @@ void BindRuntime(py::module_& module) {
       "name", [] { return Running().name(); }, "The job's name as the daemon made it unique.");
   module.def(
       "shutdown",
-      [](int exit_code) {
+      [](std::optional<int> exit_code) {
         py::gil_scoped_release release;
         if (Runtime::Current() != nullptr) Runtime::Current()->Shutdown(exit_code);
       },
-      py::arg("exit_code") = 0);
+      py::arg("exit_code") = py::none(),
+      "Leaves lane and ledgers; the process is about to end, with that code or the one of exit.");
 }

@@ -1,10 +1,12 @@
 #include "runtime/runtime.h"
 
 #include <pthread.h>
+#include <stdlib.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <thread>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
@@ -360,12 +362,19 @@ void Runtime::Tell(absl::string_view kind, absl::string_view text) {
   if (link_) link_->Event(kind, text);
 }
 
-void Runtime::Shutdown(int exit_code) {
+void Runtime::SayBye(int status) {
+  if (arena_->passes_through()) return;
+  absl::MutexLock lock(&link_mu_);
+  if (link_) link_->Bye(status & 0xff);
+}
+
+void Runtime::Shutdown(std::optional<int> exit_code) {
   if (arena_->passes_through()) return;  // a forked child owns nothing
   Leave().IgnoreError();
-  {
-    absl::MutexLock lock(&link_mu_);
-    if (link_) link_->Bye(exit_code);
+  if (exit_code) {
+    SayBye(*exit_code);
+  } else if (!std::exchange(says_bye_at_exit_, true)) {
+    on_exit([](int status, void*) { Current()->SayBye(status); }, nullptr);
   }
   // What the process holds goes when the kernel takes it back, not now: an interpreter with much to
   // tear down is in no hurry.

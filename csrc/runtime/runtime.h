@@ -124,8 +124,9 @@ class Runtime {
   void SampleSoon();
   /// Makes the job known to the daemon, now or whenever one answers; once.
   void Register(const std::string& script);
-  /// Tells the daemon and frees the slot; called at exit.
-  void Shutdown(int exit_code);
+  /// Leaves lane and ledger; called at exit. The daemon is told the code, or without one the C
+  /// library's when the process calls exit: an interpreter does not know it before.
+  void Shutdown(std::optional<int> exit_code);
 
  private:
   Runtime(const JobOptions& options, std::unique_ptr<shm::DeviceFile> device, SlotId slot_id);
@@ -213,7 +214,9 @@ class Runtime {
   LaneId lane_;                     // the one it joined last
   bool admitted_ = false;           // its measured sizes were looked at and it may run
   bool queued_ = false;
-  bool keep_turn_ = false;     // survivors could not leave, or hold_until_ns_ is not reached
+  bool keep_turn_ = false;  // survivors could not leave, or hold_until_ns_ is not reached
+  void SayBye(int status);
+  bool says_bye_at_exit_ = false;
   bool turn_follows_ = false;  // the thread that trains is in TakeTurn
   bool first_move_ = true;
   int64_t say_away_ns_ = 0;     // when it may be said again that device memory is missing

@@ -352,8 +352,10 @@ def set_option(name: str, value: str, origin: str = 'call') -> None:
     """
     Overrides an option. Raises KeyError for unknown names.
     """
-def shutdown(exit_code: typing.SupportsInt | typing.SupportsIndex = 0) -> None:
-    ...
+def shutdown(exit_code: typing.SupportsInt | typing.SupportsIndex | None = None) -> None:
+    """
+    Leaves lane and ledgers; the process is about to end, with that code or the one of exit.
+    """
 def simulate(trace: Trace, policy: typing.Any, nodes: typing.SupportsInt | typing.SupportsIndex, gpus_per_node: typing.SupportsInt | typing.SupportsIndex, policy_options: dict[str, typing.Any] = {}, cluster_options: dict[str, typing.Any] = {}, timed: bool = False, logged: bool = False, spans: bool = False) -> dict[str, typing.Any]:
     """
     Replays a trace; returns its figures. One node of all GPUs is placement by count.

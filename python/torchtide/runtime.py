@@ -6,6 +6,7 @@ import atexit
 import functools
 import logging
 import os
+import signal
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
@@ -125,8 +126,9 @@ def _find_daemon() -> None:
 
 
 def _say_goodbye() -> None:
-    # An unhandled exception leaves its trace in sys; a code given to sys.exit is not known here.
-    _core.shutdown(1 if getattr(sys, "last_value", None) is not None else 0)
+    # An interrupted interpreter ends by the signal and not by exit, where the code would be known.
+    interrupted = isinstance(getattr(sys, "last_value", None), KeyboardInterrupt)
+    _core.shutdown(128 + signal.SIGINT if interrupted else None)
 
 
 def iterations(loader: Iterable[_T], *, total: int | None = None) -> Iterator[_T]:

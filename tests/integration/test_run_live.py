@@ -16,7 +16,7 @@ from collections.abc import Iterator
 import cli_processes as processes
 import pytest
 import torch  # noqa: F401  (this test runs on every supported torch)
-from live_machine import DEADLINE_S, Machine
+from live_machine import DEADLINE_S, TRAIN, Machine
 
 pytestmark = pytest.mark.integration
 MIB = 1 << 20
@@ -56,6 +56,28 @@ def test_tab_completes_the_name_of_the_job_that_runs(machine: Machine, shell: st
     ended = processes.tide([], {**machine.environ, **asked}, machine.folder)
     assert ended.returncode == 0, ended.stderr
     assert re.findall(r"[\w-]+", ended.stdout.replace("_arguments", ""))[-1:] == ["train"]
+
+
+@pytest.mark.parametrize(
+    ("how", "code"),
+    [
+        ("sys.exit(3)", 3),
+        ("raise SystemExit(143)", 143),
+        ("raise ValueError('of the test')", 1),
+        ("raise KeyboardInterrupt", 130),
+        ("pass", 0),
+    ],
+)
+def test_the_end_of_a_job_is_told_with_its_own_exit_code(
+    machine: Machine, how: str, code: int
+) -> None:
+    name = f"end{code}"
+    script = TRAIN.replace("while True:", "for _ in range(2):") + f"import sys\n{how}\n"
+    (machine.folder / f"{name}.py").write_text(script)
+    machine.start("--", "python", f"{name}.py").wait(DEADLINE_S)
+    machine.until(lambda job: "exit" in job, name)
+    assert machine.record(name)["exit"]["code"] == code
+    assert f"exit code {code}" in machine.tide("explain", name)
 
 
 def test_a_limit_takes_effect_and_says_how_to_undo_it(machine: Machine) -> None:

@@ -288,7 +288,11 @@ TEST_F(NodeDaemonTest, ALinkThatIsDownComesBackAndTheGrantsHold) {
   EXPECT_EQ(order->kind, wire::OrderKind::kSuspend) << "preempted: the shorter one goes first";
   job.Say(wire::OrderAck{.order_id = order->order_id});
   ASSERT_TRUE(Ask(wire::Finish{.key = "short"}).ok);
-  EXPECT_EQ(job.Take<wire::Order>()->kind, wire::OrderKind::kResume);
+  auto next = job.Take<wire::Order>();
+  // On a slow machine an order is repeated before its answer is there.
+  while (next && next->order_id == order->order_id) next = job.Take<wire::Order>();
+  ASSERT_TRUE(next.has_value());
+  EXPECT_EQ(next->kind, wire::OrderKind::kResume);
 }
 
 }  // namespace

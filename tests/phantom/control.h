@@ -8,6 +8,7 @@
 #include <filesystem>
 #include <string>
 #include <system_error>
+#include <vector>
 
 #include "pages/cuda_driver.h"
 
@@ -16,19 +17,22 @@ namespace phantom {
 /// Sets the knobs that are read at the first call; before the driver is opened. The phantom's
 /// ledgers go with this process.
 inline void Configure(const std::string& name, int megabytes, int devices = 1) {
-  static const std::string& own = *new std::string(name);
+  static auto& names = *new std::vector<std::string>;
   static const pid_t owner = getpid();
-  static const bool registered = [] {
-    return std::atexit([] {
-             std::error_code ignored;
-             if (getpid() != owner) return;  // a forked child
-             for (const auto& file : std::filesystem::directory_iterator("/dev/shm", ignored)) {
-               if (file.path().filename().string().rfind("tide-phantom-" + own + "-", 0) == 0)
-                 std::filesystem::remove(file.path(), ignored);
-             }
-           }) == 0;
-  }();
-  (void)registered;
+  if (names.empty()) {
+    std::atexit([] {
+      std::error_code ignored;
+      if (getpid() != owner) return;  // a forked child
+      for (const auto& file : std::filesystem::directory_iterator("/dev/shm", ignored)) {
+        const std::string found = file.path().filename().string();
+        for (const std::string& own : names) {
+          if (found.rfind("tide-phantom-" + own + "-", 0) == 0)
+            std::filesystem::remove(file.path(), ignored);
+        }
+      }
+    });
+  }
+  names.push_back(name);
   setenv("TIDE_PHANTOM_NAME", name.c_str(), 1);
   setenv("TIDE_PHANTOM_MB", std::to_string(megabytes).c_str(), 1);
   setenv("TIDE_PHANTOM_DEVICES", std::to_string(devices).c_str(), 1);

@@ -3,6 +3,7 @@
 #include <cstring>
 
 #include "phantom/driver.h"
+#include "phantom/settings.h"
 
 using phantom::GetMemory;
 using phantom::GetStreams;
@@ -28,12 +29,14 @@ VIRTUAL_MEMORY(cuMemAddressReserve,
   if (flags != 0) return cuda::kInvalidValue;
   phantom::Address at = 0;
   const cuda::Result result = GetMemory().Reserve(size, alignment, hint, &at);
-  if (result == cuda::kSuccess) *out = at;
+  if (result == cuda::kSuccess) phantom::Trace("reserve", {* out = at, size});
   return result;
 }
 VIRTUAL_MEMORY(cuMemAddressFree, (cuda::DevicePointer at, size_t size), (at, size)) {
   ENTER("cuMemAddressFree");
-  return GetMemory().FreeAddress(at, size);
+  const cuda::Result result = GetMemory().FreeAddress(at, size);
+  if (result == cuda::kSuccess) phantom::Trace("free", {at});
+  return result;
 }
 VIRTUAL_MEMORY(cuMemCreate,
                (cuda::Handle * out, size_t size, const cuda::AllocationProperties* properties,
@@ -42,29 +45,40 @@ VIRTUAL_MEMORY(cuMemCreate,
   ENTER("cuMemCreate");
   if (auto error = GetMemory().Init()) return error;
   if (flags != 0) return cuda::kInvalidValue;
-  return GetMemory().Create(*properties, size, out);
+  const cuda::Result result = GetMemory().Create(*properties, size, out);
+  if (result == cuda::kSuccess) phantom::Trace("create", {*out, size});
+  return result;
 }
 VIRTUAL_MEMORY(cuMemRelease, (cuda::Handle handle), (handle)) {
   ENTER("cuMemRelease");
-  return GetMemory().Release(handle);
+  const cuda::Result result = GetMemory().Release(handle);
+  if (result == cuda::kSuccess) phantom::Trace("release", {handle});
+  return result;
 }
 VIRTUAL_MEMORY(cuMemMap,
                (cuda::DevicePointer at, size_t size, size_t offset, cuda::Handle handle,
                 unsigned long long flags),
                (at, size, offset, handle, flags)) {
   ENTER("cuMemMap");
-  return flags != 0 ? cuda::kInvalidValue : GetMemory().Map(at, size, offset, handle);
+  if (flags != 0) return cuda::kInvalidValue;
+  const cuda::Result result = GetMemory().Map(at, size, offset, handle);
+  if (result == cuda::kSuccess) phantom::Trace("map", {at, size, handle});
+  return result;
 }
 VIRTUAL_MEMORY(cuMemUnmap, (cuda::DevicePointer at, size_t size), (at, size)) {
   ENTER("cuMemUnmap");
-  return GetMemory().Unmap(at, size);
+  const cuda::Result result = GetMemory().Unmap(at, size);
+  if (result == cuda::kSuccess) phantom::Trace("unmap", {at, size});
+  return result;
 }
 VIRTUAL_MEMORY(cuMemSetAccess,
                (cuda::DevicePointer at, size_t size, const cuda::AccessDescriptor* access,
                 size_t count),
                (at, size, access, count)) {
   ENTER("cuMemSetAccess");
-  return GetMemory().SetAccess(at, size, access, count);
+  const cuda::Result result = GetMemory().SetAccess(at, size, access, count);
+  if (result == cuda::kSuccess) phantom::Trace("access", {at, size});
+  return result;
 }
 VIRTUAL_MEMORY(cuMemExportToShareableHandle,
                (void* out, cuda::Handle handle, int type, unsigned long long flags),

@@ -30,6 +30,7 @@ Settings Read() {
   settings.copy_gbps = static_cast<double>(Number("TIDE_PHANTOM_COPY_GBPS", "0"));
   settings.host_numa = Number("TIDE_PHANTOM_HOST_NUMA", "0") != 0;
   settings.quiet = Number("TIDE_PHANTOM_QUIET", "0") != 0;
+  settings.trace = Text("TIDE_PHANTOM_TRACE", "");
   settings.faults = Text("TIDE_PHANTOM_FAULTS", "");
   return settings;
 }
@@ -39,6 +40,22 @@ Settings Read() {
 Settings& GetSettings() {
   static Settings& settings = *new Settings(Read());
   return settings;
+}
+
+void Trace(const char* call, std::initializer_list<unsigned long long> numbers) {
+  const std::string& path = GetSettings().trace;
+  if (path.empty()) return;
+  static FILE* const file = std::fopen(path.c_str(), "ae");
+  if (file == nullptr) return;
+  std::string line = call;
+  char text[32];
+  for (unsigned long long number : numbers) {
+    std::snprintf(text, sizeof text, " %llx", number);
+    line += text;
+  }
+  line += '\n';
+  std::fwrite(line.data(), 1, line.size(), file);  // one write: threads do not mix lines
+  std::fflush(file);
 }
 
 void Complain(const char* format, ...) {

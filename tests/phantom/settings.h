@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstddef>
+#include <initializer_list>
 #include <string>
 
 namespace phantom {
@@ -25,11 +26,15 @@ struct Settings {
   double copy_gbps;         // TIDE_PHANTOM_COPY_GBPS, 0 (at once): under kTimed
   bool host_numa;  // TIDE_PHANTOM_HOST_NUMA, 0: whether physical memory of the host can be mapped
   bool quiet;      // TIDE_PHANTOM_QUIET, 0: do not say on stderr why a call was refused
+  std::string trace;  // TIDE_PHANTOM_TRACE: a file that gets a line for each call of virtual memory
   std::string faults;  // TIDE_PHANTOM_FAULTS, "CALL:SKIP:ERROR[:TIMES],..."
 };
 
 /// Changed by tests in process only before threads use the device.
 Settings& GetSettings();
+
+/// One line in the trace, where one is written: a call that succeeded, numbers in hexadecimal.
+void Trace(const char* call, std::initializer_list<unsigned long long> numbers);
 
 /// One line on stderr saying why a call is refused.
 void Complain(const char* format, ...) __attribute__((format(printf, 1, 2)));

@@ -9,6 +9,7 @@ from torch import nn
 
 parser = argparse.ArgumentParser()
 parser.add_argument("--width", type=int, default=2048)
+parser.add_argument("--depth", type=int, default=3)
 parser.add_argument("--steps", type=int, default=8)
 parser.add_argument("--batch", type=int, default=64)
 parser.add_argument("--workers", type=int, default=2)
@@ -28,7 +29,7 @@ loader = torch.utils.data.DataLoader(
 )
 # The workers start while the model is built, and so do not keep copies of its first weights.
 batches = iter(loader)
-layers = [layer for _ in range(3) for layer in (nn.Linear(width, width), nn.ReLU())]
+layers = [layer for _ in range(arguments.depth) for layer in (nn.Linear(width, width), nn.ReLU())]
 model = nn.Sequential(*layers, nn.Linear(width, 10))
 optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
 losses = []

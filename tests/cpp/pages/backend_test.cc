@@ -1,8 +1,11 @@
 // The backend contract on the host and on plain memory, and what the fake alone refuses.
+#include <sys/resource.h>
+
 #include "contract/backend_contract.h"
 #include "gmock/gmock.h"
 #include "pages/fake_backend.h"
 #include "pages/host_backend.h"
+#include "spill_folder.h"
 
 namespace tide::pages {
 namespace {
@@ -20,6 +23,66 @@ struct MakeFake {
 INSTANTIATE_TYPED_TEST_SUITE_P(Host, BackendContract, MakeHost);
 INSTANTIATE_TYPED_TEST_SUITE_P(HugeHost, BackendContract, MakeHugeHost);
 INSTANTIATE_TYPED_TEST_SUITE_P(Fake, BackendContract, MakeFake);
+
+int64_t Faults() {
+  rusage usage = {};
+  getrusage(RUSAGE_THREAD, &usage);
+  return usage.ru_minflt + usage.ru_majflt;
+}
+
+// A file on a disk, as the spill file is.
+class HostFileTest : public ::testing::Test {
+ protected:
+  /// A file of which nothing is in memory.
+  UniqueFd File() {
+    UniqueFd file(open(folder_.path().c_str(), O_TMPFILE | O_RDWR | O_CLOEXEC, 0600));
+    EXPECT_EQ(posix_fallocate(file.get(), 0, kSpace.value()), 0);
+    return file;
+  }
+  /// Page faults of writing one page of the file for the first time and of doing so again after it
+  /// was dropped; all pages are `x` afterwards.
+  int64_t FaultsOfAPage(bool huge_pages) {
+    const UniqueFd file = File();
+    const std::unique_ptr<Backend> backend = MakeHostBackend(huge_pages);
+    char* const base = *backend->Reserve(kSpace);
+    int64_t faults = 0;
+    for (Bytes offset(0); offset < kSpace; offset += kPage) {
+      char* const at = base + offset.value();
+      EXPECT_TRUE(backend->MapFile(at, kPage, file.get(), offset).ok());
+      const int64_t before = Faults();
+      std::memset(at, 'x', kPage.size());
+      backend->StartWriteBack(file.get(), offset, kPage);
+      backend->DropResident(at, kPage, file.get(), offset);
+      EXPECT_EQ(backend->Resident(at, kPage), Bytes(0));
+      backend->ReadAhead(at, kPage);
+      EXPECT_EQ(backend->Resident(at, kPage), kPage);
+      EXPECT_EQ(std::count(at, at + kPage.value(), 'x'), kPage.value());
+      faults = Faults() - before;
+    }
+    backend->Unreserve(base, kSpace);
+    return faults;
+  }
+
+  static constexpr Bytes kSpace = MiB(8);
+  testing::SpillFolder folder_;
+};
+
+TEST_F(HostFileTest, DropsAndReadsBackByHugePagesOfTheFileWhereThereAreSome) {
+  const UniqueFd file = File();
+  char* const raw = static_cast<char*>(
+      mmap(nullptr, kSpace.size(), PROT_READ | PROT_WRITE, MAP_SHARED, file.get(), 0));
+  ASSERT_NE(raw, MAP_FAILED);
+  madvise(raw, kSpace.size(), MADV_HUGEPAGE);
+  const int64_t before = Faults();
+  for (int64_t i = 0; i < kSpace.value(); i += 4096) raw[i] = 'r';
+  const int64_t raw_faults = Faults() - before;
+  munmap(raw, kSpace.size());
+  const int64_t small = FaultsOfAPage(false);
+  const int64_t huge = FaultsOfAPage(true);
+  EXPECT_GT(small, 500);
+  if (raw_faults > 64) GTEST_SKIP() << "no huge pages of files here: " << raw_faults << " faults";
+  EXPECT_LT(huge, 40);
+}
 
 class FakeBackendTest : public ::testing::Test {
  protected:

@@ -204,26 +204,35 @@ def boundary() -> None:
         GATE.boundary(2)
 
 
-def set_limit(limit: int | str | None, *, guaranteed: int | str = 0) -> dict[str, Any]:
+def set_limit(limit: int | str | None, *, guaranteed: int | str | None = None) -> dict[str, Any]:
     """Moves this job's budget. Between iterations it applies at once, within one at its end.
 
     Args:
         limit: bytes or text; None or 0 for no limit.
-        guaranteed: share that other jobs cannot ask for.
+        guaranteed: share that other jobs cannot ask for, in bytes or text; None: as it is.
 
     Returns:
         status ("applied", "deferred", "stale"), moved_bytes, took_ms, parts of the smallest
         possible limit.
 
     Raises:
-        torchtide.errors.LimitConflict: the limit is below the smallest possible; the old one stays.
+        torchtide.errors.LimitConflict: the limit is below the smallest possible or below what is
+            guaranteed; the old one stays.
     """
     from torchtide.errors import LimitConflict
 
     size = _core.parse_bytes(str(limit)) if limit is not None else 0
-    answer: dict[str, Any] = _core.set_limit(
-        size, _core.parse_bytes(str(guaranteed)), not GATE.open
-    )
+    kept = int(_core.report()["guaranteed"])
+    share = _core.parse_bytes(str(guaranteed)) if guaranteed is not None else kept
+    if 0 < size < share:
+        raise LimitConflict(
+            f"the limit of {_core.format_bytes(size)} is below the {_core.format_bytes(share)} "
+            "that are guaranteed; the old limit stays",
+            asked=f"set_limit({limit!r}, guaranteed={guaranteed!r})",
+            advice="give a higher limit, or a smaller guaranteed= with it",
+            parts={"guaranteed": share, "smallest": share},
+        )
+    answer: dict[str, Any] = _core.set_limit(size, share, not GATE.open)
     if answer["status"] == "conflict":
         raise LimitConflict(answer["text"], parts=answer["parts"])
     return answer

@@ -101,6 +101,39 @@ def a_conflict_carries_its_parts_for_programs():
 
 
 @check
+def a_limit_that_moves_leaves_what_is_guaranteed():
+    boundaries(8)
+    tide.set_limit("4GiB", guaranteed="2GiB")
+    tide.set_limit("3GiB")
+    assert (tide.report()["limit"], tide.report()["guaranteed"]) == (3 << 30, 2 << 30)
+    tide.set_limit(None)
+    assert (tide.report()["limit"], tide.report()["guaranteed"]) == (0, 2 << 30)
+    tide.set_limit("3GiB", guaranteed=0)
+    assert tide.report()["guaranteed"] == 0
+    tide.set_limit(None)
+
+
+@check
+def a_limit_below_what_is_guaranteed_is_a_conflict_and_changes_nothing():
+    boundaries(8)
+    revision = tide.set_limit("4GiB", guaranteed="3GiB")["revision"]
+    for refused in ({"limit": "2GiB"}, {"limit": "4GiB", "guaranteed": "5GiB"}):
+        try:
+            tide.set_limit(**refused)
+        except errors.LimitConflict as error:
+            told = str(error)
+            assert "guaranteed" in told and "old limit stays" in told, told
+        else:
+            raise AssertionError(f"{refused} was taken")
+        report = tide.report()
+        assert (report["limit"], report["guaranteed"]) == (4 << 30, 3 << 30)
+        assert report["budget_revision"] == revision
+    tide.set_limit("2GiB", guaranteed="1GiB")
+    assert (tide.report()["limit"], tide.report()["guaranteed"]) == (2 << 30, 1 << 30)
+    tide.set_limit(None, guaranteed=0)
+
+
+@check
 def nonsense_is_refused_and_changes_nothing():
     before = tide.report()["budget_revision"]
     for nonsense in ("much", "-1GiB", "1.5.2GiB"):

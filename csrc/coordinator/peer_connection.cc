@@ -3,8 +3,6 @@
 
 #include <sys/socket.h>
 
-#include <algorithm>
-
 namespace tide::coordinator {
 namespace {
 
@@ -23,8 +21,7 @@ PeerConnection::PeerConnection(Socket socket, Identity identity, PeerLimits limi
       limits_(limits),
       handler_(handler),
       stream_(std::move(stream)),
-      tokens_(limits.frames_burst),
-      refilled_(std::chrono::steady_clock::now()) {
+      tokens_(limits.frames_per_s, limits.frames_burst, std::chrono::steady_clock::now()) {
   socket_.non_blocking(true);
 }
 
@@ -63,16 +60,6 @@ void PeerConnection::ReadSome() {
   if (broken_ || HandleFrames()) WaitReadable();
 }
 
-bool PeerConnection::TakeToken() {
-  const auto now = std::chrono::steady_clock::now();
-  const std::chrono::duration<double> passed = now - refilled_;
-  refilled_ = now;
-  tokens_ = std::min(limits_.frames_burst, tokens_ + passed.count() * limits_.frames_per_s);
-  if (tokens_ < 1) return false;
-  tokens_ -= 1;
-  return true;
-}
-
 /// Goes on with what is buffered after a short while.
 void PeerConnection::Later() {
   timer_.expires_after(kThrottle);
@@ -91,7 +78,7 @@ bool PeerConnection::HandleFrames() {
       });
       return false;
     }
-    if (tokens_ < 1 && !TakeToken()) {
+    if (!tokens_.Ready(std::chrono::steady_clock::now())) {
       Later();
       return false;
     }
@@ -101,7 +88,7 @@ bool PeerConnection::HandleFrames() {
       return true;
     }
     if (!*frame) return true;
-    TakeToken();
+    tokens_.Take();
     handler_.OnFrame(identity_.id, **frame);
   }
   return !gone_;

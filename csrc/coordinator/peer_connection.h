@@ -12,6 +12,7 @@
 
 #include "coordinator/frame_stream.h"
 #include "coordinator/state.h"
+#include "coordinator/token_bucket.h"
 #include "wire/frame.h"
 
 namespace tide::coordinator {
@@ -69,7 +70,6 @@ class PeerConnection : public std::enable_shared_from_this<PeerConnection> {
   void Break(const absl::Status& why);
   void WriteIfIdle();
   void WriteSome();
-  bool TakeToken();
   void Later();
 
   Socket socket_;
@@ -81,8 +81,7 @@ class PeerConnection : public std::enable_shared_from_this<PeerConnection> {
   std::string out_;
   size_t out_start_ = 0;
   bool writing_ = false, closing_ = false, broken_ = false, gone_ = false;
-  double tokens_;
-  std::chrono::steady_clock::time_point refilled_;
+  TokenBucket tokens_;
 };
 
 }  // namespace tide::coordinator

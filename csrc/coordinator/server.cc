@@ -2,6 +2,7 @@
 #include "coordinator/server.h"
 
 #include <signal.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -30,11 +31,19 @@ constexpr int64_t kHelloNs = 5'000'000'000;
 constexpr int64_t kReapNs = 1'000'000'000;
 constexpr size_t kRemotePeersMax = 16'384;
 constexpr size_t kUnprovenMax = 1024;
+// Journal, sockets, tables of devices, the log, connections of the HTTP server.
+constexpr size_t kOwnDescriptors = 96;
 // A node speaks for all jobs of its machine.
 constexpr PeerLimits kRemoteLimits = {
     .queued_bytes_max = 16 << 20, .frames_per_s = 50'000, .frames_burst = 100'000};
 constexpr auto kHttpPatience = std::chrono::seconds(2);
 constexpr auto kAcceptRetry = std::chrono::milliseconds(100);
+
+size_t DescriptorsMax() {
+  rlimit limit{};
+  const bool known = getrlimit(RLIMIT_NOFILE, &limit) == 0 && limit.rlim_cur != RLIM_INFINITY;
+  return known ? limit.rlim_cur : size_t{1} << 20;
+}
 
 class Server final : public Edges, public PeerHandler, public NodeLinkHandler {
  public:
@@ -130,6 +139,10 @@ class Server final : public Edges, public PeerHandler, public NodeLinkHandler {
   absl::Status OpenHttp();
   std::optional<HttpBody> AskFromThread(const HttpQuestion& question);
   void CutSilentPeers(int64_t now_ns);
+  /// Whether a connection and the pidfd of its job still fit the limit of open files.
+  bool HasDescriptors() const {
+    return peers_.size() + watches_.size() + kOwnDescriptors + 2 <= descriptors_max_;
+  }
   void Refuse(asio::local::stream_protocol::socket& socket, wire::AnswerError error);
   void WaitForEnd(JobId job, const WatchProcess& process);
   void Forget(PeerId peer);
@@ -138,6 +151,7 @@ class Server final : public Edges, public PeerHandler, public NodeLinkHandler {
   void FlushSoon();
 
   const ServerOptions options_;
+  const size_t descriptors_max_ = DescriptorsMax();
   Clock& clock_;
   asio::io_context io_{1};
   DeviceBridge device_;
@@ -242,6 +256,13 @@ void Server::Admit(asio::local::stream_protocol::socket socket) {
                   {"too_many", absl::StrCat(options_.peers_max, " connections are open already"),
                    "try again when some have ended"});
   }
+  if (!HasDescriptors()) {
+    return Refuse(socket, {"too_many",
+                           absl::StrCat(peers_.size(), " connections are open already, as many as ",
+                                        descriptors_max_, " open files allow"),
+                           "try again when some have ended, or start tided under a higher limit "
+                           "(ulimit -n)"});
+  }
   const PeerId id(next_peer_++);
   busy_ns_ = clock_.MonotonicNanos();
   core_.Connected(id, credentials.pid);
@@ -255,7 +276,7 @@ void Server::Admit(asio::local::stream_protocol::socket socket) {
 // Unproven connections are few, and a full house is told nothing: whoever floods gets no answer.
 void Server::AdmitRemote(PeerConnection::Socket socket, std::string from,
                          std::unique_ptr<FrameStream> stream) {
-  if (remote_peers_ >= kRemotePeersMax || unproven_ >= kUnprovenMax) {
+  if (remote_peers_ >= kRemotePeersMax || unproven_ >= kUnprovenMax || !HasDescriptors()) {
     Log(LogLevel::kDebug, absl::StrCat("event=connection_refused from=", from,
                                        " unproven=", unproven_, " peers=", remote_peers_));
     return;

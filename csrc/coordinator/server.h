@@ -12,6 +12,7 @@
 #include "coordinator/cluster.h"
 #include "coordinator/node_agent.h"
 #include "coordinator/node_link.h"
+#include "coordinator/state.h"
 #include "coordinator/tcp_gate.h"
 
 namespace tide::coordinator {
@@ -19,11 +20,11 @@ namespace tide::coordinator {
 struct ServerOptions {
   std::string runtime_dir;
   absl::Duration idle_exit = absl::Seconds(60);  // without jobs and clients; zero: never
-  size_t peers_max = 1024;
-  TcpGateOptions gate;      // with an address: this daemon is a coordinator
-  ClusterSettings cluster;  // of a coordinator
-  NodeLinkOptions link;     // with an address: this daemon is a node of a cluster
-  NodeOptions node;         // of a node
+  size_t peers_max = kLiveJobsMax + 1024;        // each job has a connection, clients some more
+  TcpGateOptions gate;                           // with an address: this daemon is a coordinator
+  ClusterSettings cluster;                       // of a coordinator
+  NodeLinkOptions link;  // with an address: this daemon is a node of a cluster
+  NodeOptions node;      // of a node
   std::string decision_log;
   std::string http_listen, http_token_file;
 };

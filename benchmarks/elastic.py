@@ -9,21 +9,26 @@ import os
 import pathlib
 import signal
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
 from typing import Any
 
 from benchmarks import elastic_bodies as bodies
-from benchmarks import estimates
+from benchmarks import estimates, torchrun
 from benchmarks.figure import Figure
 from benchmarks.harness import Deadline, interleave
 from benchmarks.workers import Worker, fleet, tide_environment
 
 NOT_REACHED = "the processes could not connect"
-NOT_MEASURED = "this version does not run that baseline; ../research has older single runs"
+NO_TORCHFT = (
+    "torchft 0.2.0 and its nightly install beside this torch, but no run of them is part of this "
+    "benchmark: each needs its lighthouse and a training loop of its own"
+)
 MEGABYTES = 10
 STEPS = 5  # a round
+TORCHRUN = ("torchrun_gap_over_ours", "torchrun_gap_over_ours_150mb")
 
 
 class Job:
@@ -187,12 +192,14 @@ def resize(figure: Figure, folder: pathlib.Path, rounds: int) -> None:
         figure.put("resize_total_s", estimates.median(totals))
 
 
-def kill(figure: Figure, folder: pathlib.Path, rounds: int) -> None:
-    """SIGKILL of one of three until the others have finished the step that it interrupted."""
+def kill(
+    folder: pathlib.Path, rounds: int, size: int, megabytes: int, adam: bool = False
+) -> estimates.Estimate:
+    """SIGKILL of one of `size` until the others have finished the step that it interrupted."""
     seconds = []
     for _ in range(rounds):
-        job = Job(6, 3)
-        crew = [job.start(folder, MEGABYTES) for _ in range(3)]
+        job = Job(6, size)
+        crew = [job.start(folder, megabytes, adam) for _ in range(size)]
         with fleet(*crew):
             for worker in crew:
                 worker.send(40)
@@ -204,8 +211,29 @@ def kill(figure: Figure, folder: pathlib.Path, rounds: int) -> None:
                 "ends"
             ]
         os.close(job.descriptor)
-        seconds.append(next(end for end, size, _ in ends if size == 2) - killed)
-    figure.put("kill_recovery_s", estimates.median(seconds))
+        seconds.append(next(end for end, left, _ in ends if left == size - 1) - killed)
+    return estimates.median(seconds)
+
+
+def kills(figure: Figure, folder: pathlib.Path, quick: bool) -> None:
+    """What a killed process costs here and under torchrun, which starts all processes again."""
+    ours = kill(folder, 3 if quick else 10, 3, MEGABYTES)
+    same = kill(folder, 1 if quick else 3, 2, 50, adam=True)  # torchrun's model and size
+    figure.put("kill_recovery_s", ours)
+    figure.put("kill_recovery_150mb_m2_s", same)
+    gaps = []
+    try:
+        for _ in range(1 if quick else 3):
+            with tempfile.TemporaryDirectory() as name:
+                gaps.append(torchrun.gap(pathlib.Path(name), 6, 50, 60 if quick else 200))
+    except RuntimeError as error:
+        print(error, file=sys.stderr)
+        figure.require(TORCHRUN, str(error).splitlines()[0])
+        return
+    gap = statistics.median(gaps)
+    figure.baselines["torchrun_gap_s"] = gap
+    figure.values["torchrun_gap_over_ours"] = gap / ours.value
+    figure.values["torchrun_gap_over_ours_150mb"] = gap / same.value
 
 
 def await_steps(job: Job, count: int) -> None:
@@ -250,13 +278,13 @@ def measure(quick: bool) -> Figure:
     with tempfile.TemporaryDirectory() as name:
         folder = pathlib.Path(name)
         bits(figure, folder)
-        exchange(figure, folder, 12 if quick else 120)
+        exchange(figure, folder, 8 if quick else 120)
         context_switches(figure, folder)
         memory(figure, folder)
         resize(figure, folder, 3 if quick else 10)
-        kill(figure, folder, 3 if quick else 10)
+        kills(figure, folder, quick)
     figure.require(("exchange_gloo_over_ddp",), NOT_REACHED)
-    figure.require(("torchrun_gap_over_ours", "torchft_pause_s"), NOT_MEASURED)
+    figure.require(("torchft_pause_s",), NO_TORCHFT)
     figure.require(
         ("resize_pause_s", "resize_total_s"), "the training ended before the joiner came"
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import resource
 import time
@@ -78,6 +79,18 @@ def elastic_gloo(rank: int, size: int, store: str, workers: int, megabytes: int)
     yield from elastic(None, workers, megabytes)
 
 
+def ddp_step(
+    model: Any, optimizer: torch.optim.Optimizer, inputs: torch.Tensor, step: int, each: int
+) -> None:
+    """One step of DDP in which this rank accumulates `each` batches."""
+    optimizer.zero_grad()
+    for index in range(each):
+        x = inputs[torch.arange(BATCH) + (step * each + index) * BATCH % 4000]
+        with model.no_sync() if index + 1 < each else contextlib.nullcontext():
+            (model(x).square().mean() / each).backward()
+    optimizer.step()
+
+
 def ddp(rank: int, size: int, store: str, workers: int, megabytes: int) -> Iterator[Any]:
     """The same steps with DDP; each rank accumulates its share of the workers' batches."""
     import torch.distributed as dist
@@ -93,15 +106,7 @@ def ddp(rank: int, size: int, store: str, workers: int, megabytes: int) -> Itera
     while True:
         begin = time.monotonic()
         while step < until:
-            optimizer.zero_grad()
-            for index in range(each):
-                x = x_all[torch.arange(BATCH) + (step * each + index) * BATCH % 4000]
-                if index + 1 < each:
-                    with model.no_sync():
-                        (model(x).square().mean() / each).backward()
-                else:
-                    (model(x).square().mean() / each).backward()
-            optimizer.step()
+            ddp_step(model, optimizer, x_all, step, each)
             step += 1
         until = yield {"seconds": time.monotonic() - begin}
 

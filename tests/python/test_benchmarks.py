@@ -11,7 +11,7 @@ import sys
 
 import pytest
 
-from benchmarks import coordinator, estimates, harness, turn_mix
+from benchmarks import coordinator, estimates, harness, torchrun, turn_mix
 from benchmarks import figure as figures
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -49,6 +49,27 @@ def test_arms_run_once_a_round_in_changing_order() -> None:
     rounds = ["".join(calls[i : i + 3]) for i in range(0, 60, 3)]
     assert all(sorted(round_) == ["a", "b", "c"] for round_ in rounds)
     assert len(set(rounds)) > 3
+
+
+def test_news_of_ranks_come_line_by_line_however_they_were_written(tmp_path: pathlib.Path) -> None:
+    os.mkfifo(tmp_path / "news")
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as agent:
+        news = torchrun.news_of(tmp_path / "news", agent, 60)
+        writer = os.open(tmp_path / "news", os.O_RDWR)
+        os.write(writer, b'{"step": 1}\n{"step": 2}\n{"st')
+        assert [next(news)["step"], next(news)["step"]] == [1, 2]
+        os.write(writer, b'ep": 3}\n')
+        assert next(news)["step"] == 3
+        agent.communicate(b"\n")
+        with pytest.raises(RuntimeError, match="torchrun ended before a step after the restart"):
+            next(news)
+        os.close(writer)
+
+
+def test_a_job_that_comes_to_no_step_is_ended_with_its_time(tmp_path: pathlib.Path) -> None:
+    with pytest.raises(RuntimeError, match="no step after the restart within 0 s") as raised:
+        torchrun.gap(tmp_path, 2, 1, 0.0)
+    assert "torchrun said" in str(raised.value)
 
 
 def test_a_spent_deadline_still_leaves_the_least_number_of_rounds() -> None:

@@ -23,8 +23,8 @@ from benchmarks.workers import Worker, fleet, tide_environment
 
 NOT_REACHED = "the processes could not connect"
 NO_TORCHFT = (
-    "torchft 0.2.0 and its nightly install beside this torch, but no run of them is part of this "
-    "benchmark: each needs its lighthouse and a training loop of its own"
+    "this benchmark does not run torchft: pip has wheels of it for Python 3.11 that ask for torch "
+    "2.7 or newer, but whether they work with this torch was not tried"
 )
 MEGABYTES = 10
 STEPS = 5  # a round

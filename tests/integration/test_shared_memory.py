@@ -132,9 +132,9 @@ def test_two_jobs_in_less_than_their_sum_end_bitwise_as_alone(
     tmp_path: pathlib.Path, runtime_dir: pathlib.Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     confine.warm_page_cache(sys.executable, ["torch"])
-    # The ledger counts a tensor from the moment it is promised, the kernel a page from the moment it
-    # is written: they differ by what is being written just then, so no tensor is large beside the 5
-    # % that they may differ by.
+    # The ledger counts a tensor from the moment it is promised, the kernel a page from the moment
+    # it is written. They differ by what is being written just then, so that no tensor is large
+    # beside the 5 % that they may differ by.
     big = ("--width", "2304", "--depth", "12", "--steps", "6", "--batch", "32")
     small = ("--width", "1024", "--steps", "20", "--batch", "256")
     peaks = {}

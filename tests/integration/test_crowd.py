@@ -66,12 +66,15 @@ def test_fifty_clients_of_the_core_and_six_torch_jobs_share_a_device() -> None:
                 command += ["--seed", str(index), "--while-there", str(open_file)]
                 own = {**environ, "TIDE_JOB_NAME": f"core{index}"}
                 clients.append(start(command, own, folder, f"core{index}.log"))
+            end = time.monotonic() + DEADLINE_S
+            while processes.tide(["top", "--once", "--json"], environ, folder).returncode != 0:
+                assert time.monotonic() < end, "no job has started the daemon"
             killed = set(source.sample(range(CLIENTS), KILLED))
             for index in sorted(killed):
                 while source.random() > 0.2:
                     status(environ, folder)  # each question takes a random moment
                 clients[index].send_signal(signal.SIGKILL)
-            end = time.monotonic() + DEADLINE_S
+                clients[index].wait(max(1.0, end - time.monotonic()))
             for index, job in enumerate(torch_jobs):
                 ended = job.wait(max(1.0, end - time.monotonic()))
                 assert ended == 0, (folder / f"torch{index}.log").read_text()

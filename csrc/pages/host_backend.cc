@@ -29,8 +29,8 @@ namespace {
 
 constexpr int kReadWrite = PROT_READ | PROT_WRITE;
 constexpr size_t kSystemPage = 4096;
-// A huge page of a file comes in by one fault, or by a few where memory is in pieces; by small
-// pages it takes 512.
+// A huge page of a file is read by one fault, or by a few where memory is in pieces; of small pages
+// a fault maps at most the 64 KiB around it, which makes 32.
 constexpr int64_t kHugeFaultsMax = 16;
 // Pages with which it is tried: of one that was in memory already nothing can be learnt.
 constexpr int kHugeTriesMax = 4;

@@ -21,6 +21,9 @@ constexpr OptionInfo kOptions[] = {
     {"job.iterations", "TIDE_JOB_ITERATIONS", "0", "count",
      "Iterations that the job will run in all, for turn policies that look ahead (srtf); 0 means "
      "what tide.iterations says."},
+    {"track", "TIDE_TRACK", "markers", "text",
+     "What a job adds to the TensorBoard, Weights & Biases or MLflow run that its script has open: "
+     "markers (pauses and limits that moved), curves (memory and waits too) or off."},
     {"job.id", "TIDE_JOB_ID", "0", "count", "Set by `tide run` for its children."},
     {"device.capacity", "TIDE_CAPACITY", "0", "bytes",
      "Capacity of the CPU device; 0 means what the cgroup and free memory allow."},

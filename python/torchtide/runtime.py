@@ -92,9 +92,10 @@ def start(
         _core.set_option("job.name", ranked, "call")
         for option in ("job.limit", "job.min_memory"):
             _core.parse_bytes(_core.get_option(option))
-        from torchtide import _adapter, _cuda_autostart, _signals
+        from torchtide import _adapter, _cuda_autostart, _signals, tracking
 
         _cuda_autostart.check_option()
+        tracking.check_option()
         adapter = _adapter.load()
         _core.start()
         api = _core.api()
@@ -108,6 +109,7 @@ def start(
         _started = True
         _cuda_autostart.install()
         _signals.install()
+        tracking.install()
     return str(_core.name())
 
 

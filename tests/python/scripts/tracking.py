@@ -1,4 +1,4 @@
-"""Checks: the job's figures and pauses stand in TensorBoard's and MLflow's own files."""
+"""Checks: the job's figures and pauses stand in what TensorBoard, W&B and MLflow have kept."""
 
 from __future__ import annotations
 
@@ -72,6 +72,53 @@ def tensorboard_has_the_curves_and_the_pause() -> None:
 
 
 @check
+def a_job_marks_pauses_and_limits_in_the_writer_that_its_script_has_open() -> None:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise Skip("tensorboard is not installed") from error
+    with SummaryWriter(FOLDER / "closed"):
+        pass  # what is closed is not written to
+    with SummaryWriter(FOLDER / "marks") as writer:
+        tracking.install()  # as at the start of a job
+        train(tracking.EVERY)
+        pause_and_resume()
+        tide.set_limit("8GiB")
+        train(tracking.EVERY)
+        tide.set_limit(None)
+        writer.add_scalar("loss", 1.0, 1)
+    GATE.on_begun = None
+    found = points_in_tensorboard(FOLDER / "marks")
+    assert set(found) == {"loss", tracking.PAUSED, tracking.LIMIT}, set(found)
+    assert [point.value for point in found[tracking.LIMIT]] == [8 << 30]
+    assert len(found[tracking.PAUSED]) == 1
+    assert points_in_tensorboard(FOLDER / "closed") == {}
+
+
+@check
+def a_wandb_run_gets_the_points_with_its_own_steps() -> None:
+    try:
+        import wandb
+    except ImportError as error:
+        raise Skip("wandb is not installed") from error
+    settings = wandb.Settings(mode="offline", silent=True, console="off", x_disable_stats=True)
+    assert tide.track(every=1)
+    train(1)
+    assert wandb.run is None
+    with wandb.init(project="tide", dir=FOLDER, settings=settings) as run:
+        for step in range(3):
+            train(1)
+            wandb.log({"loss": step})
+        pause_and_resume()
+        wandb.log({"loss": 3})
+        kept = dict(run.summary)
+    GATE.on_begun = None
+    assert kept["_step"] == 3, kept
+    assert kept["tide/memory_bytes"] >= 512 * 512 * 4, kept
+    assert kept[tracking.PAUSED] > 0, kept
+
+
+@check
 def a_limit_that_moves_is_a_point_of_its_own() -> None:
     class Kept:
         def __init__(self) -> None:
@@ -134,6 +181,24 @@ def a_period_below_one_is_refused() -> None:
         assert "every=0" in str(error)
     else:
         raise AssertionError("it was taken")
+
+
+@check
+def off_adds_nothing_and_an_unknown_word_is_refused() -> None:
+    from torchtide import _core
+
+    _core.set_option("track", "off", "call")
+    tracking.install()
+    assert GATE.on_begun is None
+    _core.set_option("track", "all", "call")
+    try:
+        tracking.check_option()
+    except ValueError as error:
+        assert "TIDE_TRACK='all'" in str(error) and "markers, curves, off" in str(error)
+    else:
+        raise AssertionError("it was taken")
+    finally:
+        _core.set_option("track", "markers", "call")
 
 
 if __name__ == "__main__":

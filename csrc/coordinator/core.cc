@@ -26,6 +26,10 @@ absl::Status Core::Start(int64_t daemon_pid) {
   state_.daemon_pid = daemon_pid;
   state_.events.assign(std::make_move_iterator(content.events.begin()),
                        std::make_move_iterator(content.events.end()));
+  if (const std::string seen = parts_.edges.ReadHistory(); !seen.empty()) {
+    if (const absl::Status read = state_.history.Restore(seen); !read.ok())
+      Log(LogLevel::kWarning, absl::StrCat("event=history_lost reason=\"", read.message(), "\""));
+  }
   std::vector<JobId> alive;
   for (Job& job : content.jobs) {
     if (job.live() && parts_.edges.Alive(job.pid, job.start_time)) alive.push_back(job.id);
@@ -91,6 +95,8 @@ std::optional<HttpBody> Core::Http(const HttpQuestion& question) {
 void Core::RunTick() {
   Context context = MakeContext();
   Tick(context);
+  const int64_t now_ms = absl::ToUnixMillis(context.now.wall);
+  if (state_.history.Due(now_ms)) state_.history.Look(state_, parts_.device.Read(), now_ms);
 }
 
 bool Core::ClusterIsDue() const {

@@ -28,8 +28,10 @@ class Edges {
   /// then.
   virtual int64_t AppendDecisionLog(const std::string& /*lines*/) { return -1; }
   /// At the start: what is beyond `bytes` was never journalled.
-  virtual void SendUp(const wire::Frame& /*frame*/) {}
   virtual void CutDecisionLog(int64_t /*bytes*/) {}
+  virtual void SendUp(const wire::Frame& /*frame*/) {}
+  /// What the daemon before has seen of its jobs, as History packs it; empty when it left nothing.
+  virtual std::string ReadHistory() { return ""; }
   /// Whether the process of a journalled job still runs.
   virtual bool Alive(int64_t pid, int64_t start_time) = 0;
 };

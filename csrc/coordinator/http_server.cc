@@ -71,8 +71,10 @@ struct HttpServer::Library {
     const auto body = ask(question);
     response.status = body ? 200 : 404;
     body ? response.set_content(body->text, body->type)
-         : response.set_content("there are /, /metrics, /api/state, /api/cluster, /api/events\n",
-                                "text/plain");
+         : response.set_content(
+               "there are /, /metrics, /api/state, /api/cluster, /api/events, "
+               "/api/history\n",
+               "text/plain");
   }
 };
 

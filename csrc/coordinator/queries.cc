@@ -1,4 +1,4 @@
-// Queries of the command line: ps, status, explain, events, config.
+// Queries of the command line: ps, status, explain, events, history, config.
 #include <algorithm>
 
 #include "absl/strings/str_cat.h"
@@ -91,12 +91,15 @@ void OnQuery(Context& context, PeerId peer, uint64_t request_id, const wire::Que
   }
   if (OnClusterQuery(context, peer, request_id, query)) return;
   if (query.what == "explain") return OnExplain(context, peer, request_id, query);
+  if (query.what == "history") {
+    return Reply(context, peer, request_id, context.state.history.Answer(query.since, query.count));
+  }
   if (query.what == "events") return OnEvents(context, peer, request_id, query);
   if (query.what == "config") return OnConfig(context, peer, request_id);
   ReplyError(
       context, peer, request_id,
       {"invalid", absl::StrCat("no query is named \"", wire::Utf8Prefix(query.what, 40), "\""),
-       "queries: ps, status, explain, events, config, cluster, preview"});
+       "queries: ps, status, explain, events, history, config, cluster, preview"});
 }
 
 }  // namespace tide::coordinator

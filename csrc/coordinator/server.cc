@@ -16,6 +16,7 @@
 #include "coordinator/core.h"
 #include "coordinator/decision_log.h"
 #include "coordinator/device_bridge.h"
+#include "coordinator/history_file.h"
 #include "coordinator/http_server.h"
 #include "coordinator/peer_connection.h"
 #include "coordinator/process_exit.h"
@@ -55,6 +56,7 @@ class Server final : public Edges, public PeerHandler, public NodeLinkHandler {
               options.gate.listen.empty() ? std::nullopt : std::optional(options.cluster),
               options.link.join.empty() ? std::nullopt : std::optional(options.node)),
         log_(options.decision_log),
+        history_(absl::StrCat(options.runtime_dir, "/history")),
         gate_(io_, options.gate,
               [this](PeerConnection::Socket socket, std::string from,
                      std::unique_ptr<FrameStream> stream) {
@@ -85,6 +87,7 @@ class Server final : public Edges, public PeerHandler, public NodeLinkHandler {
   int64_t AppendDecisionLog(const std::string& lines) override { return log_.Append(lines); }
   void CutDecisionLog(int64_t bytes) override { log_.Cut(bytes); }
   void SendUp(const wire::Frame& frame) override { link_.Send(frame); }
+  std::string ReadHistory() override { return history_.Read(); }
   bool Alive(int64_t pid, int64_t start_time) override {
     return shm::ProcessAlive(static_cast<pid_t>(pid), static_cast<uint64_t>(start_time));
   }
@@ -157,6 +160,7 @@ class Server final : public Edges, public PeerHandler, public NodeLinkHandler {
   DeviceBridge device_;
   Core core_;
   DecisionLog log_;
+  HistoryFile history_;
   TcpGate gate_;
   NodeLinkClient link_;
   asio::local::stream_protocol::acceptor acceptor_;
@@ -190,6 +194,7 @@ absl::Status Server::Run(UniqueFd listener, const std::function<void()>& ready) 
   io_.run();
   http_.Stop();
   const absl::Status flushed = core_.Flush();
+  history_.Keep(core_.state().history, clock_.MonotonicNanos(), /*now=*/true);
   return failed_.ok() ? flushed : failed_;
 }
 
@@ -380,6 +385,7 @@ void Server::OnTick() {
     }
   }
   CutSilentPeers(now_ns);
+  history_.Keep(core_.state().history, now_ns);
   if (UplinkSilent(core_.state().uplink, now_ns)) link_.Restart("it is silent");
   if (now_ns - reaped_ns_ >= kReapNs) {
     reaped_ns_ = now_ns;

@@ -13,6 +13,7 @@
 #include "absl/time/time.h"
 #include "base/ids.h"
 #include "coordinator/cluster.h"
+#include "coordinator/history.h"
 #include "coordinator/uplink.h"
 #include "wire/messages.h"
 
@@ -137,6 +138,7 @@ struct State {
   std::vector<PendingChange> changes;
   std::vector<PendingOrder> orders;
   std::deque<wire::Event> events;
+  History history;
   ClusterState cluster;
   UplinkState uplink;
 

@@ -123,6 +123,8 @@ std::optional<HttpBody> StatusAnswer(const State& state, const DeviceView& view,
     return HttpBody{kJson, ToJson(wire::Value(std::move(record)))};
   }
   if (question.path == "/api/events") return HttpBody{kJson, Events(state, question.since)};
+  if (question.path == "/api/history")
+    return HttpBody{kJson, ToJson(wire::Value(state.history.Answer(question.since, 0)))};
   if (question.path == "/api/cluster")
     return HttpBody{kJson, ToJson(wire::Value(ClusterRecord(state.cluster)))};
   if (question.path != "/metrics") return std::nullopt;

@@ -17,7 +17,7 @@ struct HttpBody {
 
 struct HttpQuestion {
   std::string path;
-  int64_t since = -1;  // of /api/events: only later ones
+  int64_t since = -1;  // only later: a seq of /api/events, Unix milliseconds of /api/history
 };
 
 /// Pure. Nothing for a path that does not exist.

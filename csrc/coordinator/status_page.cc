@@ -124,9 +124,17 @@ function showEvents(events) {
   }
   while (list.childElementCount > 300) list.lastElementChild.remove();
 }
+async function recall(now) {  // what was before the page was opened
+  const past = await ask("/api/history?since=" + Math.round((now - SPAN_S) * 1000));
+  const names = new Map(past.jobs.map((job) => [job.id, job.name]));
+  for (const [time, , jobs] of past.samples) {
+    history_.push({ time: time / 1000, lanes: [], jobs: jobs.map((job) => ({ name: names.get(job[0]) || "?", resident: job[2], outside: 0 })) });
+  }
+}
 async function refresh() {
   try {
     const state = await ask("/api/state"), told = await ask("/api/events?since=" + lastSeq);
+    if (!history_.length) await recall(state.time);
     const live = state.jobs.filter((job) => job.state !== "gone");
     history_.push({ time: state.time, jobs: live, lanes: state.lanes });
     while (history_.length && state.time - history_[0].time > SPAN_S) history_.shift();

@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import tempfile
+from typing import Any
 from xml.etree import ElementTree
 
 import cli_processes as processes
@@ -19,6 +20,14 @@ from live_machine import DEADLINE_S, Machine
 
 pytestmark = pytest.mark.integration
 CHROMIUM = shutil.which("chromium")
+
+
+def looked_back(machine: Machine) -> dict[str, Any]:
+    """The same run, told by the next daemon from what the one before has left."""
+    machine.tide("shutdown")
+    before = machine.tide("report", "--last", "1h", "-o", "past.html", "--json")
+    told: dict[str, Any] = json.loads(before)
+    return told
 
 
 def test_a_run_of_two_jobs_becomes_a_page() -> None:
@@ -46,12 +55,16 @@ def test_a_run_of_two_jobs_becomes_a_page() -> None:
                 job.send_signal(signal.SIGTERM)
             told = json.loads(watching.communicate(timeout=DEADLINE_S)[0])
             assert watching.returncode == 0
+            past = looked_back(machine)
         finally:
             machine.close()
         assert {job["job"]: job["end"] for job in told["jobs"]} == {
             "train": "killed by signal 15",
             "other": "killed by signal 15",
         }
+        assert {job["job"] for job in past["jobs"]} == {"train", "other"}
+        assert past["samples"] >= 3 and past["events"] >= told["events"]
+        assert {job["end"] for job in past["jobs"]} == {"killed by signal 15"}
         other = next(job for job in told["jobs"] if job["job"] == "other")
         assert other["iterations"] >= 20 and other["memory_peak"] > 64 << 20
         page = pathlib.Path(path) / "run.html"

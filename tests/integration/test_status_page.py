@@ -90,6 +90,7 @@ def test_the_api_says_what_the_socket_says(served: Served) -> None:
     assert events["events"][0]["kind"] == "daemon_started"
     assert json.loads(served.get(f"/api/events?since={events['last_seq']}")[2])["events"] == []
     assert served.get("/api/events?since=x")[0] == 400
+    assert json.loads(served.get("/api/history")[2]) == {"samples": [], "jobs": [], "more": False}
     assert served.get("/nothing")[0] == 404
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import json
 import pathlib
@@ -12,6 +13,7 @@ from typing import Any
 from xml.etree import ElementTree
 
 import cli_fake_daemon as fake
+import msgpack  # type: ignore[import-untyped,unused-ignore]
 import pytest
 from cli_fake_daemon import GIB, MIB, FakeDaemon, job_record
 from torchtide import errors
@@ -98,6 +100,88 @@ def test_the_page_tells_the_run_from_the_first_look_to_the_end_of_the_jobs(
     assert kinds.count("state paused") == 1 and kinds.count("state running") == 3
     assert len(list(root.iter("polygon"))) == 2
     assert sum("mark" in (p.get("class") or "") for p in root.iter("path")) == 1
+
+
+def remembering(*looks: tuple[float, list[list[Any]]], jobs: list[dict[str, Any]]) -> FakeDaemon:
+    """A daemon that has seen this, and answers two looks at a time."""
+    daemon = FakeDaemon(*jobs)
+    answered = daemon.request
+
+    def request(kind: str, body: bytes, timeout_s: float) -> tuple[str, bytes]:
+        asked = msgpack.unpackb(body)
+        if asked["what"] != "history":
+            return answered(kind, body, timeout_s)
+        later = [look for look in looks if look[0] * 1000 > asked["since"]]
+        samples = [[int(at * 1000), GIB, seen] for at, seen in later[:2]]
+        told = [{"id": 1, "name": "train", "script": "t.py"}, {"id": -77, "name": "lonely"}]
+        data = {"samples": samples, "jobs": told, "more": len(later) > 2}
+        return "Answer", msgpack.packb({"ok": True, "data": data})
+
+    daemon.request = request  # type: ignore[method-assign]
+    return daemon
+
+
+def seen(number: int, state: str, look: int) -> list[Any]:
+    return [number, state, 100 * MIB, 7 * MIB, 10 * look]
+
+
+def test_what_is_over_is_told_from_what_the_daemon_has_seen(
+    tmp_path: pathlib.Path, capsys: Said
+) -> None:
+    states = ["running", "paused", "running", "waiting", "running"]
+    looks = [
+        (NOW - 100 + at, [seen(1, state, at), *([seen(-77, "running", at)] if at > 2 else [])])
+        for at, state in enumerate(states)
+    ]
+    gone = job_record("train", state="gone", exit={"code": 3, "time": NOW - 90})
+    daemon = remembering(*looks, (NOW - 95, []), jobs=[gone])
+    daemon.events = [
+        {"seq": 10, "time": NOW - 98, "kind": "pause", "job": "train", "text": "paused by you"},
+        {"seq": 8, "time": NOW - 5000, "kind": "limit", "job": "train", "text": "ages ago"},
+    ]
+    started: list[Any] = []
+    edges = dataclasses.replace(edges_of(daemon), ensure_daemon=started.append)
+    path = tmp_path / "run.html"
+    assert main(["report", "--last", "5m", "-o", str(path), "--json"], edges) == 0
+    assert len(started) == 1, "the daemon may have ended since"
+    told = json.loads(capsys.readouterr().out)
+    assert told["samples"] == 6 and told["seconds"] == pytest.approx(5)
+    train, lonely = told["jobs"]
+    assert (train["job"], train["end"], train["iterations"]) == ("train", "exit code 3", 40)
+    assert train["memory_peak"] == 100 * MIB and train["demoted_peak"] == 7 * MIB
+    assert train["shares"]["paused"] == pytest.approx(0.2)
+    assert (lonely["job"], lonely["end"], lonely["iterations"]) == ("lonely", "ended", 10)
+    text = "".join(document(path).itertext())
+    assert "paused by you" in text and "ages ago" not in text
+    assert "remembers less of what is long ago" in text
+
+
+def test_a_job_that_still_runs_goes_on_in_the_page_of_the_past(
+    tmp_path: pathlib.Path, capsys: Said
+) -> None:
+    daemon = remembering(
+        *[(NOW - 9 + at, [seen(1, "running", at)]) for at in range(8)],
+        jobs=[job_record("train", state="running")],
+    )
+    edges = dataclasses.replace(edges_of(daemon), ensure_daemon=lambda folder: None)
+    assert main(["report", "--last", "all", "-o", str(tmp_path / "x.html"), "--json"], edges) == 0
+    (job,) = json.loads(capsys.readouterr().out)["jobs"]
+    assert job["end"] == "running (goes on)"
+
+
+@pytest.mark.parametrize("span", ["0", "-1h", "soon", "1w", "", "1h30m", "nan"])
+def test_a_span_that_is_none_is_refused(span: str, tmp_path: pathlib.Path, capsys: Said) -> None:
+    daemon = remembering(jobs=[])
+    assert main(["report", f"--last={span}", "-o", str(tmp_path / "x.html")], edges_of(daemon)) == 2
+    assert "not a span of time" in capsys.readouterr().err
+
+
+def test_nothing_in_that_time_is_no_page(tmp_path: pathlib.Path, capsys: Said) -> None:
+    daemon = remembering((NOW - 9000, [seen(1, "running", 1)]), jobs=[])
+    edges = dataclasses.replace(edges_of(daemon), ensure_daemon=lambda folder: None)
+    assert main(["report", "--last", "1h", "-o", str(tmp_path / "x.html")], edges) == 3
+    assert "--last all" in capsys.readouterr().err
+    assert not (tmp_path / "x.html").exists()
 
 
 def test_without_a_job_there_is_no_page(

@@ -289,19 +289,19 @@ def report(
         Path, typer.Option("--output", "-o", metavar="FILE.html", help="The page to write.")
     ] = Path("tide-report.html"),
     seconds: Annotated[
-        float | None,
-        typer.Option(
-            "--for", metavar="SECONDS", help="Not until the jobs have ended, but so long."
-        ),
+        float | None, typer.Option("--for", metavar="SECONDS", help="So long, not until the end.")
     ] = None,
     interval: Annotated[float, typer.Option(metavar="SECONDS", help="Between two looks.")] = 0.5,
+    last: Annotated[
+        str | None, typer.Option(metavar="SPAN", help="Of what is over: 30m, 2h, 1d, all.")
+    ] = None,
     json_output: Json = False,
 ) -> None:
     """Watch the jobs until they have ended and write a page with pictures of the run."""
     from torchtide.cli import report as reporter
 
     with exits.reported(json_output, "tide report"):
-        request = reporter.Request(output, seconds, interval, json_output)
+        request = reporter.Request(output, seconds, interval, json_output, last)
         raise exits.Exit(reporter.report(_edges(context), request))
 
 

@@ -26,7 +26,7 @@ LINES: Final[Mapping[str, tuple[str, ...]]] = {
     "verify": ("tide verify run1.pt run2.pt",),
     "explain": ("tide explain train",),
     "events": ("tide events -f", "tide events --job train --since 10m"),
-    "report": ("tide report -o night.html", "tide report --for 60"),
+    "report": ("tide report -o night.html", "tide report --for 60", "tide report --last 2h"),
     "priority": ("tide priority train opportunistic",),
     "policy": ("tide policy", "tide policy rr", "tide policy 1 srtf"),
     "submit": ("tide submit --name sweep --devices 2 -- python train.py",),

@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Any, Final
 
 from torchtide import errors
-from torchtide.cli import exits, text
+from torchtide.cli import core, exits, text
 from torchtide.cli.client import Daemon, open_daemon
 from torchtide.cli.edges import Edges
+from torchtide.cli.report_history import remembered, span_s
 from torchtide.cli.report_page import page
 from torchtide.cli.report_record import Recording
 
@@ -33,16 +34,22 @@ class Request:
     seconds: float | None  # None: until the jobs have ended
     interval_s: float
     json_output: bool
+    last: str | None = None  # a span that is over, instead of what happens from now on
 
 
 def report(edges: Edges, request: Request) -> int:
     """Watches all jobs until they have ended, time is up or a signal comes; then writes the page.
 
+    With `last` it does not watch, but asks the daemon what it has seen.
+
     Raises:
         OptionError: An interval or a length that makes no sense, or a file that cannot be written.
         DaemonUnavailable: None is running.
+        NoSuchJob: No job ran in that time.
     """
     _check(request)
+    if request.last is not None:
+        return _report_last(edges, request, request.last)
     with _stopped_by_signals() as stop, open_daemon(edges.connect) as daemon:
         seen = int(daemon.query("events", count=1).get("last_seq") or 0)
         recording, note = watch(edges, daemon, request, stop)
@@ -51,10 +58,28 @@ def report(edges: Edges, request: Request) -> int:
         raise errors.NoSuchJob(
             "no job ran meanwhile, so there is nothing to report",
             asked="tide report",
-            advice="start one first: `tide run -- python train.py &`",
+            advice="start one first: `tide run -- python train.py &`; `tide report --last 1h` is "
+            "of those that have ended",
         )
     if len(events) == _EVENTS_MAX:
         note = f"Only the last {_EVENTS_MAX} decisions are listed."
+    _write(request.output, page(recording, events, note))
+    return _tell(recording, request, len(events))
+
+
+def _report_last(edges: Edges, request: Request, span: str) -> int:
+    last_s = span_s(span)
+    edges.ensure_daemon(core.runtime_dir())  # it ends when it has nothing to do, and leaves a file
+    with open_daemon(edges.connect) as daemon:
+        recording = remembered(daemon, edges.now(), last_s)
+        if not recording.records:
+            raise errors.NoSuchJob(
+                "no job ran in that time, as far as the daemon remembers",
+                asked=f"tide report --last {span}",
+                advice="`tide report --last all` is all that it remembers",
+            )
+        events = [e for e in _events(daemon, 0) if float(e.get("time", 0)) >= recording.began]
+    note = "The daemon looks once a second, and remembers less of what is long ago."
     _write(request.output, page(recording, events, note))
     return _tell(recording, request, len(events))
 

@@ -93,6 +93,13 @@ class Recording:
             self.samples = self.samples[::2]
             self.interval_s *= 2
 
+    def ended(self, records: Sequence[Mapping[str, Any]]) -> None:
+        """Takes over how jobs of the recording have ended since its last look."""
+        for record in records:
+            number = _number(record)
+            if record.get("state") == GONE and number in self.records:
+                self.records[number] = _kept(self.records[number], record)
+
     @property
     def seconds(self) -> float:
         """From the first look to the last."""

@@ -133,14 +133,18 @@ class PyExchange {
     const auto bytes = exchange_->partials();
     return py::memoryview::from_memory(bytes.data(), static_cast<ssize_t>(bytes.size()));
   }
-  void SumShard(const std::vector<uintptr_t>& addresses) {
+  void SumShard(const std::vector<uintptr_t>& addresses, size_t first, size_t last) {
     if (addresses.size() != exchange_->plan().sources.size())
       throw py::value_error("an address for each partial sum is needed");
-    py::gil_scoped_release released;
     std::vector<const std::byte*> sources;
     for (const uintptr_t address : addresses)
       sources.push_back(reinterpret_cast<const std::byte*>(address));
-    exchange_->SumShard(sources);
+    absl::Status summed;
+    {
+      py::gil_scoped_release released;
+      summed = exchange_->SumShard(sources, first, last);
+    }
+    ThrowIfError(summed);
   }
   void MergeUsed(const py::bytes& bytes) {
     const std::string used(bytes);
@@ -360,7 +364,8 @@ void BindElastic(py::module_& module) {
       .def("partials", &PyExchange::Partials, py::keep_alive<0, 1>())
       .def("partial_counts", &PyExchange::PartialCounts)
       .def("shard", &PyExchange::Shard, py::arg("rank"))
-      .def("sum_shard", &PyExchange::SumShard, py::arg("addresses"))
+      .def("sum_shard", &PyExchange::SumShard, py::arg("addresses"), py::arg("first"),
+           py::arg("last"))
       .def("merge_used", &PyExchange::MergeUsed, py::arg("used"))
       .def("pause_due", &PyExchange::PauseDue, py::arg("step"))
       .def("regroup_due", &PyExchange::RegroupDue, py::arg("step"))

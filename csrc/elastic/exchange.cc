@@ -6,6 +6,7 @@
 #include <cstring>
 #include <utility>
 
+#include "absl/strings/str_cat.h"
 #include "base/status.h"
 
 namespace tide::elastic {
@@ -56,12 +57,19 @@ std::pair<size_t, size_t> Exchange::shard(int rank) const {
   return Shard(layout_, rank, static_cast<int>(plan_.carried.size()));
 }
 
-void Exchange::SumShard(absl::Span<const std::byte* const> sources) {
+absl::Status Exchange::SumShard(absl::Span<const std::byte* const> sources, size_t first,
+                                size_t last) {
   const auto [begin, end] = shard(rank());
+  if (first > last || last > end - begin || first % kAlignment != 0 || last % kAlignment != 0) {
+    return absl::InvalidArgumentError(absl::StrCat("bytes ", first, " to ", last, " of a shard of ",
+                                                   end - begin, ": ends are multiples of ",
+                                                   kAlignment));
+  }
   std::vector<const std::byte*> whole;  // as if each had all bytes
   whole.reserve(sources.size());
   for (const std::byte* source : sources) whole.push_back(source - begin);
-  SumTree(plan_, layout_, whole, gradients_.data(), begin, end, workers_);
+  SumTree(plan_, layout_, whole, gradients_.data(), begin + first, begin + last, workers_);
+  return absl::OkStatus();
 }
 
 void Exchange::MergeUsed(absl::Span<const std::byte> used) {

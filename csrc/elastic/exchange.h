@@ -52,9 +52,10 @@ class Exchange {
   absl::Span<std::byte> partials();
   /// Bytes [first, second) of the flat gradients that `rank` sums.
   std::pair<size_t, size_t> shard(int rank) const;
-  /// Sums this process's shard into gradients(). `sources` are all processes' partial sums in the
-  /// order of plan().sources, each from the shard's first byte on.
-  void SumShard(absl::Span<const std::byte* const> sources);
+  /// Sums bytes [first, last) of this process's shard into gradients(). `sources` are all
+  /// processes' partial sums in the order of plan().sources, each from the shard's first byte on.
+  /// Errors: InvalidArgument for a range outside of the shard or one that cuts an element.
+  absl::Status SumShard(absl::Span<const std::byte* const> sources, size_t first, size_t last);
   /// Adds another process's marks of used parameters.
   void MergeUsed(absl::Span<const std::byte> used);
 

@@ -8,7 +8,6 @@
 namespace tide::elastic {
 namespace {
 
-constexpr size_t kAlignment = 64;
 constexpr size_t kBlockBytes = 4096;  // a dozen of them fit the first cache
 
 constexpr size_t Align(size_t bytes) { return (bytes + kAlignment - 1) / kAlignment * kAlignment; }

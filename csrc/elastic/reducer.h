@@ -12,6 +12,9 @@
 
 namespace tide::elastic {
 
+/// Arrays of the flat layout, and shards of it, begin at multiples of this: a cache line.
+inline constexpr size_t kAlignment = 64;
+
 /// One parameter's gradient.
 struct Parameter {
   ElementType type = ElementType::kFloat32;

@@ -24,6 +24,9 @@ from torchtide.errors import OptionError, ResizeAborted
 
 #: How often rank 0 looks for processes that have come.
 _MEETING_TICK: Final = timedelta(milliseconds=50)
+#: What travels at a time: long enough that a message costs little, short enough that sums begin
+#: early. A multiple of the alignment of shards.
+_PIECE_BYTES: Final = 4 << 20
 
 
 def launched() -> bool:
@@ -108,6 +111,7 @@ class HostsExchange:
         self._others = [rank for rank in range(self._size) if rank != self._rank]
         self._has_state, self._state = self._rank == 0, bytearray()
         self._times = (0.0, 0.0)
+        self._summed = 0.0
         self._left = False
 
     def attach(self, descriptor: int, contract: str) -> str:
@@ -154,16 +158,16 @@ class HostsExchange:
         self._inner.fold(worker, addresses)
 
     def finish(self, step: int, last: bool) -> bool:
-        """Sums over all processes; also gives everyone every worker's context."""
+        """Sums over all processes; also gives everyone every worker's context.
+
+        Everything is under way at once: while a piece of the sums is added up, the next ones
+        arrive and the mean of the ones before goes out.
+        """
         del last
         begin = time.perf_counter()
-        self._scatter()
-        middle = time.perf_counter()
-        self._sum()
-        summed = time.perf_counter() - middle
-        self._gather()
-        self._share_contexts(step)
-        self._times = (time.perf_counter() - begin - summed, summed)
+        self._summed = 0.0
+        self._guarded(lambda: self._reduce(step))
+        self._times = (time.perf_counter() - begin - self._summed, self._summed)
         return True
 
     def gradients(self) -> memoryview:
@@ -224,49 +228,84 @@ class HostsExchange:
 
     # --------------------------------------------------------------------------------------------
 
-    def _scatter(self) -> None:
-        """Each process sends its partial sums' bytes to who sums them."""
-        mine = torch.frombuffer(self._inner.partials(), dtype=torch.uint8)
-        self._partials = mine.view(self._counts[self._rank], -1)
-        sends = [
-            (rank, partial[slice(*self._shards[rank])])
-            for rank in self._others
-            for partial in self._partials
-        ]
-        arrivals = [(rank, piece) for rank in self._others for piece in self._arriving[rank]]
-        self._move(sends, arrivals)
+    def _reduce(self, step: int) -> None:
+        """Partial sums to who adds them up, means back to all, and the workers' contexts.
 
-    def _sum(self) -> None:
+        What two processes tell each other arrives in the order in which it was sent: pieces of
+        sums, then contexts, then pieces of means. Nothing is sent where nothing is awaited.
+        """
+        partials = self._partials()
+        pieces = _pieces(*self._shards[self._rank])
+        arriving = [
+            [self._receive(part[span], rank) for rank, part in self._arriving_parts()]
+            for span in pieces
+        ]
+        notes, contexts = self._receive_contexts()
+        means = [
+            self._receive(self._flat[low + span.start : low + span.stop], rank)
+            for rank in self._others
+            for low, span in ((self._shards[rank][0], s) for s in _pieces(*self._shards[rank]))
+        ]
+        sent = [
+            self._send(partial[self._shards[rank][0] :][span], rank)
+            for rank in self._others
+            for span in _pieces(*self._shards[rank])
+            for partial in partials
+        ]
+        mine = self._own_contexts(step)
+        sent += [self._send(mine, rank) for rank in self._others]
+        low = self._shards[self._rank][0]
+        for span, works in zip(pieces, arriving, strict=True):
+            _wait(works)
+            self._sum(partials, span)
+            mean = self._flat[low + span.start : low + span.stop]
+            sent += [self._send(mean, rank) for rank in self._others]
+        _wait(contexts)
+        self._merge_contexts(step, notes)
+        _wait(means + sent)
+
+    def _partials(self) -> torch.Tensor:
+        """This process's partial sums, one a row."""
+        mine = torch.frombuffer(self._inner.partials(), dtype=torch.uint8)
+        return mine.view(self._counts[self._rank], -1)
+
+    def _arriving_parts(self) -> list[tuple[int, torch.Tensor]]:
+        """Room for the others' partial sums of this process's shard, with who sends them."""
+        return [(rank, part) for rank in self._others for part in self._arriving[rank]]
+
+    def _sum(self, partials: torch.Tensor, span: slice) -> None:
+        """Adds up one piece of this process's shard."""
+        start = time.perf_counter()
         begin = self._shards[self._rank][0]
         addresses = []
         for rank in range(self._size):
             if rank == self._rank:
-                addresses += [partial.data_ptr() + begin for partial in self._partials]
+                addresses += [partial.data_ptr() + begin for partial in partials]
             else:
-                addresses += [piece.data_ptr() for piece in self._arriving[rank]]
-        self._inner.sum_shard(addresses)
+                addresses += [part.data_ptr() for part in self._arriving[rank]]
+        self._inner.sum_shard(addresses, span.start, span.stop)
+        self._summed += time.perf_counter() - start
 
-    def _gather(self) -> None:
-        mine = self._flat[slice(*self._shards[self._rank])]
-        self._move(
-            [(rank, mine) for rank in self._others],
-            [(rank, self._flat[slice(*self._shards[rank])]) for rank in self._others],
-        )
-
-    def _share_contexts(self, step: int) -> None:
-        """Marks of used parameters and the contexts that the step has left, of every worker."""
+    def _own_contexts(self, step: int) -> torch.Tensor:
+        """Marks of used parameters and the contexts that the step has left, of own workers."""
         marks = torch.frombuffer(bytearray(self._inner.used()), dtype=torch.uint8)
-        notes = torch.cat([marks, *self._contexts(step + 1, self._ranges[self._rank])])
-        size = self._contexts(0, range(1))[0].numel()
-        arriving = {
-            rank: torch.empty(len(marks) + size * len(self._ranges[rank]), dtype=torch.uint8)
+        return torch.cat([marks, *self._contexts(step + 1, self._ranges[self._rank])])
+
+    def _receive_contexts(self) -> tuple[dict[int, torch.Tensor], list[Any]]:
+        """Room for the others' marks and contexts, and what to wait for."""
+        marks, size = len(self._inner.used()), self._contexts(0, range(1))[0].numel()
+        notes = {
+            rank: torch.empty(marks + size * len(self._ranges[rank]), dtype=torch.uint8)
             for rank in self._others
         }
-        self._move([(rank, notes) for rank in self._others], list(arriving.items()))
-        for rank, found in arriving.items():
-            self._inner.merge_used(found[: len(marks)].numpy().tobytes())
+        return notes, [self._receive(note, rank) for rank, note in notes.items()]
+
+    def _merge_contexts(self, step: int, notes: dict[int, torch.Tensor]) -> None:
+        marks, size = len(self._inner.used()), self._contexts(0, range(1))[0].numel()
+        for rank, found in notes.items():
+            self._inner.merge_used(found[:marks].numpy().tobytes())
             places = self._contexts(step + 1, self._ranges[rank])
-            for place, context in zip(places, torch.split(found[len(marks) :], size), strict=True):
+            for place, context in zip(places, torch.split(found[marks:], size), strict=True):
                 place.copy_(context)
 
     def _contexts(self, step: int, workers: range) -> list[torch.Tensor]:
@@ -288,26 +327,11 @@ class HostsExchange:
         self._guarded(lambda: dist.broadcast(whole, 0, group=self._group))
         return found
 
-    def _move(
-        self, sends: list[tuple[int, torch.Tensor]], arrivals: list[tuple[int, torch.Tensor]]
-    ) -> None:
-        """All at once; what is empty at one end is empty at the other."""
+    def _send(self, tensor: torch.Tensor, rank: int) -> Any:
+        return dist.isend(tensor, rank, group=self._group)
 
-        def move() -> None:
-            works = [
-                dist.irecv(tensor, rank, group=self._group)
-                for rank, tensor in arrivals
-                if tensor.numel()
-            ]
-            works += [
-                dist.isend(tensor, rank, group=self._group)
-                for rank, tensor in sends
-                if tensor.numel()
-            ]
-            for work in works:
-                work.wait()  # type: ignore[union-attr]
-
-        self._guarded(move)
+    def _receive(self, tensor: torch.Tensor, rank: int) -> Any:
+        return dist.irecv(tensor, rank, group=self._group)
 
     def _guarded(self, move: Any) -> None:
         try:
@@ -318,6 +342,19 @@ class HostsExchange:
                 asked="exchange gradients",
                 advice="the launcher starts the job again; run.load goes on from its checkpoint",
             ) from error
+
+
+def _pieces(begin: int, end: int) -> list[slice]:
+    """Equal parts of a shard, the last one shorter; of [0, end - begin)."""
+    return [
+        slice(low, min(low + _PIECE_BYTES, end - begin))
+        for low in range(0, end - begin, _PIECE_BYTES)
+    ]
+
+
+def _wait(works: list[Any]) -> None:
+    for work in works:
+        work.wait()
 
 
 __all__ = ["HostsExchange", "launched"]

@@ -295,7 +295,13 @@ TEST_F(ExchangeTest, AssignedProcessesSumTheirShardsToTheBitsOfOne) {
         sources.push_back(all[static_cast<size_t>(source.rank)]->partials().data() +
                           static_cast<size_t>(source.index) * exchange.layout().bytes() + begin);
       }
-      exchange.SumShard(sources);
+      EXPECT_FALSE(exchange.SumShard(sources, 0, end - begin + 64).ok());
+      EXPECT_FALSE(exchange.SumShard(sources, 4, end - begin).ok()) << "it may cut an element";
+      const size_t piece = 64 * static_cast<size_t>(processes);  // the last one may be shorter
+      for (size_t first = 0; first < end - begin; first += piece) {
+        const size_t last = std::min(first + piece, end - begin);
+        ASSERT_TRUE(exchange.SumShard(sources, first, last).ok());
+      }
       EXPECT_EQ(std::memcmp(exchange.gradients() + begin, alone.gradients() + begin, end - begin),
                 0)
           << "rank " << rank << " of " << processes;

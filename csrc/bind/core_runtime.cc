@@ -185,6 +185,8 @@ py::dict Report() {
   dict["predicted_resume_seconds"] = report.predicted_resume_seconds;
   dict["gate_seconds_last"] = report.gate_seconds_last;
   dict["wait_seconds_total"] = report.wait_seconds_total;
+  dict["pace"] = report.pace;
+  dict["paced_seconds_total"] = report.paced_seconds_total;
   dict["device_path"] = report.device_path;
   return dict;
 }
@@ -225,7 +227,10 @@ void BindRuntime(py::module_& module) {
       "Call await_devices before anything touches a device.");
   module.def("await_devices", &AwaitDevices, py::arg("on_paused") = py::none(),
              "Waits while the job is paused and its device memory away. Raises KeyboardInterrupt.");
-  module.def("recording", [] { return Running().arena().recording(); });
+  module.def(
+      "operators_wanted", [] { return Running().OperatorsWanted(); },
+      "What operators are to be reported for until the next boundary: 1 recording, 2 pace, or "
+      "both.");
   module.def("set_limit", &SetLimit, py::arg("limit"), py::arg("guaranteed") = 0,
              py::arg("now") = true);
   module.def(

@@ -20,6 +20,9 @@ const TideCoreApi* Api(const py::capsule& capsule) {
   return capsule.get_pointer<const TideCoreApi>();
 }
 
+// Operators run without the interpreter's lock, with few exceptions, in which nobody may wait.
+bool InterpreterIsFree() { return PyGILState_Check() == 0; }
+
 }  // namespace
 
 PYBIND11_MODULE(TIDE_TORCH_MODULE, module) {
@@ -37,6 +40,8 @@ PYBIND11_MODULE(TIDE_TORCH_MODULE, module) {
   module.def("cpu_allocator_installed", &tide::torch_hooks::CpuAllocatorInstalled);
   module.def(
       "arm_op_gate",
-      [](const py::capsule& api, bool on) { tide::torch_hooks::ArmOpGate(Api(api), on); },
-      "Starts or stops reporting what operators touch.");
+      [](const py::capsule& api, int wanted) {
+        tide::torch_hooks::ArmOpGate(Api(api), wanted, &InterpreterIsFree);
+      },
+      "Reports operators for what is wanted of them (TideOperators, as bits); 0 for nothing.");
 }

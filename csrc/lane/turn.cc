@@ -379,6 +379,10 @@ void Turn::RecordIteration(absl::Duration took) {
   slot.rounds.store(slot.rounds.load(kRelaxed) + 1, kRelaxed);
 }
 
+void Turn::Excuse(absl::Duration stood_still) {
+  hold_start_ns_ += absl::ToInt64Nanoseconds(stood_still);
+}
+
 void Turn::SetRemaining(absl::Duration remaining) {
   const int64_t ns = remaining < absl::ZeroDuration() ? -1 : absl::ToInt64Nanoseconds(remaining);
   own().remaining_ns.store(ns, kRelaxed);  // relaxed: one number

@@ -69,6 +69,9 @@ class Turn {
 
   /// Books a finished iteration; before Release, so that the decision sees it.
   void RecordIteration(absl::Duration took);
+  /// Time of this hold in which the process stood still because somebody else had to be given way
+  /// to: no service.
+  void Excuse(absl::Duration stood_still);
   /// Predicted service until the job ends; negative: unknown (srtf).
   void SetRemaining(absl::Duration remaining);
   void SetShare(double weight, sched::Priority priority);

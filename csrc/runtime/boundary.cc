@@ -39,6 +39,7 @@ bool Runtime::Learning(int64_t index) {
 absl::Status Runtime::EndIteration(bool continuing) {
   if (!iteration_open_) return absl::OkStatus();
   const int64_t now = clock_.MonotonicNanos();
+  EndPace(now);
   const absl::Status left = arena_->EndIteration();
   iteration_open_ = false;
   keep_turn_ = !left.ok() || (continuing && now < hold_until_ns_);
@@ -67,7 +68,8 @@ absl::Status Runtime::EndIteration(bool continuing) {
   if (in_lane_ && !keep_turn_) {
     if (cuda != nullptr && LaneMembers() > 1) cuda->FinishWork();
     turn_->SetLearning(Learning(iterations));
-    turn_->Release(continuing);
+    // Who has run more than its share asks for no turn yet.
+    turn_->Release(continuing && !WaitsForPace());
   }
   // Without the turn, unless it is kept: others compute while this job moves its memory.
   CarryOutOrders(continuing && left.ok() ? Returns::kWhenResumed : Returns::kToProgram);
@@ -146,8 +148,13 @@ void Runtime::UpdateRecording() {
 absl::Status Runtime::BeginIteration(int phase, const std::function<bool()>& interrupted) {
   if (iteration_open_) return absl::OkStatus();
   const int64_t begin = clock_.MonotonicNanos();
-  TIDE_RETURN_IF_ERROR(TakeTurn(interrupted));
-  waited_ns_.fetch_add(clock_.MonotonicNanos() - begin, std::memory_order_relaxed);
+  const int64_t paced = paced_ns_.load(std::memory_order_relaxed);
+  if (const absl::Status taken = TakeTurn(phase, interrupted); !taken.ok()) {
+    LeaveMeter();
+    return taken;
+  }
+  const int64_t slowed = paced_ns_.load(std::memory_order_relaxed) - paced;
+  waited_ns_.fetch_add(clock_.MonotonicNanos() - begin - slowed, std::memory_order_relaxed);
   const bool use_lane = in_lane_ && arena_->lane_attached() && LaneMembers() > 1;
   lane_was_used_ = use_lane && !Learning(iterations_.load(std::memory_order_relaxed));
   UpdateRecording();
@@ -155,11 +162,12 @@ absl::Status Runtime::BeginIteration(int phase, const std::function<bool()>& int
   slot().phase.store(static_cast<uint32_t>(shm::Phase::kRunning), std::memory_order_relaxed);
   iteration_begin_ns_ = clock_.MonotonicNanos();
   arena_->BeginIteration(phase, use_lane);
+  BeginPace(iteration_begin_ns_);
   iteration_open_ = true;
   return absl::OkStatus();
 }
 
-absl::Status Runtime::TakeTurn(const std::function<bool()>& interrupted) {
+absl::Status Runtime::TakeTurn(int phase, const std::function<bool()>& interrupted) {
   if (options_.lane >= 0 && !in_lane_) {
     turn_ = std::make_unique<lane::Turn>(*device_, slot_id_, clock_);
     TIDE_RETURN_IF_ERROR(JoinLane(LaneId(DecideAdmission().lane)));
@@ -172,10 +180,18 @@ absl::Status Runtime::TakeTurn(const std::function<bool()>& interrupted) {
     if (suspended_.load(std::memory_order_relaxed) || WaitsForAdmission()) {
       if (interrupted && interrupted())
         return Interrupted("interrupted while paused or waiting to be admitted");
+      LeaveMeter();                          // whoever stands still is slowed by nobody
       if (in_lane_) turn_->SetReady(false);  // a turn that was kept goes to others
       SleepUntilOrdered();
       continue;
     }
+    if (!(in_lane_ && keep_turn_ && turn_->Holds()) && WaitsForPace()) {
+      if (interrupted && interrupted()) return Interrupted("interrupted while slowed");
+      if (in_lane_) turn_->SetReady(false);
+      SleepForPace();
+      continue;
+    }
+    AskMeter(phase);
     if (!in_lane_) {
       if (DevicesAreBack()) return absl::OkStatus();
       if (interrupted && interrupted()) return Interrupted("interrupted without device memory");
@@ -314,6 +330,7 @@ void Runtime::MapScratch() {
 
 absl::Status Runtime::Leave() {
   TIDE_RETURN_IF_ERROR(EndIteration(/*continuing=*/false));
+  LeaveMeter();
   scratch_.reset();
   if (in_lane_) turn_->Leave();
   in_lane_ = false;

@@ -15,6 +15,12 @@ enum TideAllocateResult {
   TIDE_OUT_OF_MEMORY = 2,  // message_out explains; raise the framework's out-of-memory error
 };
 
+/// What operators are reported for: bits.
+enum TideOperators {
+  TIDE_OPERATORS_RECORD = 1,  // next_operator and touch
+  TIDE_OPERATORS_PACE = 2,    // pace_operator
+};
+
 /// One entry of a framework's table of driver calls: what may stand there now, and what shall.
 struct TideCudaCall {
   const char* name;
@@ -36,4 +42,7 @@ struct TideCoreApi {
   /// Null and 0 until device memory has been started.
   const struct TideCudaCall* cuda_calls;
   int32_t cuda_call_count;
+  /// Called for each operator while it is wanted for pace; waits there if `may_wait`, in which case
+  /// the caller must hold no lock of the interpreter.
+  void (*pace_operator)(int may_wait);
 };

@@ -8,6 +8,7 @@
 #include <thread>
 #include <utility>
 
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "base/log.h"
@@ -33,6 +34,22 @@ absl::StatusOr<int> ParsePriority(const std::string& text) {
   if (text == "guaranteed") return 2;
   return absl::InvalidArgumentError(
       absl::StrCat("priority \"", text, "\" is not one of guaranteed, normal, opportunistic"));
+}
+
+absl::StatusOr<double> Fraction(absl::string_view option) {
+  const std::string text = TextOption(option);
+  double value = 0;
+  if (absl::SimpleAtod(text, &value)) return value;
+  return absl::InvalidArgumentError(absl::StrCat(option, " \"", text, "\" is no number"));
+}
+
+absl::StatusOr<sched::PaceOptions> ReadPaceOptions() {
+  sched::PaceOptions pace;
+  TIDE_ASSIGN_OR_RETURN(pace.law, sched::ParsePaceLaw(TextOption("pace.law")));
+  TIDE_ASSIGN_OR_RETURN(pace.loss_allowed, Fraction("pace.loss_allowed"));
+  TIDE_ASSIGN_OR_RETURN(pace.pace_min, Fraction("pace.min"));
+  TIDE_RETURN_IF_ERROR(sched::CheckPaceOptions(pace));
+  return pace;
 }
 
 // Leaves a note of the children in the slot, for who finds it when its owner is dead.
@@ -72,6 +89,7 @@ absl::StatusOr<JobOptions> JobOptions::FromOptions() {
   }
   options.queue = admission == "queue";
   options.iterations = IntOption("job.iterations");
+  TIDE_ASSIGN_OR_RETURN(options.pace, ReadPaceOptions());
   if (options.lane < -1 || options.lane >= shm::kLaneCount) {
     return absl::InvalidArgumentError(
         absl::StrCat("lane ", options.lane, " is not between -1 (none) and ", shm::kLaneCount - 1));
@@ -137,6 +155,8 @@ absl::Status Runtime::Init() {
                                                        return NeedMemory(bytes, last);
                                                      }));
   pager_ = std::make_unique<Pager>(*arena_, *backend_);
+  pacer_ = std::make_unique<Pacer>(*device_, slot_id_, options_.pace);
+  meter_ = std::make_unique<StepMeter>(*device_, slot_id_);
   account_.SetLimit(options_.limit);
   Sample();
   if (options_.limit > Bytes(0)) TIDE_RETURN_IF_ERROR(EnsureSpill());
@@ -253,6 +273,9 @@ RuntimeReport Runtime::Report() {
   report.suspended = suspended_.load(std::memory_order_relaxed);
   report.wait_seconds_total =
       static_cast<double>(waited_ns_.load(std::memory_order_relaxed)) * 1e-9;
+  report.pace = slot().pace_ppm.load(std::memory_order_relaxed) / 1e6;
+  report.paced_seconds_total =
+      static_cast<double>(paced_ns_.load(std::memory_order_relaxed)) * 1e-9;
   report.budget_revision = slot().budget_revision.load(std::memory_order_relaxed);
   report.peak_bytes = Bytes(slot().peak_bytes.load(std::memory_order_relaxed));
   report.device_path = device_->path();
@@ -317,6 +340,10 @@ void Runtime::FillApi(TideCoreApi& api) {
   api.touch = [](const void* pointer, size_t size) {
     Runtime* self = g_runtime.load(std::memory_order_acquire);
     if (self->arena_->recording()) self->arena_->Touch(pointer, size);
+  };
+  api.pace_operator = [](int may_wait) {
+    Runtime* self = g_runtime.load(std::memory_order_acquire);
+    if (!self->arena_->passes_through()) self->PaceOperator(may_wait != 0);
   };
 }
 

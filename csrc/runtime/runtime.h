@@ -1,6 +1,8 @@
 // The job's side put together: who owns all parts, and the boundary between iterations.
 #pragma once
 
+#include <pthread.h>
+
 #include <atomic>
 #include <deque>
 #include <functional>
@@ -27,8 +29,11 @@
 #include "runtime/core_api.h"
 #include "runtime/daemon_link.h"
 #include "runtime/orders.h"
+#include "runtime/pacer.h"
 #include "runtime/pager.h"
+#include "runtime/step_meter.h"
 #include "sched/admission.h"
+#include "sched/pace_law.h"
 #include "shm/device_file.h"
 
 namespace tide::runtime {
@@ -45,6 +50,7 @@ struct JobOptions {
   int64_t iterations = 0;  // of the whole job; 0: not said
   bool queue = false;      // waits when it does not fit beside the others
   int weight_milli = 1000;
+  sched::PaceOptions pace;
   static absl::StatusOr<JobOptions> FromOptions();
 };
 
@@ -65,6 +71,8 @@ struct RuntimeReport {
   double predicted_resume_seconds = 0;
   double gate_seconds_last = 0;  // of the last boundary, waiting excluded
   double wait_seconds_total = 0;
+  double pace = 1;                 // share of time that the job may run
+  double paced_seconds_total = 0;  // stood still for its pace
   std::string device_path;
 };
 
@@ -107,6 +115,9 @@ class Runtime {
   /// Errors: Cancelled, as BeginIteration; the memory is back then too, as far as it fits.
   absl::Status AwaitDevices(const std::function<bool()>& interrupted);
 
+  /// TideOperators that are to be reported until the next boundary, as bits.
+  int OperatorsWanted();
+
   RuntimeReport Report();
   /// Predicted service until the job ends; -1: unknown.
   int64_t RemainingNanos() { return slot().remaining_ns.load(std::memory_order_relaxed); }
@@ -134,7 +145,7 @@ class Runtime {
   shm::JobSlot& slot() { return device_->slot(slot_id_); }
 
   // boundary.cc
-  absl::Status TakeTurn(const std::function<bool()>& interrupted);
+  absl::Status TakeTurn(int phase, const std::function<bool()>& interrupted);
   /// What ends a wait of a suspended job whose program goes on all the same: Cancelled.
   absl::Status Interrupted(absl::string_view text);
   /// Before an iteration: brings back what has stepped aside. False: not all of it fits now.
@@ -146,6 +157,20 @@ class Runtime {
   int LaneMembers();
   /// Whether iteration `index` is one of those before lifetimes are known.
   static bool Learning(int64_t index);
+
+  // pace.cc
+  /// The next iteration is wanted; tells the meter of a guaranteed job.
+  void AskMeter(int phase);
+  void LeaveMeter();
+  void BeginPace(int64_t now);
+  void EndPace(int64_t now);
+  /// Between iterations: whether the job has run more than its share.
+  bool WaitsForPace();
+  void SleepForPace();
+  /// Each operator while they are reported; it waits here for its pace, if it may.
+  void PaceOperator(bool may_wait);
+  void WaitInside();
+  void SayPace(int64_t now);
 
   // admission.cc
   /// Whether the job has to wait until others end; enters and leaves the queue.
@@ -207,6 +232,13 @@ class Runtime {
   TideCoreApi api_;
 
   // used by the stepping thread alone
+  std::unique_ptr<Pacer> pacer_;
+  std::unique_ptr<StepMeter> meter_;
+  bool metered_ = false;         // the meter knows of the iteration that is open or wanted
+  bool pace_operators_ = false;  // operators of this iteration are reported for pace
+  bool let_go_ = false;          // no waiting in this iteration any more
+  bool said_slowed_ = false;
+  int64_t said_pace_ns_ = 0;
   std::unique_ptr<lane::Turn> turn_;
   std::optional<lane::Scratch> scratch_;
   uint64_t mapped_generation_ = 0;  // of the scratch whose pages are mapped
@@ -224,7 +256,9 @@ class Runtime {
   bool lane_was_used_ = false;  // the last iteration ran on lane pages
   bool trimmed_ = false;        // private scratch was given back after the lane took over
   bool trim_scratch_ = false;
-  bool iteration_open_ = false;
+  pthread_t pace_thread_{};  // that runs the iteration
+  // Read by other threads of the job when an operator is reported in them, which then do nothing.
+  std::atomic<bool> iteration_open_{false};
   int64_t iteration_begin_ns_ = 0;
   std::deque<Bytes> scratch_history_;  // private scratch of the last iterations
   int64_t asked_at_ns_ = 0;            // when others last asked this job for memory
@@ -240,6 +274,7 @@ class Runtime {
   std::atomic<int64_t> iterations_{0};
   std::atomic<int64_t> iterations_expected_{0};  // in all; 0: unknown
   std::atomic<int64_t> waited_ns_{0};
+  std::atomic<int64_t> paced_ns_{0};          // stood still for its pace
   std::atomic<int64_t> asked_in_vain_ns_{0};  // when others last had nothing to give
 
   void Tell(absl::string_view kind, absl::string_view text);

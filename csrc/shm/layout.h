@@ -13,11 +13,13 @@
 namespace tide::shm {
 
 inline constexpr uint64_t kTableMagic = 0x454c424154454454;  // "TDETABLE"
-inline constexpr uint32_t kTableVersion = 2;
+inline constexpr uint32_t kTableVersion = 3;
 inline constexpr int kSlotCount = 256;
 inline constexpr int kLaneCount = 16;
 inline constexpr int kNameBytes = 64;
 inline constexpr int kChildrenKept = 16;
+inline constexpr uint32_t kPaceWhole = 1'000'000;  // JobSlot::pace_ppm of a job that is not slowed
+inline constexpr int64_t kNeverRan = 1;            // JobSlot::stopped_ns
 
 enum class SlotState : uint32_t { kFree = 0, kClaiming = 1, kLive = 2 };
 
@@ -91,6 +93,23 @@ struct alignas(64) JobSlot {
   std::atomic<uint64_t> lane_generation;  // generation of the scratch that the owner has mapped
   std::atomic<int64_t>
       retired_scratch_bytes;  // its charge once others have left it; under the device lock
+
+  // pace; written by the owner. Of an opportunistic job:
+  std::atomic<uint32_t> pace_ppm;      // share of time that it may run, in millionths
+  std::atomic<uint32_t> pace_law;      // sched::PaceLawId that has set it
+  std::atomic<int32_t> pace_for;       // slot of the guaranteed job that it gives way to; -1: none
+  std::atomic<int32_t> pace_loss_ppm;  // what that job was seen to lose of its speed last
+  std::atomic<int64_t> pace_cut_ns;    // monotonic, when the pace was lowered last; 0: never
+  std::atomic<int64_t> stopped_ns;     // monotonic, when it ran last; 0: it runs; 1: it never did
+  // Of a guaranteed job, whose iterations are a row of stretches between two looks at the clock:
+  std::atomic<uint32_t> progress_sequence;  // odd while the next four are being written
+  std::atomic<int64_t> progress_usual_ns;   // of all stretches that are known: undisturbed time
+  std::atomic<int64_t> progress_took_ns;    // and what they took
+  std::atomic<int64_t> stretch_begin_ns;    // monotonic, of the one under way; 0: outside
+  std::atomic<int64_t> stretch_usual_ns;    // of the one under way; 0: not known
+  std::atomic<int64_t> step_usual_ns;       // of an iteration, undisturbed; 0: not known yet
+  std::atomic<int64_t> step_took_ns;        // of the last finished one
+  std::atomic<int64_t> progress_ns;         // monotonic, when a stretch ended last
 
   // forked children as pid << 42 | start time, 0 for none: they hold the owner's memory beyond its
   // death

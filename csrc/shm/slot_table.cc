@@ -74,9 +74,23 @@ void ResetSlot(JobSlot& slot) {
                      &JobSlot::virtual_ns,
                      &JobSlot::rounds,
                      &JobSlot::heartbeat_ns,
-                     &JobSlot::retired_scratch_bytes}) {
+                     &JobSlot::retired_scratch_bytes,
+                     &JobSlot::pace_cut_ns,
+                     &JobSlot::progress_usual_ns,
+                     &JobSlot::progress_took_ns,
+                     &JobSlot::stretch_begin_ns,
+                     &JobSlot::stretch_usual_ns,
+                     &JobSlot::step_usual_ns,
+                     &JobSlot::step_took_ns,
+                     &JobSlot::progress_ns}) {
     (slot.*field).store(0, kRelaxed);
   }
+  slot.pace_ppm.store(kPaceWhole, kRelaxed);
+  slot.pace_law.store(0, kRelaxed);
+  slot.pace_for.store(-1, kRelaxed);
+  slot.pace_loss_ppm.store(0, kRelaxed);
+  slot.stopped_ns.store(kNeverRan, kRelaxed);
+  slot.progress_sequence.store(0, kRelaxed);
   slot.remaining_ns.store(-1, kRelaxed);
   slot.lane.store(-1, kRelaxed);
   slot.flags.store(0, kRelaxed);

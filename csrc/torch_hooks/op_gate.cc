@@ -10,7 +10,9 @@ namespace tide::torch_hooks {
 namespace {
 
 const TideCoreApi* g_api = nullptr;
-std::optional<at::CallbackHandle> g_handle;
+bool (*g_may_wait)() = nullptr;
+std::optional<at::CallbackHandle> g_recording;
+std::optional<at::CallbackHandle> g_pace;
 
 void TouchTensor(const at::Tensor& tensor) {
   if (!tensor.defined() || !tensor.is_cpu() || !tensor.has_storage()) return;
@@ -30,19 +32,30 @@ std::unique_ptr<at::ObserverContext> OnOperator(const at::RecordFunction& functi
   return nullptr;
 }
 
+std::unique_ptr<at::ObserverContext> OnPacedOperator(const at::RecordFunction&) {
+  g_api->pace_operator(g_may_wait() ? 1 : 0);
+  return nullptr;
+}
+
+void Arm(std::optional<at::CallbackHandle>& handle, bool on,
+         at::RecordFunctionCallback::StartCallback callback, bool inputs) {
+  if (on == handle.has_value()) return;
+  if (on) {
+    handle = at::addGlobalCallback(at::RecordFunctionCallback(callback).needsInputs(inputs).scopes(
+        {at::RecordScope::FUNCTION}));
+  } else {
+    at::removeCallback(*handle);
+    handle.reset();
+  }
+}
+
 }  // namespace
 
-void ArmOpGate(const TideCoreApi* api, bool on) {
+void ArmOpGate(const TideCoreApi* api, int wanted, bool (*may_wait)()) {
   g_api = api;
-  if (on == g_handle.has_value()) return;
-  if (on) {
-    g_handle = at::addGlobalCallback(at::RecordFunctionCallback(OnOperator)
-                                         .needsInputs(true)
-                                         .scopes({at::RecordScope::FUNCTION}));
-  } else {
-    at::removeCallback(*g_handle);
-    g_handle.reset();
-  }
+  g_may_wait = may_wait;
+  Arm(g_recording, (wanted & TIDE_OPERATORS_RECORD) != 0, OnOperator, /*inputs=*/true);
+  Arm(g_pace, (wanted & TIDE_OPERATORS_PACE) != 0, OnPacedOperator, /*inputs=*/false);
 }
 
 }  // namespace tide::torch_hooks

@@ -1,12 +1,14 @@
-// What operators touch, reported to the core while it records: RecordFunction with inputs, armed
-// only then.
+// Operators reported to the core while it wants them: what they touch (RecordFunction with inputs),
+// and that one begins, where a job may be slowed.
 #pragma once
 
 #include "runtime/core_api.h"
 
 namespace tide::torch_hooks {
 
-/// Adds or removes the callback; idempotent. While armed every operator costs about a microsecond.
-void ArmOpGate(const TideCoreApi* api, bool on);
+/// Adds or removes the callbacks; idempotent. While armed every operator costs about a microsecond
+/// (recording) or 0.2 us (pace). `may_wait` is asked in the thread of each operator: false where it
+/// holds a lock that others need.
+void ArmOpGate(const TideCoreApi* api, int wanted, bool (*may_wait)());
 
 }  // namespace tide::torch_hooks

@@ -65,8 +65,8 @@ class Gate:
         self._by_hand = True  # no optimizer has been seen
         self._backwards = 0  # of a process without optimizers
         self._backwards_since_forward = 0
-        self._arm: Callable[[bool], None] = lambda on: None
-        self._armed = False
+        self._arm: Callable[[int], None] = lambda wanted: None
+        self._armed = 0  # what operators are reported for
         self._root_hook = _RootHook(self)
         self._global_handle: Any = None
         self.on_first_iteration: Callable[[], None] | None = None
@@ -80,8 +80,8 @@ class Gate:
         self.after_begin: Callable[[], None] | None = None
         self.begun = False  # an iteration was ever begun
 
-    def install(self, arm: Callable[[bool], None]) -> None:
-        """Sets the hooks in torch; `arm` starts and stops the operator gate."""
+    def install(self, arm: Callable[[int], None]) -> None:
+        """Sets the hooks in torch; `arm` says what operators are reported for."""
         import torch
         from torch.optim import optimizer
 
@@ -263,10 +263,10 @@ class Gate:
         self.open = True
         self.stepped = False
         self.phase = phase
-        recording = _core.recording()
-        if recording != self._armed:
-            self._arm(recording)
-            self._armed = recording
+        wanted = _core.operators_wanted()
+        if wanted != self._armed:
+            self._arm(wanted)
+            self._armed = wanted
         if self.on_begun is not None:
             self.on_begun(paused_s)
         if self.after_begin is not None:

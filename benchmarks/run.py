@@ -21,6 +21,7 @@ NAMES = (
     "suspend",
     "hook",
     "elastic",
+    "pace",
     "coordinator",
     "simulator",
 )

@@ -49,6 +49,13 @@ SlotView ReadSlot(const shm::JobSlot& slot, int index) {
   view.heartbeat_ns = slot.heartbeat_ns.load(kRelaxed);
   view.iterations = slot.iterations.load(kRelaxed);
   view.rounds = slot.rounds.load(kRelaxed);
+  view.pace = static_cast<double>(slot.pace_ppm.load(kRelaxed)) / shm::kPaceWhole;
+  view.pace_law = static_cast<sched::PaceLawId>(slot.pace_law.load(kRelaxed));
+  view.pace_for = slot.pace_for.load(kRelaxed);
+  view.pace_loss = slot.pace_loss_ppm.load(kRelaxed) / 1e6;
+  view.pace_cut_ns = slot.pace_cut_ns.load(kRelaxed);
+  view.step_usual_ns = slot.step_usual_ns.load(kRelaxed);
+  view.step_took_ns = slot.step_took_ns.load(kRelaxed);
   return view;
 }
 

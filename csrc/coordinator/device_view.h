@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "sched/pace_law.h"
 #include "sched/turn_policy.h"
 #include "shm/layout.h"
 
@@ -29,6 +30,12 @@ struct SlotView {
   double weight = 1;
   int64_t joined_ns = 0, service_ns = 0, virtual_ns = 0, last_iteration_ns = 0, remaining_ns = -1;
   int64_t heartbeat_ns = 0, iterations = 0, rounds = 0;
+  double pace = 1;  // share of time that it may run
+  sched::PaceLawId pace_law = sched::PaceLawId::kAimd;
+  int pace_for = -1;     // slot of the job that it gives way to
+  double pace_loss = 0;  // of that job's speed, as seen last
+  int64_t pace_cut_ns = 0;
+  int64_t step_usual_ns = 0, step_took_ns = 0;  // of a guaranteed job; 0: not known
 
   int64_t resident_bytes() const { return private_bytes + file_resident_bytes; }
 };

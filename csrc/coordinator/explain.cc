@@ -4,6 +4,7 @@
 #include <algorithm>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
 #include "coordinator/text.h"
 #include "sched/admission.h"
@@ -101,6 +102,26 @@ bool ExplainReclaim(const Inputs& in, Explanation& out) {
   out.text = absl::StrCat("others asked it to give back ", Size(in.slot->reclaim_bytes),
                           "; it does so while it waits or at its next boundary");
   out.numbers.emplace_back("reclaim_bytes", in.slot->reclaim_bytes);
+  return true;
+}
+
+bool ExplainSlowed(const Inputs& in, Explanation& out) {
+  if (in.slot->pace >= 1) return false;
+  out.reason = "slowed";
+  const SlotView* other = in.view.Slot(in.slot->pace_for);
+  const std::string name = other != nullptr ? SlotName(in.state, *other) : "a guaranteed job";
+  out.text = absl::StrFormat("slowed: it may run %.1f %% of the time (law %s) for %s, ",
+                             100 * in.slot->pace, sched::PaceLawName(in.slot->pace_law), name);
+  if (other == nullptr || other->step_usual_ns <= 0) {
+    out.text += "whose undisturbed speed is being found out";
+  } else {
+    absl::StrAppendFormat(&out.text, "which loses %.1f %% of its speed",
+                          100 * std::max(in.slot->pace_loss, 0.0));
+  }
+  if (other != nullptr) out.ahead.push_back(name);
+  out.numbers.emplace_back("pace", in.slot->pace);
+  out.numbers.emplace_back("loss", in.slot->pace_loss);
+  out.advice.push_back(absl::StrCat("tide priority ", in.job.name, " normal runs it freely"));
   return true;
 }
 
@@ -248,10 +269,10 @@ Explanation Explain(const State& state, const Job& job, const DeviceView& view, 
   Explanation out;
   out.state = StateWord(job, slot);
   const Inputs in{state, job, view, slot, now};
-  const bool explained = ExplainEnded(in, out) || ExplainPaused(in, out) ||
-                         ExplainNoSlot(in, out) || ExplainQueued(in, out) || ExplainTurn(in, out) ||
-                         ExplainLoading(in, out) || ExplainReclaim(in, out) ||
-                         ExplainDemoted(in, out);
+  const bool explained =
+      ExplainEnded(in, out) || ExplainPaused(in, out) || ExplainNoSlot(in, out) ||
+      ExplainQueued(in, out) || ExplainSlowed(in, out) || ExplainTurn(in, out) ||
+      ExplainLoading(in, out) || ExplainReclaim(in, out) || ExplainDemoted(in, out);
   if (!explained) ExplainRunning(in, out);
   if (job.live() && job.settled_revision < job.revision) {
     absl::StrAppend(&out.text, "; limit ", Limit(job.wanted.limit_bytes),

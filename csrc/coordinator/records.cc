@@ -48,6 +48,12 @@ void AppendLedger(wire::Value::Map& record, const SlotView* slot, const wire::Re
   add("iterations", s.iterations, r.iterations);
 }
 
+/// What an iteration of a guaranteed job takes over what it takes undisturbed; null: not known.
+wire::Value Slowdown(const SlotView* slot) {
+  if (slot == nullptr || slot->priority != 2 || slot->step_usual_ns <= 0) return {};
+  return static_cast<double>(slot->step_took_ns) / static_cast<double>(slot->step_usual_ns);
+}
+
 wire::Value::Map JobRecord(const Job& job, const DeviceView& view, const SlotView* slot) {
   const LaneView* lane = slot != nullptr ? view.Lane(slot->lane) : nullptr;
   const bool stands = !job.live() || job.paused;
@@ -66,6 +72,8 @@ wire::Value::Map JobRecord(const Job& job, const DeviceView& view, const SlotVie
   record.emplace_back("step_ms", slot != nullptr ? slot->last_iteration_ns / 1e6
                                  : job.report    ? job.report->step_ms
                                                  : 0.0);
+  record.emplace_back("pace", slot != nullptr ? slot->pace : 1.0);
+  record.emplace_back("slowdown", Slowdown(slot));
   record.emplace_back("lane", lane != nullptr ? lane->id : -1);
   record.emplace_back("turn", lane != nullptr && lane->holder == slot->index);
   record.emplace_back("slot", slot != nullptr ? slot->index : -1);

@@ -153,6 +153,7 @@ bool Pacer::MayRun(int64_t now) {
   // Who comes to a guaranteed job begins slowly.
   if (first && any_active_) {
     state_.pace = options_.pace_min;
+    state_.reason = "it begins slowly beside a guaranteed job";
     Publish(now);
   }
   Refill(now);

@@ -16,6 +16,8 @@ constexpr const char* kNames[] = {"aimd", "tgs", "antman", "off"};
 constexpr double kFastNs = 30e6;
 constexpr double kFastLossMin = 0.15;
 constexpr double kFastLossPerAllowed = 4;
+// One burst of a job that runs this little fills a short window and is no reason.
+constexpr double kFastPaceMin = 0.1;
 constexpr double kSlowNs = 400e6;
 constexpr double kCutMost = 0.1;   // factor of the hardest cut
 constexpr double kCutLeast = 0.8;  // and of the softest
@@ -47,13 +49,13 @@ void Aimd(const PaceSample& sample, const PaceOptions& options, PaceState& next)
   if (!Says(sample.usual_ns, sample.took_ns)) return;
   next.fast_usual_ns += sample.usual_ns, next.fast_took_ns += sample.took_ns;
   next.slow_usual_ns += sample.usual_ns, next.slow_took_ns += sample.took_ns;
-  const bool fast = next.fast_took_ns >= kFastNs;
+  const bool fast = next.fast_took_ns >= kFastNs && next.pace > kFastPaceMin;
   const bool slow = next.slow_took_ns >= kSlowNs;
   const double fast_loss = fast ? 1 - next.fast_usual_ns / next.fast_took_ns : 0;
   const double slow_loss = slow ? 1 - next.slow_usual_ns / next.slow_took_ns : 0;
   const bool fast_cut =
       fast_loss > std::max(kFastLossMin, kFastLossPerAllowed * options.loss_allowed);
-  if (fast) next.fast_usual_ns = next.fast_took_ns = 0;
+  if (next.fast_took_ns >= kFastNs) next.fast_usual_ns = next.fast_took_ns = 0;
   if (fast_cut || (slow && slow_loss > options.loss_allowed)) {
     next.loss = fast_cut ? fast_loss : slow_loss;
     next.pace *= std::clamp(options.loss_allowed / next.loss, kCutMost, kCutLeast);

@@ -60,7 +60,7 @@ struct PaceState {
 /// The state after `sample`. Without a guaranteed job the pace is 1 at once; while its usual speed
 /// is not known it is pace_min, which is how that speed is found out. Otherwise:
 ///
-///  - aimd: cut within one sample of 30 ms when far too slow, and each 400 ms when slower than
+///  - aimd: cut within one sample of 30 ms when far too slow (from a pace above 0.1), and each 400 ms when slower than
 ///    allowed, by the factor loss allowed / loss (what a job takes is about proportional to its
 ///    pace), at most to a tenth; raised by addition, in steps that double with each second of calm.
 ///  - tgs (NSDI 2023; constants of the published artefact): x 1.5 until the first loss above what

@@ -1,0 +1,105 @@
+"""A guaranteed job beside an opportunistic one on two cores, under each law of pace.
+
+`protected_loss` is the share of its steps a second that the guaranteed job loses beside the other
+one, against itself alone in the same round. `harvest` is the other one's steps a second over those
+it makes alone. `reaction_ms` is the time from the moment at which the other one, idle until then,
+begins to train to the moment at which its pace was lowered. Each law has its own pair of processes;
+what the law `off` gives is the baseline.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import pathlib
+import statistics
+import tempfile
+import time
+from typing import Any
+
+from benchmarks import pace_bodies
+from benchmarks.figure import Figure
+from benchmarks.workers import Worker, tide_environment
+
+LAWS = ("aimd", "tgs", "antman", "off")
+WARM_UP = 12
+QUICK = {"rounds": 3, "alone_s": 2.0, "shared_s": 5.0, "reactions": 3}
+FULL = {"rounds": 9, "alone_s": 4.0, "shared_s": 12.0, "reactions": 9}
+# Outside for longer than a second, the guaranteed job is one that does not train.
+GONE_S, BESIDE_S, DISTURB_S = 1.5, 2.0, 1.5
+
+
+class Pair:
+    """The two jobs under one law."""
+
+    def __init__(self, law: str, folder: pathlib.Path, stack: contextlib.ExitStack) -> None:
+        """Starts both and lets the guaranteed one learn what it takes undisturbed."""
+        folder.mkdir(mode=0o700)
+        environment = tide_environment(folder, TIDE_PACE_LAW=law)
+        self.protected = stack.enter_context(
+            Worker(pace_bodies.protected, environment, warm_up=WARM_UP)
+        )
+        self.guest = stack.enter_context(Worker(pace_bodies.guest, environment, warm_up=2))
+        self.beside(3.0)
+
+    def alone(self, seconds: float) -> list[float]:
+        """Seconds of the guaranteed job's steps while the other one waits."""
+        steps: list[float] = self.protected.call(seconds)
+        return steps
+
+    def beside(self, seconds: float) -> tuple[list[float], dict[str, Any]]:
+        """Both train: the guaranteed job's steps, and what the other one did."""
+        self.protected.send(seconds)
+        other = self.guest.call((0.0, seconds))
+        return self.protected.receive(), other
+
+    def reaction(self) -> dict[str, Any]:
+        """The other one begins to disturb while it may run freely."""
+        self.guest.send((GONE_S + BESIDE_S, DISTURB_S))
+        time.sleep(GONE_S)
+        self.protected.call(BESIDE_S + DISTURB_S)
+        answer: dict[str, Any] = self.guest.receive()
+        return answer
+
+
+def rate(steps: list[float]) -> float:
+    """Steps a second."""
+    return len(steps) / sum(steps)
+
+
+def measure(quick: bool) -> Figure:
+    """Runs the figure; about three minutes when quick."""
+    plan = QUICK if quick else FULL
+    figure = Figure("pace")
+    losses: dict[str, list[float]] = {law: [] for law in LAWS}
+    shares: dict[str, list[float]] = {law: [] for law in LAWS}
+    reactions: dict[str, list[float | None]] = {law: [] for law in LAWS}
+    paces: list[float] = []
+    with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
+        pairs = {law: Pair(law, pathlib.Path(folder) / law, stack) for law in LAWS}
+        for _ in range(int(plan["rounds"])):
+            guest_alone = pairs["off"].guest.call((0.0, plan["alone_s"]))["rate"]
+            for law, pair in pairs.items():
+                before = rate(pair.alone(plan["alone_s"]))
+                steps, other = pair.beside(plan["shared_s"])
+                losses[law].append(1 - rate(steps) / before)
+                shares[law].append(other["rate"] / guest_alone)
+        for _ in range(int(plan["reactions"])):
+            for law in LAWS[:-1]:
+                found = pairs[law].reaction()
+                reactions[law].append(found["reaction_s"])
+                paces.append(found["pace_before"])
+    for law in LAWS:
+        suffix = "" if law == "aimd" else f"_{law}"
+        table = figure.baselines if law == "off" else figure.values
+        table[f"protected_loss{suffix}"] = statistics.median(losses[law])
+        table[f"harvest{suffix}"] = statistics.median(shares[law])
+        if law == "off":
+            continue
+        seen = [seconds for seconds in reactions[law] if seconds is not None]
+        if len(seen) * 2 > len(reactions[law]):
+            table[f"reaction_ms{suffix}"] = 1e3 * statistics.median(seen)
+        else:
+            figure.missing(f"reaction_ms{suffix}", f"no cut within {DISTURB_S} s in most rounds")
+    figure.setting |= plan | {"pace_before_reaction": statistics.median(paces)}
+    figure.setting["losses"] = {law: [round(one, 3) for one in losses[law]] for law in LAWS}
+    return figure

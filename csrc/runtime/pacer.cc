@@ -10,10 +10,12 @@ namespace tide::runtime {
 namespace {
 
 constexpr auto kRelaxed = std::memory_order_relaxed;
-constexpr int64_t kLookNanos = 20'000'000;       // between two samples
-constexpr int64_t kFindNanos = 50'000'000;       // between two looks for guaranteed jobs
-constexpr int64_t kGoneNanos = 1'000'000'000;    // outside for so long: it trains no more
-constexpr int64_t kStuckNanos = 10'000'000'000;  // in one stretch for so long: nobody to protect
+constexpr int64_t kLookNanos = 20'000'000;     // between two samples
+constexpr int64_t kFindNanos = 50'000'000;     // between two looks for guaranteed jobs
+constexpr int64_t kGoneNanos = 1'000'000'000;  // outside for so long: it trains no more
+// A job that makes no progress for so long (debugged, stopped) is not one to protect.
+constexpr int64_t kStuckNanos = 10'000'000'000;
+constexpr int64_t kStuckUsual = 20;  // the same, for so many times what the stretch usually takes
 constexpr absl::Duration kWaitMax = absl::Milliseconds(20);
 // The bucket: short enough that a burst is no window's loss, long enough for operators to flow.
 constexpr double kBurstNs = 5e6;
@@ -65,7 +67,9 @@ Pacer::Progress Pacer::Read(const shm::JobSlot& slot, int64_t now) {
   progress.step_took_ns = static_cast<double>(slot.step_took_ns.load(kRelaxed));
   progress.steps = slot.iterations.load(kRelaxed);
   progress.learnt = progress.step_usual_ns > 0;
-  progress.inside = begin != 0 && now - begin < kStuckNanos;
+  const int64_t patience =
+      usual > 0 ? std::min(kStuckNanos, kGoneNanos + kStuckUsual * usual) : kStuckNanos;
+  progress.inside = begin != 0 && now - begin < patience;
   progress.active = progress.inside || (begin == 0 && last != 0 && now - last < kGoneNanos);
   const auto late = static_cast<double>(now - begin);
   if (progress.inside && usual > 0 && late > kLate * static_cast<double>(usual)) {

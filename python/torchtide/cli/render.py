@@ -74,6 +74,8 @@ def fitting_columns(jobs: Sequence[Record], width: int) -> tuple[list[Column], l
     columns = list(JOB_COLUMNS)
     if any(job.get("devices") for job in jobs):
         columns[_GPU_AT:_GPU_AT] = GPU_COLUMNS
+    if any(float(job.get("pace", 1)) < 1 for job in jobs):
+        columns.insert(_PACE_AT, PACE_COLUMN)
     while _width(columns, jobs, short) > width:
         if not short:
             short = True
@@ -175,6 +177,10 @@ def _device_limits(job: Record, form: Callable[[int], str]) -> str:
     return ", ".join(_limit(one, form) for one in job.get("devices") or []) or "-"
 
 
+def _pace(job: Record) -> str:
+    return f"{100 * float(job.get('pace', 1)):.3g}%"
+
+
 def _predicted(job: Record) -> str:
     value = job.get("predicted_suspend_ms")
     return "-" if value is None else duration_ms(float(value) if value else -1.0)
@@ -209,6 +215,10 @@ JOB_COLUMNS: Final = (
         droppable=6,
     ),
 )
+
+#: Where some job is slowed: the share of time that it may run.
+PACE_COLUMN: Final = Column("PACE", lambda j: _pace(j), lambda j: _pace(j), droppable=2)
+_PACE_AT: Final = 3  # after PRIO
 
 #: Beside the host's, where some job has used a device.
 GPU_COLUMNS: Final = (

@@ -22,6 +22,7 @@ _WORDS: Final[dict[str, tuple[str, ...]]] = {
     "admission": ("queue", "stream"),
     "daemon": ("auto", "off", "require"),
     "job.priority": ("guaranteed", "normal", "opportunistic"),
+    "pace.law": ("aimd", "tgs", "antman", "off"),
 }
 _TRUE_FALSE: Final = ("1", "0", "true", "false", "yes", "no", "t", "f", "y", "n")
 
@@ -142,6 +143,12 @@ def check_value(name: str, unit: str, text: str, asked: str) -> None:
             asked=asked,
             advice=f"its unit is {unit}: write 10",
         )
+    elif unit == "fraction" and not _is_fraction(name, text):
+        raise OptionError(
+            f'{name} = "{text}" is no fraction',
+            asked=asked,
+            advice="write a number above 0 and below 1, such as 0.05",
+        )
 
 
 def _is_whole(text: str) -> bool:
@@ -150,6 +157,15 @@ def _is_whole(text: str) -> bool:
     except ValueError:
         return False
     return True
+
+
+def _is_fraction(name: str, text: str) -> bool:
+    try:
+        value = float(text)
+    except ValueError:
+        return False
+    # what may be lost is never all of it
+    return 0 < value < 1 or (value == 1 and name != "pace.loss_allowed")
 
 
 def _flat(

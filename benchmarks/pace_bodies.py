@@ -11,12 +11,12 @@ from typing import Any
 WIDTH, BATCH, LAYERS = 512, 256, 12
 
 
-def _job(priority: str) -> Any:
-    """One iteration as a function: a perceptron with Adam on one thread, about 80 ms alone."""
+def _job(priority: str, threads: int) -> Any:
+    """One iteration as a function: a perceptron with Adam."""
     import torch
     import torchtide
 
-    torch.set_num_threads(1)
+    torch.set_num_threads(threads)
     torchtide.runtime.start(name=priority, priority=priority, lane=-1)
     pairs = [(torch.nn.Linear(WIDTH, WIDTH), torch.nn.ReLU()) for _ in range(LAYERS)]
     model = torch.nn.Sequential(*(module for pair in pairs for module in pair))
@@ -37,9 +37,9 @@ def _processor_s() -> float:
     return usage.ru_utime + usage.ru_stime
 
 
-def protected(warm_up: int) -> Iterator[Any]:
+def protected(threads: int, warm_up: int) -> Iterator[Any]:
     """A guaranteed job. Each call trains for so many seconds; yields the seconds of each step."""
-    step = _job("guaranteed")
+    step = _job("guaranteed", threads)
     import torchtide
 
     for _ in range(warm_up):
@@ -83,7 +83,7 @@ class _CutWatch:
         self._thread.join()
 
 
-def guest(warm_up: int) -> Iterator[Any]:
+def guest(threads: int, warm_up: int) -> Iterator[Any]:
     """An opportunistic job. A call is (seconds idle in an iteration, seconds of training).
 
     Yields the steps it made and its processor seconds while it trained; with idle seconds also its
@@ -92,7 +92,7 @@ def guest(warm_up: int) -> Iterator[Any]:
     import torch
     import torchtide
 
-    step = _job("opportunistic")
+    step = _job("opportunistic", threads)
     for _ in range(warm_up):
         step()
     tiny = torch.ones(8)

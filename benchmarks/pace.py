@@ -31,7 +31,7 @@ QUICK = {"rounds": 3, "alone_s": 1.5, "shared_s": 4.0, "reactions": 2}
 FULL = {"rounds": 9, "alone_s": 4.0, "shared_s": 12.0, "reactions": 9}
 # Outside for longer than a second, the guaranteed job is one that does not train.
 # Idle beside it, the other one's pace rises to 1 in about eight seconds.
-GONE_S, BESIDE_S, DISTURB_S = 1.5, 9.0, 1.5
+GONE_S, BESIDE_S, DISTURB_S, SPARE_S = 1.5, 9.0, 1.5, 2.0
 # A job that is slowed already, by the noise of the machine, has no pace to be lowered.
 FREE_PACE = 0.5
 
@@ -68,7 +68,7 @@ class Pair:
         """The other one begins to disturb while it may run freely."""
         self.guest.send((GONE_S + BESIDE_S, DISTURB_S))
         time.sleep(GONE_S)
-        self.protected.call(BESIDE_S + DISTURB_S)
+        self.protected.call(BESIDE_S + DISTURB_S + SPARE_S)
         answer: dict[str, Any] = self.guest.receive()
         return answer
 

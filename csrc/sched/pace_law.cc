@@ -19,8 +19,11 @@ constexpr double kFastLossPerAllowed = 4;
 // One burst of a job that runs this little fills a short window and is no reason.
 constexpr double kFastPaceMin = 0.1;
 constexpr double kSlowNs = 400e6;
-constexpr double kCutMost = 0.1;   // factor of the hardest cut
-constexpr double kCutLeast = 0.8;  // and of the softest
+constexpr double kAim = 0.9;         // share of the loss allowed that a cut aims at
+constexpr int kWindowsMax = 8;       // of the mean
+constexpr double kNoiseWindows = 8;  // by which the noise is known
+constexpr double kCutMost = 0.1;     // factor of the hardest cut
+constexpr double kCutLeast = 0.8;    // and of the softest
 constexpr double kRaiseBelow =
     0.5;  // of the loss allowed: between this and all of it the pace stays
 constexpr double kStepPerSecond = 0.02;  // right after a cut, doubling each second
@@ -45,36 +48,60 @@ bool Says(double usual_ns, double took_ns) {
   return std::isfinite(usual_ns) && std::isfinite(took_ns) && usual_ns > 0 && took_ns > 0;
 }
 
-void Aimd(const PaceSample& sample, const PaceOptions& options, PaceState& next) {
-  if (!Says(sample.usual_ns, sample.took_ns)) return;
-  next.fast_usual_ns += sample.usual_ns, next.fast_took_ns += sample.took_ns;
-  next.slow_usual_ns += sample.usual_ns, next.slow_took_ns += sample.took_ns;
-  const bool fast = next.fast_took_ns >= kFastNs && next.pace > kFastPaceMin;
-  const bool slow = next.slow_took_ns >= kSlowNs;
-  const double fast_loss = fast ? 1 - next.fast_usual_ns / next.fast_took_ns : 0;
-  const double slow_loss = slow ? 1 - next.slow_usual_ns / next.slow_took_ns : 0;
-  const bool fast_cut =
-      fast_loss > std::max(kFastLossMin, kFastLossPerAllowed * options.loss_allowed);
-  if (next.fast_took_ns >= kFastNs) next.fast_usual_ns = next.fast_took_ns = 0;
-  if (fast_cut || (slow && slow_loss > options.loss_allowed)) {
-    next.loss = fast_cut ? fast_loss : slow_loss;
-    next.pace *= std::clamp(options.loss_allowed / next.loss, kCutMost, kCutLeast);
-    next.reason = fast_cut ? "operators of the guaranteed job take far longer"
-                           : "the guaranteed job is slower than allowed";
-    next.fast_usual_ns = next.fast_took_ns = next.slow_usual_ns = next.slow_took_ns = 0;
-    next.calm_ns = 0;
-    return;
+// A short window is enough where the job is far too slow. True when it has cut.
+bool AimdQuickLook(const PaceOptions& options, PaceState& next) {
+  if (next.fast_took_ns < kFastNs) return false;
+  const double loss = 1 - next.fast_usual_ns / next.fast_took_ns;
+  next.fast_usual_ns = next.fast_took_ns = 0;
+  const double band = std::max(kFastLossMin, kFastLossPerAllowed * options.loss_allowed);
+  if (next.pace <= kFastPaceMin || loss <= band) return false;
+  next.loss = loss;
+  next.reason = "operators of the guaranteed job take far longer";
+  return true;
+}
+
+// Windows differ by what the machine does beside: a mean of the last ones has to be above what is
+// allowed by more than its own error, which the differences between windows show. True when it has
+// cut.
+bool AimdLongLook(const PaceOptions& options, PaceState& next) {
+  const double loss = 1 - next.slow_usual_ns / next.slow_took_ns;
+  next.windows = std::min(next.windows + 1, kWindowsMax);
+  next.mean_loss += (loss - next.mean_loss) / next.windows;
+  if (next.looked) {
+    const double difference = loss - next.last_loss;
+    next.noise += (difference * difference / 2 - next.noise) / kNoiseWindows;
   }
-  if (!slow) return;
-  next.loss = slow_loss;
+  next.looked = true;
+  next.last_loss = loss;
+  next.loss = next.mean_loss;
+  const double error = std::sqrt(next.noise / next.windows);
+  if (next.mean_loss > options.loss_allowed + error) {
+    next.reason = "the guaranteed job is slower than allowed";
+    return true;
+  }
   next.calm_ns += next.slow_took_ns;
   next.reason = "the guaranteed job keeps its speed";
-  if (slow_loss < kRaiseBelow * options.loss_allowed) {
+  if (next.mean_loss < kRaiseBelow * options.loss_allowed) {
     const double per_second =
         std::min(kStepPerSecondMax, kStepPerSecond * std::exp2(next.calm_ns * 1e-9));
     next.pace += per_second * next.slow_took_ns * 1e-9;
   }
   next.slow_usual_ns = next.slow_took_ns = 0;
+  return false;
+}
+
+void Aimd(const PaceSample& sample, const PaceOptions& options, PaceState& next) {
+  if (!Says(sample.usual_ns, sample.took_ns)) return;
+  next.fast_usual_ns += sample.usual_ns, next.fast_took_ns += sample.took_ns;
+  next.slow_usual_ns += sample.usual_ns, next.slow_took_ns += sample.took_ns;
+  const bool cut =
+      AimdQuickLook(options, next) || (next.slow_took_ns >= kSlowNs && AimdLongLook(options, next));
+  if (!cut) return;
+  next.pace *= std::clamp(kAim * options.loss_allowed / next.loss, kCutMost, kCutLeast);
+  // What was seen at the old pace says nothing about the new one; the noise stays what it is.
+  next.fast_usual_ns = next.fast_took_ns = next.slow_usual_ns = next.slow_took_ns = 0;
+  next.calm_ns = next.mean_loss = 0;
+  next.windows = 0;
 }
 
 void Tgs(const PaceSample& sample, const PaceOptions& options, PaceState& next) {

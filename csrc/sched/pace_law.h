@@ -49,20 +49,25 @@ struct PaceState {
   const char* reason = "";  // a literal
 
   // of the laws
-  double fast_usual_ns = 0, fast_took_ns = 0;  // gathered for the quick look of aimd
-  double slow_usual_ns = 0, slow_took_ns = 0;  // gathered for the next decision
-  double calm_ns = 0;                          // time without a cut
-  bool slow_start = true;                      // tgs: growth is still multiplicative
-  int hopeless_rounds = 0;                     // tgs: in a row
-  double reference = 1;                        // tgs: arrival rate that counts as undisturbed
+  double fast_usual_ns = 0, fast_took_ns = 0;      // gathered for the quick look of aimd
+  double slow_usual_ns = 0, slow_took_ns = 0;      // gathered for the next decision
+  double calm_ns = 0;                              // time without a cut
+  double mean_loss = 0, last_loss = 0, noise = 0;  // of windows; noise: variance
+  int windows = 0;                                 // in the mean
+  bool looked = false;                             // last_loss is one
+  bool slow_start = true;                          // tgs: growth is still multiplicative
+  int hopeless_rounds = 0;                         // tgs: in a row
+  double reference = 1;                            // tgs: arrival rate that counts as undisturbed
 };
 
 /// The state after `sample`. Without a guaranteed job the pace is 1 at once; while its usual speed
 /// is not known it is pace_min, which is how that speed is found out. Otherwise:
 ///
-///  - aimd: cut within one sample of 30 ms when far too slow (from a pace above 0.1), and each 400 ms when slower than
-///    allowed, by the factor loss allowed / loss (what a job takes is about proportional to its
-///    pace), at most to a tenth; raised by addition, in steps that double with each second of calm.
+///  - aimd: cut within one sample of 30 ms when far too slow (from a pace above 0.1), and each 400
+///  ms when slower than
+///    allowed by more than the error of the mean of the last windows, by the factor loss allowed /
+///    loss (what a job takes is about proportional to its pace), at most to a tenth; raised by
+///    addition, in steps that double with each second of calm.
 ///  - tgs (NSDI 2023; constants of the published artefact): x 1.5 until the first loss above what
 ///  is
 ///    allowed, then + 0.025 % a round, - 8 % at each loss, / 10 and x 1.5 again beyond three times

@@ -195,6 +195,16 @@ def test_limit_takes_none_and_percentages(capsys: Said) -> None:
     assert "undo: tide limit train none" in capsys.readouterr().out
 
 
+def test_ps_has_a_column_of_paces_where_some_job_is_slowed(capsys: Said) -> None:
+    jobs = [job_record("paper", pace=1.0), job_record("sweep", id=2, pace=0.0213)]
+    assert main(["ps"], edges_of(FakeDaemon(*jobs))) == 0
+    head, paper, sweep = capsys.readouterr().out.splitlines()
+    assert head.index("PRIO") < head.index("PACE") < head.index("LIMIT")
+    assert "100%" in paper and "2.13%" in sweep
+    assert main(["ps"], edges_of(FakeDaemon(jobs[0]))) == 0
+    assert "PACE" not in capsys.readouterr().out
+
+
 def test_a_percentage_of_an_unlimited_device_is_refused(capsys: Said) -> None:
     daemon = two_jobs()
     daemon.capacity = 0

@@ -34,6 +34,29 @@ TEST_F(QueriesTest, PsTakesItsNumbersFromTheDeviceTable) {
   EXPECT_EQ(record.Text("script"), "train.py");
 }
 
+TEST_F(QueriesTest, ASlowedJobIsShownWithItsPaceAndSaysForWhomAndWhatThatOneLoses) {
+  SlotView& paper = device_.Add(0, 10, "paper");
+  paper.priority = 2, paper.step_usual_ns = 100'000'000, paper.step_took_ns = 102'000'000;
+  SlotView& sweep = device_.Add(1, 11, "sweep");
+  sweep.priority = 0, sweep.pace = 0.05, sweep.pace_for = 0, sweep.pace_loss = 0.021;
+  sweep.pace_law = sched::PaceLawId::kTgs, sweep.phase = shm::Phase::kRunning;
+  StartJob("paper", 10);
+  StartJob("sweep", 11);
+  const wire::Answer ps = Ask(wire::Query{.what = "ps"});
+  const auto& jobs = *ps.data.Find("jobs")->As<wire::Value::Array>();
+  EXPECT_EQ(jobs.at(0).Float("pace"), 1);
+  EXPECT_NEAR(jobs.at(0).Float("slowdown"), 1.02, 1e-9);
+  EXPECT_EQ(jobs.at(1).Float("pace"), 0.05);
+  EXPECT_TRUE(jobs.at(1).Find("slowdown")->is_null());
+  EXPECT_EQ(Why("sweep"),
+            "slowed: it may run 5.0 % of the time (law tgs) for paper, which loses 2.1 % of its "
+            "speed");
+  device_.view.slots[0].step_usual_ns = 0;
+  EXPECT_THAT(Why("sweep"), testing::HasSubstr("undisturbed speed is being found out"));
+  device_.view.slots[1].pace = 1;
+  EXPECT_THAT(Why("sweep"), testing::StartsWith("running"));
+}
+
 TEST_F(QueriesTest, AProcessWithoutTheDaemonIsListedToo) {
   device_.Add(0, 50, "lonely").private_bytes = 9;
   const wire::Answer ps = Ask(wire::Query{.what = "ps"});

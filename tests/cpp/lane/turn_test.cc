@@ -73,6 +73,16 @@ TEST_F(TurnTest, AloneAMemberKeepsTheTurnAndPassesNothing) {
   EXPECT_EQ(device_->slot(turn.self()).iterations.load(), 5);
 }
 
+TEST_F(TurnTest, TimeInWhichTheHolderStoodStillForOthersIsNoService) {
+  Turn& turn = Member();
+  ASSERT_TRUE(turn.Acquire().ok());
+  clock_.Advance(absl::Milliseconds(9));
+  turn.Excuse(absl::Milliseconds(7));
+  turn.Release(true);
+  EXPECT_EQ(device_->slot(turn.self()).service_ns.load(), 2'000'000);
+  EXPECT_EQ(device_->slot(turn.self()).virtual_ns.load(), 2'000'000);
+}
+
 TEST_F(TurnTest, TheTurnOfOneThatDoesNotContinueBelongsToNobodyAndTheFirstComerTakesIt) {
   Turn& a = Member();
   Turn& b = Member();

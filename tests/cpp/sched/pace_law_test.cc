@@ -145,6 +145,25 @@ TEST(PaceTest, OursConvergesBelowTheLossAllowedAndUsesMostOfIt) {
   }
 }
 
+TEST(PaceTest, OursStillRisesOnAMachineWhoseWindowsDifferByMoreThanWhatIsAllowed) {
+  Random random(3);
+  PaceState state{.pace = 0.02};
+  double mean = 0;
+  for (int i = 0; i < 400; ++i) {
+    const double noise = 0.12 * (2 * random.Unit() - 1);
+    state = NextPace(state, Window(noise, 400), {});
+    mean += state.pace / 400;
+  }
+  EXPECT_GT(mean, 0.3);
+  double loss = 0;
+  for (int i = 0; i < 400; ++i) {
+    loss += 0.3 * state.pace / 400;
+    const double noise = 0.12 * (2 * random.Unit() - 1);
+    state = NextPace(state, Window(0.3 * state.pace + noise, 400), {});
+  }
+  EXPECT_LT(loss, 0.05) << "noise of four times the loss allowed is no licence";
+}
+
 TEST(PaceTest, OursLetsAJobRunFreelyThatDisturbsNobody) {
   EXPECT_GT(Settle({}, {.coupling = 0.005, .noise = 0.01}, 2000).pace, 0.9);
 }

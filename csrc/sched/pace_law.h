@@ -42,9 +42,8 @@ struct PaceSample {
 
 /// What a law remembers from sample to sample. Starts as it is here.
 struct PaceState {
-  double pace = 1;  // share of time the job may run, in (0, 1]
-  double loss =
-      0;  // of the guaranteed job, as the law has seen it last; negative: faster than usual
+  double pace = 1;          // share of time the job may run, in (0, 1]
+  double loss = 0;          // of the guaranteed job, as seen last; negative: faster than usual
   bool cut = false;         // the last sample lowered the pace
   const char* reason = "";  // a literal
 
@@ -64,10 +63,10 @@ struct PaceState {
 /// is not known it is pace_min, which is how that speed is found out. Otherwise:
 ///
 ///  - aimd: cut within one sample of 30 ms when far too slow (from a pace above 0.1), and each 400
-///  ms when slower than
-///    allowed by more than the error of the mean of the last windows, by the factor loss allowed /
-///    loss (what a job takes is about proportional to its pace), at most to a tenth; raised by
-///    addition, in steps that double with each second of calm.
+///  ms
+///    when slower than allowed by more than the error of the mean of the last windows, by the
+///    factor 0.9 loss allowed / loss (what a job takes is about proportional to its pace), at most
+///    to a tenth; raised by addition, in steps that double with each second of calm.
 ///  - tgs (NSDI 2023; constants of the published artefact): x 1.5 until the first loss above what
 ///  is
 ///    allowed, then + 0.025 % a round, - 8 % at each loss, / 10 and x 1.5 again beyond three times

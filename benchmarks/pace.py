@@ -27,7 +27,7 @@ THREADS = 2
 #: Our law with one thread in each job: there is a core for each.
 ROOMY = "one_thread"
 WARM_UP = 12
-QUICK = {"rounds": 3, "alone_s": 1.5, "shared_s": 4.0, "reactions": 2}
+QUICK = {"rounds": 2, "alone_s": 2.0, "shared_s": 4.0, "reactions": 1}
 FULL = {"rounds": 9, "alone_s": 4.0, "shared_s": 12.0, "reactions": 9}
 # Outside for longer than a second, the guaranteed job is one that does not train.
 # Idle beside it, the other one's pace rises to 1 in about eight seconds.

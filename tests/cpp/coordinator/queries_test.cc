@@ -1,6 +1,7 @@
 // What people read: ps, status, explain, events, config.
 #include "coordinator/explain.h"
 #include "cpp/coordinator/fakes.h"
+#include "gmock/gmock.h"
 
 namespace tide::coordinator {
 namespace {
@@ -48,13 +49,14 @@ TEST_F(QueriesTest, ASlowedJobIsShownWithItsPaceAndSaysForWhomAndWhatThatOneLose
   EXPECT_NEAR(jobs.at(0).Float("slowdown"), 1.02, 1e-9);
   EXPECT_EQ(jobs.at(1).Float("pace"), 0.05);
   EXPECT_TRUE(jobs.at(1).Find("slowdown")->is_null());
-  EXPECT_EQ(Why("sweep"),
-            "slowed: it may run 5.0 % of the time (law tgs) for paper, which loses 2.1 % of its "
-            "speed");
+  EXPECT_EQ(
+      Why("sweep"),
+      "sweep: slowed: it may run 5.0 % of the time (law tgs) for paper, which loses 2.1 % of its "
+      "speed");
   device_.view.slots[0].step_usual_ns = 0;
   EXPECT_THAT(Why("sweep"), testing::HasSubstr("undisturbed speed is being found out"));
   device_.view.slots[1].pace = 1;
-  EXPECT_THAT(Why("sweep"), testing::StartsWith("running"));
+  EXPECT_THAT(Why("sweep"), testing::StartsWith("sweep: running"));
 }
 
 TEST_F(QueriesTest, AProcessWithoutTheDaemonIsListedToo) {

@@ -112,7 +112,9 @@ def measure(quick: bool) -> Figure:
         if law in ("off", ROOMY):
             continue
         seen = [seconds for seconds in reactions[law] if seconds is not None]
-        if len(seen) * 2 > len(reactions[law]):
+        if not reactions[law]:
+            figure.missing(f"reaction_ms{suffix}", f"its pace did not rise above {FREE_PACE}")
+        elif len(seen) * 2 > len(reactions[law]):
             table[f"reaction_ms{suffix}"] = 1e3 * statistics.median(seen)
         else:
             figure.missing(f"reaction_ms{suffix}", f"no cut within {DISTURB_S} s in most rounds")

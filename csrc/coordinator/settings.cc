@@ -52,7 +52,21 @@ absl::StatusOr<Settings> Changed(Settings settings, const wire::Command& command
     }
     settings.weight = *command.weight;
   }
+  if (settings.limit_bytes > 0 && settings.guaranteed_bytes > settings.limit_bytes) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "a limit of ", Size(settings.limit_bytes), " is below the ",
+        Size(settings.guaranteed_bytes), " that are guaranteed to the job; the old one stays"));
+  }
   return settings;
+}
+
+/// A command of this kind that would be taken.
+std::string Example(const wire::Command& command, const Job& job) {
+  if (command.what == "priority") return absl::StrCat("tide priority ", job.name, " normal");
+  if (command.what == "weight") return "a weight of 1";
+  const int64_t least = std::max<int64_t>(job.wanted.guaranteed_bytes, int64_t{2} << 30);
+  return absl::StrCat("tide ", command.what, " ", job.name, " ", (least + (1 << 20) - 1) >> 20,
+                      "MiB");
 }
 
 std::string TextOf(const PendingChange& change, const Job& job, absl::string_view status) {
@@ -155,8 +169,7 @@ void OnSettingsCommand(Context& context, const Waiter& waiter, Job& job,
   if (!changed.ok()) {
     return ReplyError(context, waiter.peer, waiter.request_id,
                       {"invalid", std::string(changed.status().message()),
-                       absl::StrCat("for instance: tide ", command.what, " ", job.name, " ",
-                                    command.what == "priority" ? "normal" : "2GiB")});
+                       absl::StrCat("for instance: ", Example(command, job))});
   }
   PendingChange change{waiter, job.id, job.revision, command.what, job.wanted, std::nullopt};
   if (*changed == job.wanted) {

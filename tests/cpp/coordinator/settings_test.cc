@@ -30,6 +30,32 @@ TEST_F(SettingsTest, ALimitIsGrantedAcknowledgedAndAnsweredWithWhatMoved) {
             "limit of train none -> 700 MiB: applied, 412 MiB moved in 31 ms");
 }
 
+TEST_F(SettingsTest, ALimitBelowWhatIsGuaranteedIsRefusedAndNothingIsSent) {
+  const PeerId job = StartJob("kept", 11, {.min_bytes = 3ll << 30});
+  Take<wire::Grant>(job);
+  const int64_t revision = core_->state().FindJob("kept")->revision;
+  const auto refused = [&](wire::Command command) {
+    Say(cli_, std::move(command), 5);
+    const auto answer = Take<wire::Answer>(cli_);
+    EXPECT_EQ(answer->error->code, "invalid");
+    EXPECT_FALSE(Take<wire::Grant>(job));
+    EXPECT_EQ(core_->state().FindJob("kept")->revision, revision);
+    return answer->error->message + "; " + answer->error->advice;
+  };
+  EXPECT_EQ(
+      refused({.what = "limit", .job = "kept", .bytes = 1 << 30}),
+      "a limit of 1 GiB is below the 3 GiB that are guaranteed to the job; the old one stays; "
+      "for instance: tide limit kept 3072MiB");
+  Say(cli_, wire::Command{.what = "limit", .job = "kept", .bytes = 3ll << 30}, 6);
+  EXPECT_EQ(Take<wire::Grant>(job)->max_bytes, 3ll << 30) << "just as much is possible";
+  Say(job, wire::GrantAck{.revision = revision + 1});
+  EXPECT_TRUE(Take<wire::Answer>(cli_)->ok);
+  Say(cli_, wire::Command{.what = "guaranteed", .job = "kept", .bytes = 4ll << 30}, 7);
+  EXPECT_EQ(Take<wire::Answer>(cli_)->error->code, "invalid") << "nor more than the limit";
+  Say(cli_, wire::Command{.what = "limit", .job = "kept", .bytes = 0}, 8);
+  EXPECT_EQ(Take<wire::Grant>(job)->max_bytes, 0) << "0 is none";
+}
+
 TEST_F(SettingsTest, AConflictKeepsTheOldLimitAndNamesTheParts) {
   Limit(700 << 20);
   Say(job_, wire::GrantAck{.revision = 1});

@@ -134,7 +134,7 @@ TEST_F(CudaAsideTest, WhatIsPromisedIsNotAskedForAgain) {
   ASSERT_EQ(job_->AtBoundary(CudaJob::Idle::kYes).given, MiB(4));
   {
     Neighbour neighbour(job_->Report(1).table_path, MiB(3));
-    neighbour.asked() = MiB(4).value();  // by somebody, and not given yet
+    neighbour.asked() = MiB(4).value();                          // by somebody, and not given yet
     ASSERT_TRUE(SetOption("need.wait_ms", "600", "call").ok());  // long enough to ask again
     const absl::Cleanup impatient = [] { SetOption("need.wait_ms", "10", "call").IgnoreError(); };
     EXPECT_FALSE(job_->ComeBack().ok());

@@ -143,7 +143,7 @@ void Pacer::Refill(int64_t now) {
 bool Pacer::MayRun(int64_t now) {
   if (!Opportunistic()) {
     if (state_.pace < 1) {
-      state_ = sched::PaceState{};
+      state_ = {.reason = "it is not an opportunistic job now"};
       slowed_for_ = -1;
       Publish(now);
     }

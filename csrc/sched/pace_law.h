@@ -42,10 +42,10 @@ struct PaceSample {
 
 /// What a law remembers from sample to sample. Starts as it is here.
 struct PaceState {
-  double pace = 1;          // share of time the job may run, in (0, 1]
-  double loss = 0;          // of the guaranteed job, as seen last; negative: faster than usual
-  bool cut = false;         // the last sample lowered the pace
-  const char* reason = "";  // a literal
+  double pace = 1;   // share of time the job may run, in (0, 1]
+  double loss = 0;   // of the guaranteed job, as seen last; negative: faster than usual
+  bool cut = false;  // the last sample lowered the pace
+  const char* reason = "too little was seen of the guaranteed job yet";  // a literal
 
   // of the laws
   double fast_usual_ns = 0, fast_took_ns = 0;      // gathered for the quick look of aimd

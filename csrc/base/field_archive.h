@@ -144,7 +144,12 @@ class FieldArchive {
       return;
     }
     std::vector<Element> elements(container.begin(), container.end());
-    std::sort(elements.begin(), elements.end());
+    if constexpr (!requires { typename Container::key_compare; }) {
+      std::sort(elements.begin(), elements.end(), [](const Element& a, const Element& b) {
+        if constexpr (requires { typename Container::mapped_type; }) return a.first < b.first;
+        if constexpr (!requires { typename Container::mapped_type; }) return a < b;
+      });
+    }
     for (Element& element : elements) Visit(element);
   }
 

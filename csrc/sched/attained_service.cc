@@ -23,6 +23,9 @@ struct Member {
   double anchor_s = 0;    // running: the time at which its counted service would have been zero
   double waits_since_s = 0;
   double starts_over_s = kNever;  // waiting: when it will have waited too long
+  void VisitFields(FieldArchive& archive) {
+    archive(queue, gpus, running, rank, forgiven_s, anchor_s, waits_since_s, starts_over_s);
+  }
 };
 
 struct Level {
@@ -34,6 +37,9 @@ struct Level {
   std::vector<JobIndex> joining;          // at its tail, at this event
   // Running jobs by size of gang, then by anchor: the first of each has had the most service.
   std::map<int, absl::btree_set<std::pair<double, JobIndex>>> by_anchor;
+  void VisitFields(FieldArchive& archive) {
+    archive(running, waiting, used, next_running_rank, front_rank, back_rank, joining, by_anchor);
+  }
 };
 
 class AttainedService final : public ClusterPolicy {
@@ -56,6 +62,13 @@ class AttainedService final : public ClusterPolicy {
     }
     decision.wake_s = NextLook(input.now_s);
     return decision;
+  }
+
+  bool VisitState(PolicyArchive& archive) override {
+    archive.PerJob(members_);
+    for (Level& level : levels_) archive.fields(level);
+    archive.fields(hungry_);
+    return true;
   }
 
  private:

@@ -16,6 +16,8 @@ class Afs final : public TargetDeal {
   std::unique_ptr<ClusterPolicy> Clone() const override { return std::make_unique<Afs>(*this); }
 
  protected:
+  bool VisitOwnState(PolicyArchive&) override { return true; }
+
   std::vector<int> Targets(const ClusterInput& input,
                            const std::vector<JobIndex>& active) override {
     std::vector<Share> shares;

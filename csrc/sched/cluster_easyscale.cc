@@ -18,6 +18,8 @@ class EasyScale final : public TargetDeal {
   }
 
  protected:
+  bool VisitOwnState(PolicyArchive&) override { return true; }
+
   std::vector<int> Targets(const ClusterInput& input,
                            const std::vector<JobIndex>& active) override {
     std::vector<std::vector<int>> sizes;

@@ -80,6 +80,11 @@ class EdfAdmit final : public ClusterPolicy {
     return decision;
   }
 
+  bool VisitState(PolicyArchive& archive) override {
+    archive.fields(admitted_);
+    return edf_->VisitState(archive);
+  }
+
  private:
   bool Admits(const ClusterInput& input, JobIndex newcomer) const {
     std::vector<Promise> promises;

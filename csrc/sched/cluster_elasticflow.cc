@@ -27,6 +27,11 @@ class ElasticFlow final : public TargetDeal {
   }
 
  protected:
+  bool VisitOwnState(PolicyArchive& archive) override {
+    archive.fields(plans_);
+    return true;
+  }
+
   // A plan is only ever replaced by one that keeps all promises, so none is broken while the
   // cluster keeps its GPUs and changes cost nothing.
   const char* Refusal(const ClusterInput& input, JobIndex newcomer) override {
@@ -86,6 +91,7 @@ class ElasticFlow final : public TargetDeal {
   struct Plan {
     double begin_s = 0;
     SlotPlan gpus;
+    void VisitFields(FieldArchive& archive) { archive(begin_s, gpus); }
   };
 
   SlotDemand DemandOf(const ClusterInput& input, JobIndex index, double begin_s) const {

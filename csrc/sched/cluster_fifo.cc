@@ -33,6 +33,11 @@ class Fifo final : public ClusterPolicy {
     return decision;
   }
 
+  bool VisitState(PolicyArchive& archive) override {
+    archive.fields(waiting_, used_);
+    return true;
+  }
+
  private:
   // To its place in the order of submission; all that wait before it were evicted too.
   void Return(JobIndex job) {

@@ -39,6 +39,11 @@ class Gandiva final : public ClusterPolicy {
     return decision;
   }
 
+  bool VisitState(PolicyArchive& archive) override {
+    archive.fields(active_, slice_end_s_);
+    return true;
+  }
+
  private:
   static const JobView& View(const ClusterInput& input, JobIndex job) {
     return input.jobs[job.value()];

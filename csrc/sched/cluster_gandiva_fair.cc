@@ -23,6 +23,12 @@ class GandivaFair final : public RoundDeal {
   }
 
  protected:
+  bool VisitOwnState(PolicyArchive& archive) override {
+    archive.PerJob(accounts_);
+    archive.fields(jobs_of_);
+    return true;
+  }
+
   void Note(const ClusterInput& input) override {
     if (accounts_.size() < input.jobs.size()) accounts_.resize(input.jobs.size());
     for (const JobEvent& event : input.events) {
@@ -60,6 +66,7 @@ class GandivaFair final : public RoundDeal {
     double pass = 0;
     double charged_s = 0;  // service that is in the pass
     bool joined = false;
+    void VisitFields(FieldArchive& archive) { archive(pass, charged_s, joined); }
   };
 
   // Work that a fault undid was paid for; it is not given back.

@@ -20,6 +20,11 @@ class Gittins final : public RoundDeal {
   std::unique_ptr<ClusterPolicy> Clone() const override { return std::make_unique<Gittins>(*this); }
 
  protected:
+  bool VisitOwnState(PolicyArchive& archive) override {
+    archive.fields(sizes_);
+    return true;
+  }
+
   void Note(const ClusterInput& input) override {
     for (const JobEvent& event : input.events) {
       if (event.kind != JobEventKind::kCompletion) continue;

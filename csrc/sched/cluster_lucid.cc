@@ -58,6 +58,11 @@ class Lucid final : public ClusterPolicy {
     return decision;
   }
 
+  bool VisitState(PolicyArchive& archive) override {
+    archive.fields(history_, active_);
+    return true;
+  }
+
  private:
   double Priority(const ClusterInput& input, JobIndex job) const {
     const JobView& view = input.jobs[job.value()];

@@ -17,6 +17,8 @@ class Lyra final : public TargetDeal {
   std::unique_ptr<ClusterPolicy> Clone() const override { return std::make_unique<Lyra>(*this); }
 
  protected:
+  bool VisitOwnState(PolicyArchive&) override { return true; }
+
   std::vector<int> Targets(const ClusterInput& input,
                            const std::vector<JobIndex>& active) override {
     const auto view = [&](size_t i) -> const JobView& { return input.jobs[active[i].value()]; };

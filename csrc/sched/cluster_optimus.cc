@@ -20,6 +20,8 @@ class Optimus final : public TargetDeal {
   std::unique_ptr<ClusterPolicy> Clone() const override { return std::make_unique<Optimus>(*this); }
 
  protected:
+  bool VisitOwnState(PolicyArchive&) override { return true; }
+
   std::vector<int> Targets(const ClusterInput& input,
                            const std::vector<JobIndex>& active) override {
     Gains gains(input, active);

@@ -55,6 +55,11 @@ class Philly final : public ClusterPolicy {
     return decision;
   }
 
+  bool VisitState(PolicyArchive& archive) override {
+    archive.fields(active_);
+    return true;
+  }
+
  private:
   struct Dealing {
     explicit Dealing(const ClusterInput& input)

@@ -1,6 +1,7 @@
 // Which jobs of a cluster hold GPUs from now on: policies as values over views of cluster and jobs.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <limits>
 #include <memory>
@@ -10,6 +11,7 @@
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "absl/types/span.h"
+#include "base/field_archive.h"
 #include "base/ids.h"
 #include "sched/job_profile.h"
 
@@ -104,6 +106,28 @@ struct ClusterInput {
 /// Speed with `gpus` over the speed with its gang, on one type of GPU.
 double SpeedOf(const JobView& job, const Profiles* profiles, int gpus);
 
+/// What the state of a policy is saved with and loaded from.
+struct PolicyArchive {
+  FieldArchive& fields;
+  /// Jobs that have not ended, or whose end the policy has not been told, ascending. Of the views
+  /// of all others only the state is there after a load.
+  absl::Span<const JobIndex> kept;
+
+  /// A table by JobIndex, of which only the entries of kept jobs are ever read again.
+  template <typename T>
+  void PerJob(std::vector<T>& table) {
+    size_t size = table.size();
+    fields(size);
+    if (fields.reading()) {
+      const size_t most = kept.empty() ? 0 : static_cast<size_t>(kept.back().value()) + 1;
+      table.assign(std::min(size, most), T{});
+    }
+    for (const JobIndex job : kept) {
+      if (static_cast<size_t>(job.value()) < size) fields(table[job.value()]);
+    }
+  }
+};
+
 /// A policy with its state as a value: no clock, no I/O, no globals, so the same inputs give the
 /// same decisions in the daemon, in the simulator and after a replay. Work is bounded by what
 /// happened, not by how many jobs wait. Not thread-safe.
@@ -114,6 +138,10 @@ class ClusterPolicy {
   virtual std::unique_ptr<ClusterPolicy> Clone() const = 0;
   /// Never above the capacity, gangs all or nothing. `input.events` must be complete.
   virtual ClusterDecision Decide(const ClusterInput& input) = 0;
+  /// Saves or loads all that later decisions depend on, and returns true; into a policy that was
+  /// made with the same options. False: this policy's state cannot be saved, it has to be told
+  /// everything again.
+  virtual bool VisitState(PolicyArchive& /*archive*/) { return false; }
 };
 
 /// Tunables by policy; zero or empty means what was published.

@@ -28,6 +28,11 @@ class Pollux final : public TargetDeal {
   std::unique_ptr<ClusterPolicy> Clone() const override { return std::make_unique<Pollux>(*this); }
 
  protected:
+  bool VisitOwnState(PolicyArchive& archive) override {
+    archive.fields(rounds_);
+    return true;
+  }
+
   std::vector<int> Targets(const ClusterInput& input,
                            const std::vector<JobIndex>& active) override {
     Random random(seed_ + 0x9e3779b97f4a7c15u * static_cast<uint64_t>(++rounds_));

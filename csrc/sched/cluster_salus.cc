@@ -43,6 +43,11 @@ class Salus final : public ClusterPolicy {
     return decision;
   }
 
+  bool VisitState(PolicyArchive& archive) override {
+    archive.fields(active_);
+    return true;
+  }
+
  private:
   // The sum of what stays between iterations and the largest of what one needs beyond.
   static bool Admits(const ClusterInput& input, const ShareGroup& group, const JobView& newcomer) {

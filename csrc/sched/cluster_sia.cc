@@ -25,6 +25,8 @@ class SiaLike final : public TargetDeal {
   std::unique_ptr<ClusterPolicy> Clone() const override { return std::make_unique<SiaLike>(*this); }
 
  protected:
+  bool VisitOwnState(PolicyArchive&) override { return true; }
+
   // On one type of GPU the integer program is a knapsack with one choice a job: solved exactly.
   std::vector<int> Targets(const ClusterInput& input,
                            const std::vector<JobIndex>& active) override {

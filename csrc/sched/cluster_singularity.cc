@@ -20,6 +20,8 @@ class Singularity final : public TargetDeal {
   }
 
  protected:
+  bool VisitOwnState(PolicyArchive&) override { return true; }
+
   std::vector<int> Targets(const ClusterInput& input,
                            const std::vector<JobIndex>& active) override {
     std::vector<size_t> order(active.size());

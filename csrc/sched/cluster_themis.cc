@@ -20,6 +20,8 @@ class Themis final : public RoundDeal {
   std::unique_ptr<ClusterPolicy> Clone() const override { return std::make_unique<Themis>(*this); }
 
  protected:
+  bool VisitOwnState(PolicyArchive&) override { return true; }
+
   // Minus rho: time until its end if it ran from now on, over the time with an equal share alone.
   std::vector<double> Keys(const ClusterInput& input,
                            const std::vector<JobIndex>& active) override {

@@ -24,11 +24,13 @@ class DurationHistory {
     }
     return all_.Mean();
   }
+  void VisitFields(FieldArchive& archive) { archive(by_group_, by_user_, all_); }
 
  private:
   struct Total {
     double sum_s = 0;
     double count = 0;
+    void VisitFields(FieldArchive& archive) { archive(sum_s, count); }
     void Add(double value_s) {
       sum_s += value_s;
       ++count;

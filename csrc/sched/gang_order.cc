@@ -32,6 +32,11 @@ class GangOrder final : public ClusterPolicy {
     return decision;
   }
 
+  bool VisitState(PolicyArchive& archive) override {
+    archive.fields(waiting_, used_);
+    return true;
+  }
+
  private:
   double (*key_)(const JobView&);
   const char* reason_;

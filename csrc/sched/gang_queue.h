@@ -17,6 +17,7 @@ struct GangEntry {
   JobIndex job;
   int gpus = 0;
 
+  void VisitFields(FieldArchive& archive) { archive(key, rank, job, gpus); }
   friend bool operator<(const GangEntry& a, const GangEntry& b) {
     return a.key != b.key ? a.key < b.key : a.rank < b.rank;
   }
@@ -34,11 +35,13 @@ class GangQueue {
   const GangEntry* First(int free) const;
   bool empty() const { return size_ == 0; }
   int64_t size() const { return size_; }
+  void VisitFields(FieldArchive& archive) { archive(buckets_, size_); }
 
  private:
   struct Bucket {
     int gpus;
     absl::btree_set<GangEntry> entries;
+    void VisitFields(FieldArchive& archive) { archive(gpus, entries); }
   };
   std::vector<Bucket> buckets_;  // by size of gang
   int64_t size_ = 0;

@@ -44,14 +44,22 @@ class Gavel final : public ClusterPolicy {
     return decision;
   }
 
+  bool VisitState(PolicyArchive& archive) override {
+    archive.fields(active_, gpus_, accounts_, isolated_, running_, worker_s_);
+    archive.fields(round_begin_s_, round_end_s_, solved_s_, changed_, ever_solved_);
+    return true;
+  }
+
  private:
   struct Account {
     ByType share{}, had_s{};
     bool solved = false;  // `share` is of the last solution
+    void VisitFields(FieldArchive& archive) { archive(share, had_s, solved); }
   };
   struct Pick {
     UnitKey unit;
     int type;
+    void VisitFields(FieldArchive& archive) { archive(unit, type); }
   };
 
   void SetTypes(const ClusterInput& input) {
@@ -331,6 +339,7 @@ class Gavel final : public ClusterPolicy {
 
   struct Isolated {
     double had_s = 0, remaining_s = 0, speed = 0;
+    void VisitFields(FieldArchive& archive) { archive(had_s, remaining_s, speed); }
   };
   const GavelOptions options_;
   std::vector<JobIndex> active_;

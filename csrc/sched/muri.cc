@@ -36,6 +36,11 @@ class Muri final : public ClusterPolicy {
     return decision;
   }
 
+  bool VisitState(PolicyArchive& archive) override {
+    archive.fields(active_, round_end_s_);
+    return true;
+  }
+
  private:
   static int GpusOf(const ClusterInput& input, const ShareGroup& group) {
     return input.jobs[group.front().value()].gpus;

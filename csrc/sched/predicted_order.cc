@@ -40,6 +40,11 @@ class PredictedOrder final : public ClusterPolicy {
     return decision;
   }
 
+  bool VisitState(PolicyArchive& archive) override {
+    archive.fields(history_, waiting_, used_);
+    return true;
+  }
+
  private:
   const GangEntry* Next(int free) const {
     if (!options_.stop_at_misfit) return waiting_.First(free);

@@ -36,6 +36,11 @@ class ProtectedShare final : public ClusterPolicy {
     return decision;
   }
 
+  bool VisitState(PolicyArchive& archive) override {
+    archive.fields(active_, paces_, control_s_);
+    return true;
+  }
+
  private:
   static bool Protected(const ClusterInput& input, JobIndex job) {
     return input.jobs[job.value()].tier != JobTier::kOpportunistic;

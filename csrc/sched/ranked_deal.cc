@@ -53,6 +53,11 @@ class RankedDeal final : public ClusterPolicy {
     return decision;
   }
 
+  bool VisitState(PolicyArchive& archive) override {
+    archive.fields(running_, waiting_);
+    return true;
+  }
+
  private:
   void Carry(const std::vector<GangEntry>& started, const std::vector<GangEntry>& preempted,
              ClusterDecision& decision) {

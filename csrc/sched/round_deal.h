@@ -22,6 +22,10 @@ class RoundDeal : public ClusterPolicy {
   };
   explicit RoundDeal(const Options& options) : options_(options) {}
   ClusterDecision Decide(const ClusterInput& input) final;
+  bool VisitState(PolicyArchive& archive) final {
+    archive.fields(active_, waiting_, used_, round_end_s_);
+    return VisitOwnState(archive);
+  }
 
  protected:
   /// One key for each of `active`, smaller goes first. `active` are the jobs that run or wait, in
@@ -30,6 +34,8 @@ class RoundDeal : public ClusterPolicy {
                                    const std::vector<JobIndex>& active) = 0;
   /// Sees every event before anything is decided.
   virtual void Note(const ClusterInput&) {}
+  /// Saves or loads what the derived policy remembers, and returns true, also for nothing.
+  virtual bool VisitOwnState(PolicyArchive&) { return false; }
 
  private:
   struct Candidate {

@@ -20,6 +20,8 @@ class ShareRounds final : public RoundDeal {
   }
 
  protected:
+  bool VisitOwnState(PolicyArchive&) override { return true; }
+
   std::vector<double> Keys(const ClusterInput& input,
                            const std::vector<JobIndex>& active) override {
     std::vector<ShareDemand> demands;

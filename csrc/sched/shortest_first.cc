@@ -26,11 +26,17 @@ class ShortestFirst final : public ClusterPolicy {
     return Deal(input, preempted_rank);
   }
 
+  bool VisitState(PolicyArchive& archive) override {
+    archive.fields(running_, waiting_, next_rank_, newcomers_from_);
+    return true;
+  }
+
  private:
   struct Running {
     double key;
     JobIndex job;
     int gpus;
+    void VisitFields(FieldArchive& archive) { archive(key, job, gpus); }
   };
 
   double Key(const JobView& job, double now_s) const {

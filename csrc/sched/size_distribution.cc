@@ -13,8 +13,17 @@ void SizeDistribution::Settle() {
   sizes_.insert(sizes_.end(), fresh_.begin(), fresh_.end());
   std::inplace_merge(sizes_.begin(), sizes_.begin() + middle, sizes_.end());
   fresh_.clear();
+  Sum();
+}
+
+void SizeDistribution::Sum() {
   sums_.assign(1, 0);
   for (const double size : sizes_) sums_.push_back(sums_.back() + size);
+}
+
+void SizeDistribution::VisitFields(FieldArchive& archive) {
+  archive(sizes_, fresh_);
+  if (archive.reading()) Sum();
 }
 
 double SizeDistribution::GittinsIndex(double attained, double quantum) {

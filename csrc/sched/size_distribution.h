@@ -3,6 +3,8 @@
 
 #include <vector>
 
+#include "base/field_archive.h"
+
 namespace tide::sched {
 
 /// Sizes are GPU-seconds. Adding is cheap; the first question after it sorts what is new.
@@ -13,9 +15,11 @@ class SizeDistribution {
   /// more, over the service expected to be spent on that; 1/quantum when no finished job was
   /// larger.
   double GittinsIndex(double attained, double quantum);
+  void VisitFields(FieldArchive& archive);
 
  private:
   void Settle();
+  void Sum();
   std::vector<double> sizes_, sums_;  // sorted; sums_[i] is the sum of the first i
   std::vector<double> fresh_;
 };

@@ -22,6 +22,10 @@ class TargetDeal : public ClusterPolicy {
   };
   explicit TargetDeal(const Options& options) : options_(options) {}
   ClusterDecision Decide(const ClusterInput& input) final;
+  bool VisitState(PolicyArchive& archive) final {
+    archive.fields(active_, round_end_s_);
+    return VisitOwnState(archive);
+  }
 
  protected:
   /// GPUs of each of `active`, jobs that run or wait in order of submission: 0 or a number that the
@@ -32,6 +36,8 @@ class TargetDeal : public ClusterPolicy {
   virtual const char* Refusal(const ClusterInput&, JobIndex) { return nullptr; }
   /// Sees every event before anything is decided.
   virtual void Note(const ClusterInput&) {}
+  /// Saves or loads what the derived policy remembers, and returns true, also for nothing.
+  virtual bool VisitOwnState(PolicyArchive&) { return false; }
 
  private:
   void TakeIn(const ClusterInput& input, std::vector<JobAction>& actions);

@@ -73,6 +73,11 @@ constexpr OptionInfo kOptions[] = {
      "How long an elastic job waits for its first processes before it begins with fewer."},
     {"need.wait_ms", "TIDE_NEED_WAIT_MS", "2000", "ms",
      "How long an allocation waits for others to give memory back before it fails."},
+    {"journal.events", "TIDE_JOURNAL_EVENTS", "10000", "count",
+     "Events that the daemon's journal keeps; older ones go."},
+    {"journal.inputs", "TIDE_JOURNAL_INPUTS", "10000", "count",
+     "Inputs of a cluster after which its coordinator's journal gets a snapshot and forgets older "
+     "inputs; 0: it keeps all."},
     {"cuda.hook", "TIDE_CUDA_HOOK", "auto", "text",
      "Device memory of a job: auto (behind our limits from the job's first use of CUDA on) or off "
      "(PyTorch's own; torchtide.cuda.enable() still works)."},

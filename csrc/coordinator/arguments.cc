@@ -9,6 +9,7 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
+#include "base/options.h"
 #include "shm/runtime_dir.h"
 
 namespace tide::coordinator {
@@ -152,6 +153,8 @@ absl::StatusOr<Arguments> ParseArguments(int count, char** words) {
   Arguments arguments;
   arguments.server.runtime_dir = shm::RuntimeDir();
   arguments.server.node.node = HostName();
+  arguments.server.journal_events = IntOption("journal.events");
+  arguments.server.cluster.snapshot_inputs = IntOption("journal.inputs");
   const std::vector<Option> options = Options(arguments.server);
   const auto flags = Flags(arguments);
   for (int i = 1; i < count; ++i) {

@@ -14,7 +14,6 @@ namespace {
 using sched::JobState;
 
 constexpr int64_t kRepeatNs = 2'000'000'000;
-constexpr int64_t kLeaseMsMin = 100;
 
 absl::string_view Code(const absl::Status& status) {
   if (absl::IsNotFound(status)) return "not_found";
@@ -169,32 +168,6 @@ double ClusterState::NowAt(int64_t mono_ns) const {
   // Whole milliseconds: the same in the journal, in the log and in people's eyes.
   const double passed_s = static_cast<double>((mono_ns - base_ns) / 1'000'000) / 1000;
   return std::max(engine ? engine->now_s() : 0, base_s + passed_s);
-}
-
-absl::Status RestoreCluster(Context& context, const ClusterSettings& settings,
-                            const std::vector<std::string>& inputs) {
-  ClusterState& cluster = context.state.cluster;
-  cluster.settings = settings;
-  cluster.settings.lease_ms = std::max(settings.lease_ms, kLeaseMsMin);
-  TIDE_ASSIGN_OR_RETURN(cluster.engine, ClusterEngine::Make(settings.options));
-  for (const std::string& row : inputs) {
-    TIDE_ASSIGN_OR_RETURN(const wire::Value value, wire::Unpack(row));
-    TIDE_ASSIGN_OR_RETURN(const ClusterInput input, ClusterInputFromValue(value));
-    // Under another policy than before a row may not fit any more; then it has no effect.
-    const auto applied = cluster.engine->Apply(input);
-    if (!applied.ok() && !absl::IsNotFound(applied.status())) return applied.status();
-  }
-  cluster.engine->TakeLog();
-  cluster.next_input = static_cast<int64_t>(inputs.size()) + 1;
-  cluster.figures.resize(cluster.engine->jobs());
-  cluster.base_ns = context.now.mono_ns;
-  cluster.base_s = cluster.engine->now_s();
-  for (const ClusterDevices::Node& node : cluster.engine->devices().nodes()) {
-    if (!node.works) continue;
-    cluster.nodes[node.name].lease_until_ns =
-        context.now.mono_ns + cluster.settings.lease_ms * 1'000'000;
-  }
-  return absl::OkStatus();
 }
 
 void OnJoin(Context& context, PeerId id, uint64_t request_id, const wire::Join& join) {

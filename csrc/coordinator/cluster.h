@@ -3,6 +3,7 @@
 
 #include <map>
 #include <memory>
+#include <optional>
 #include <set>
 #include <string>
 #include <utility>
@@ -21,6 +22,9 @@ struct ClusterSettings {
   ClusterOptions options;
   int64_t lease_ms = 15'000;   // a node that is silent for longer is lost
   bool virtual_clock = false;  // time is what Advance says: for replays
+  // Inputs after which the journal gets a snapshot, and forgets those of the one before the last;
+  // 0: never.
+  int64_t snapshot_inputs = 10'000;
 };
 
 /// One machine of the cluster, as far as the connection with it goes.
@@ -49,6 +53,8 @@ struct ClusterState {
   std::set<std::string> resync;     // nodes to be told all that concerns them after the decision
   std::vector<JobFigures> figures;  // by JobIndex
   int64_t next_input = 1;
+  int64_t snapshot_seq = 0;      // the inputs until here are in a snapshot
+  bool snapshot_wanted = false;  // at once, however few came since
   int64_t reports = 0, decisions = 0;
   double virtual_s = 0;  // what Advance said last
   double base_s = 0;     // the cluster's clock stood there at base_ns
@@ -58,9 +64,12 @@ struct ClusterState {
   double NowAt(int64_t mono_ns) const;
 };
 
-/// Brings a journal back: every input again, nothing sent. Errors: of the settings, DataLoss.
+/// Brings a journal back: the newest snapshot that can be read, every input after it again, nothing
+/// sent. Errors: of the settings; DataLoss when inputs are missing.
 absl::Status RestoreCluster(Context& context, const ClusterSettings& settings,
-                            const std::vector<std::string>& inputs);
+                            const ClusterHistory& history);
+/// The state for the journal, when enough has been told since the last time.
+std::optional<ClusterSnapshot> TakeClusterSnapshot(ClusterState& cluster);
 
 void OnJoin(Context& context, PeerId id, uint64_t request_id, const wire::Join& join);
 void OnLease(Context& context, PeerId id, uint64_t request_id, const wire::Lease& lease);

@@ -37,6 +37,7 @@ class ClusterDevices {
   NodeIndex IndexOf(const std::string& name) const;
   int free() const { return free_; }
   int working() const { return working_; }
+  void VisitFields(FieldArchive& archive);
 
  private:
   void Use(NodeIndex node, int devices);

@@ -15,11 +15,20 @@ using sched::kNever;
 
 ClusterEngine::ClusterEngine(const ClusterOptions& options,
                              std::unique_ptr<sched::ClusterPolicy> policy)
-    : options_(options), policy_(std::move(policy)), gate_(options) {}
+    : options_(options), policy_(std::move(policy)), gate_(options) {
+  FieldArchive nothing;
+  sched::PolicyArchive probe{.fields = nothing, .kept = {}};
+  has_snapshot_ = policy_->VisitState(probe);
+}
 
 absl::StatusOr<std::unique_ptr<ClusterEngine>> ClusterEngine::Make(const ClusterOptions& options) {
   TIDE_ASSIGN_OR_RETURN(auto policy,
                         sched::MakeClusterPolicy(options.policy, options.policy_options));
+  return MakeWith(options, std::move(policy));
+}
+
+absl::StatusOr<std::unique_ptr<ClusterEngine>> ClusterEngine::MakeWith(
+    const ClusterOptions& options, std::unique_ptr<sched::ClusterPolicy> policy) {
   if (!(options.min_run_s >= 0) || !(options.half_life_s > 0)) {
     return absl::InvalidArgumentError("the minimum run time is from 0 s, the half-life above 0 s");
   }

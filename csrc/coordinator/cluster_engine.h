@@ -38,6 +38,9 @@ class ClusterEngine {
  public:
   /// Errors: InvalidArgument for a policy or an option that does not exist.
   static absl::StatusOr<std::unique_ptr<ClusterEngine>> Make(const ClusterOptions& options);
+  /// The same around a policy of the caller's, whatever the options call it.
+  static absl::StatusOr<std::unique_ptr<ClusterEngine>> MakeWith(
+      const ClusterOptions& options, std::unique_ptr<sched::ClusterPolicy> policy);
 
   /// Errors: InvalidArgument, AlreadyExists, ResourceExhausted, NotFound, each with a sentence;
   /// then nothing has changed. Decisions come out of a kDecide alone.
@@ -67,6 +70,20 @@ class ClusterEngine {
   }
   /// Lines "SECONDS start|preempt|refuse KEY: REASON" since the last call, as the simulator writes.
   std::string TakeLog() { return std::exchange(log_, std::string()); }
+
+  /// Whether the policy's state can be saved.
+  bool has_snapshot() const { return has_snapshot_; }
+  /// All that later inputs depend on, as bytes; needs has_snapshot(). Of jobs that have ended only
+  /// their number is in it. What TakeLog would give is not.
+  std::string Snapshot();
+  /// An engine as it was at the snapshot, with these options. Under another policy, or other
+  /// options of it, nothing runs: the policy is told of all open jobs at its next decision, which
+  /// starts them where they ran. Errors: of Make; DataLoss for damaged bytes; FailedPrecondition
+  /// for those of a version that is not known.
+  static absl::StatusOr<std::unique_ptr<ClusterEngine>> Restore(const ClusterOptions& options,
+                                                                absl::string_view snapshot);
+  /// Whether Restore found another policy's state.
+  bool retold() const { return retold_; }
 
   struct Forecast {
     double start_s = sched::kNever;  // kNever: not by the estimates that there are
@@ -103,6 +120,12 @@ class ClusterEngine {
   void Grow(std::vector<ClusterChange>& changes);
   void LogAction(const sched::JobAction& action);
   sched::ClusterInput PolicyInput(const sched::ClusterView& cluster);
+  void VisitFields(FieldArchive& archive);
+  std::vector<JobIndex> VisitJobs(FieldArchive& archive);
+  void VisitPolicy(FieldArchive& archive, const std::vector<JobIndex>& kept);
+  std::vector<JobIndex> Kept() const;
+  absl::Status Rebuild(const std::vector<JobIndex>& kept);
+  void Retell();
 
   ClusterOptions options_;  // constant after construction
   std::unique_ptr<sched::ClusterPolicy> policy_;
@@ -122,6 +145,8 @@ class ClusterEngine {
   size_t running_ = 0;
   int64_t running_gangs_ = 0;  // devices of the gangs that run
   bool dirty_ = false;
+  bool has_snapshot_ = false;  // constant after construction, as is retold_
+  bool retold_ = false;
 };
 
 }  // namespace tide::coordinator

@@ -56,6 +56,8 @@ class ClusterGate {
   const std::vector<User>& users() const { return users_; }
   const std::vector<Reservation>& reservations() const { return reservations_; }
   size_t held() const { return held_; }
+  /// All but the options; a user's rule is that of the options.
+  void VisitFields(FieldArchive& archive);
 
  private:
   bool plain() const { return !rules_ && reservations_.empty(); }

@@ -141,6 +141,9 @@ wire::Value::Map ClusterRecord(const ClusterState& cluster) {
           {"jobs_held", engine.gate().held()},
           {"reports", cluster.reports},
           {"decisions", cluster.decisions},
+          {"inputs", cluster.next_input - 1},
+          {"inputs_since_snapshot", cluster.next_input - 1 - cluster.snapshot_seq},
+          {"journal_bounded", engine.has_snapshot() && cluster.settings.snapshot_inputs > 0},
           {"nodes", std::move(nodes)},
           {"users", std::move(users)},
           {"jobs", std::move(jobs)}};

@@ -3,6 +3,7 @@
 
 #include <map>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/status/statusor.h"
@@ -74,6 +75,20 @@ struct ClusterInput {
 
 wire::Value::Map ClusterInputToValue(const ClusterInput& input);
 absl::StatusOr<ClusterInput> ClusterInputFromValue(const wire::Value& value);
+
+/// The engine's state after so many inputs.
+struct ClusterSnapshot {
+  int64_t seq = 0;
+  std::string bytes;
+};
+
+/// What a journal has of a cluster: snapshots, the newest first, and all inputs after the oldest of
+/// them, by number; without a snapshot all that there ever were.
+struct ClusterHistory {
+  std::vector<ClusterSnapshot> snapshots;
+  std::vector<std::pair<int64_t, std::string>> inputs;
+  bool upgraded = false;  // the journal was of a layout that had no snapshots
+};
 
 /// What a decision changed. kPutOff: an action of the policy that was not carried out.
 enum class ChangeKind { kStart, kPreempt, kEvict, kRefuse, kResize, kPutOff };

@@ -37,7 +37,7 @@ absl::Status Core::Start(int64_t daemon_pid) {
   }
   Context context = MakeContext();
   if (cluster_) {
-    TIDE_RETURN_IF_ERROR(RestoreCluster(context, *cluster_, content.inputs));
+    TIDE_RETURN_IF_ERROR(RestoreCluster(context, *cluster_, content.cluster));
     parts_.edges.CutDecisionLog(content.log_bytes);
   }
   OnRestored(context, alive);
@@ -127,6 +127,7 @@ absl::Status Core::Flush() {
     if (auto* log = std::get_if<AppendLog>(&effect))
       batch.log_bytes = parts_.edges.AppendDecisionLog(log->lines);
   }
+  batch.snapshot = TakeClusterSnapshot(state_.cluster);
   if (!batch.empty()) TIDE_RETURN_IF_ERROR(parts_.journal.Commit(batch));
   for (const wire::Event& event : batch.events) {
     Log(LogLevel::kInfo, absl::StrCat("event=", event.kind, " seq=", event.seq, " job=\"",

@@ -404,7 +404,8 @@ void Server::OnTick() {
 
 absl::Status Serve(const ServerOptions& options, Clock& clock, const std::function<void()>& ready) {
   TIDE_ASSIGN_OR_RETURN(auto journal,
-                        OpenSqliteJournal(absl::StrCat(options.runtime_dir, "/tided.db")));
+                        OpenSqliteJournal(absl::StrCat(options.runtime_dir, "/tided.db"),
+                                          {.events_kept = options.journal_events}));
   const std::string socket_path = absl::StrCat(options.runtime_dir, "/tided.sock");
   TIDE_ASSIGN_OR_RETURN(UniqueFd listener, wire::ListenUnix(socket_path));
   absl::Status served;

@@ -23,8 +23,9 @@ struct ServerOptions {
   size_t peers_max = kLiveJobsMax + 1024;        // each job has a connection, clients some more
   TcpGateOptions gate;                           // with an address: this daemon is a coordinator
   ClusterSettings cluster;                       // of a coordinator
-  NodeLinkOptions link;  // with an address: this daemon is a node of a cluster
-  NodeOptions node;      // of a node
+  NodeLinkOptions link;             // with an address: this daemon is a node of a cluster
+  NodeOptions node;                 // of a node
+  int64_t journal_events = 10'000;  // kept, the newest
   std::string decision_log;
   std::string http_listen, http_token_file;
 };

@@ -48,6 +48,7 @@ class ClusterSimulation : public ::testing::TestWithParam<uint64_t>, public Edge
     pending_.clear();
     constexpr const char* kPolicies[] = {"fifo", "srtf", "dlas-gpu-fixed", "gandiva-fair"};
     ClusterSettings settings{.lease_ms = 3000};
+    settings.snapshot_inputs = static_cast<int64_t>(GetParam() % 7);  // 0: never
     settings.options.policy = kPolicies[GetParam() % 4];
     settings.options.min_run_s = GetParam() % 3 == 0 ? 2 : 0;
     core_ = std::make_unique<Core>(Core::Parts{journal_, *this, device_, clock_}, settings);

@@ -31,15 +31,27 @@ class MemoryJournal final : public Journal {
     meta_.next_order_id = batch.next_order_id;
     for (const Job& job : batch.jobs) jobs_[job.id] = wire::Value(JobToValue(job));
     for (const JobId& id : batch.forgotten) jobs_.erase(id);
-    for (const auto& [seq, row] : batch.inputs) meta_.inputs.push_back(row);
+    for (const auto& input : batch.inputs) meta_.cluster.inputs.push_back(input);
+    if (batch.snapshot) Keep(*batch.snapshot);
     if (batch.log_bytes >= 0) meta_.log_bytes = batch.log_bytes;
     events_.insert(events_.end(), batch.events.begin(), batch.events.end());
     return absl::OkStatus();
   }
   absl::Status fail;
   int commits = 0;
+  /// What a cluster has told, as it lies there: tests break it.
+  ClusterHistory& cluster() { return meta_.cluster; }
 
  private:
+  void Keep(const ClusterSnapshot& snapshot) {
+    auto& [snapshots, inputs, upgraded] = meta_.cluster;
+    std::erase_if(snapshots, [&](const auto& old) { return old.seq == snapshot.seq; });
+    snapshots.insert(snapshots.begin(), snapshot);
+    if (snapshots.size() < 2) return;
+    snapshots.resize(2);
+    std::erase_if(inputs, [&](const auto& input) { return input.first <= snapshots[1].seq; });
+  }
+
   JournalContent meta_;
   std::map<JobId, wire::Value> jobs_;
   std::vector<wire::Event> events_;

@@ -1,6 +1,8 @@
 // What survives.
 #include "coordinator/journal.h"
 
+#include <sqlite3.h>
+
 #include <fstream>
 
 #include "cpp/shm/child_process.h"
@@ -83,6 +85,31 @@ TEST(JournalTest, OldEventsGo) {
   const auto content = (*journal)->Load();
   EXPECT_EQ(content->events.size(), kEventsInMemory);
   EXPECT_EQ(content->events.back().seq, 12'000);
+}
+
+TEST(JournalTest, AsManyEventsStayAsTheOptionSays) {
+  testing::TempDir folder;
+  auto journal = OpenSqliteJournal(folder.path() + "/tided.db", {.events_kept = 100});
+  for (int64_t seq = 1; seq <= 1000; ++seq) {
+    JournalBatch batch;
+    batch.events.push_back({.seq = seq, .kind = "k", .text = "t"});
+    ASSERT_TRUE((*journal)->Commit(batch).ok());
+  }
+  const auto content = (*journal)->Load();
+  EXPECT_EQ(content->events.size(), 100u);
+  EXPECT_EQ(content->events.front().seq, 901);
+}
+
+TEST(JournalTest, AFileOfALayoutThatIsNotKnownIsSetAside) {
+  testing::TempDir folder;
+  const std::string path = folder.path() + "/tided.db";
+  ASSERT_TRUE((*OpenSqliteJournal(path))->Commit({.jobs = {Sample(3)}}).ok());
+  sqlite3* db = nullptr;
+  ASSERT_EQ(sqlite3_open(path.c_str(), &db), SQLITE_OK);
+  sqlite3_exec(db, "UPDATE meta SET value=9 WHERE key='layout_version'", nullptr, nullptr, nullptr);
+  sqlite3_close(db);
+  EXPECT_TRUE((*OpenSqliteJournal(path))->Load()->jobs.empty());
+  EXPECT_TRUE(std::filesystem::exists(path + ".broken"));
 }
 
 }  // namespace

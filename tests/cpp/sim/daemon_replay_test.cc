@@ -181,6 +181,13 @@ TEST_P(DaemonReplay, AlsoWhenTheDaemonIsKilledOnTheWay) {
   EXPECT_TRUE(Logged() == Expected()) << "the logs differ";
 }
 
+TEST_P(DaemonReplay, AlsoFromSnapshotsOfItsState) {
+  setenv("TIDE_JOURNAL_INPUTS", "5", 1);
+  Run(6);
+  unsetenv("TIDE_JOURNAL_INPUTS");
+  EXPECT_TRUE(Logged() == Expected()) << "the logs differ";
+}
+
 std::string CaseName(const ::testing::TestParamInfo<Case>& info) {
   std::string name = std::string(info.param.trace) + "_" + info.param.policy;
   std::replace(name.begin(), name.end(), '-', '_');

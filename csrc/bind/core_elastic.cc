@@ -264,7 +264,10 @@ class PyGroup {
         const bool alive = shm::ProcessAlive(member.pid.load(), member.start_time.load());
         if (alive) members.append(MemberReport(member));
         if (alive && member.has_state.load() != 0) whole.append(member.pid.load());
-      } else if (member.state.load() == static_cast<uint32_t>(elastic::MemberState::kReady)) {
+      } else if (member.state.load() == static_cast<uint32_t>(elastic::MemberState::kReady) &&
+                 member.entered.load() == 0) {
+        // One that has trained and is a member no more ends by itself, when the script's body of
+        // its last step is over.
         ready.append(member.pid.load());
       }
     }

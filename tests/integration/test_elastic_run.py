@@ -96,6 +96,56 @@ def test_what_goes_wrong_in_one_process_leaves_the_others_training(
     assert json.loads(moved.read_text()) == json.loads(alone.read_text())
 
 
+#: Notes after each step whom it carried; all but the main process take their time for that.
+NOTES = """
+import json, os, select, sys
+import torch
+import torchtide as tide
+
+@tide.elastic(workers=2, processes=(1, 2))
+def train(run):
+    model = torch.nn.Linear(4, 1)
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    data = torch.utils.data.TensorDataset(torch.randn(120, 4))
+    model, optimizer, loader = run.prepare(model, optimizer, data, batch_size=1, epochs=1)
+    with open(f"{sys.argv[1]}.{os.getpid()}", "w") as notes:
+        for (x,) in run.iterations(loader):
+            carried = list(run.carried)
+            run.backward(model(x).square().mean())
+            if run.step():
+                if not run.is_main:
+                    select.select([], [], [], 0.5)
+                print(json.dumps([run.step_index, carried]), file=notes, flush=True)
+                print("step", run.step_index, flush=True)
+
+train()
+"""
+
+
+@pytest.mark.slow
+def test_a_process_that_is_let_go_ends_its_last_step_in_peace(
+    tmp_path: pathlib.Path, environment: dict[str, str]
+) -> None:
+    script = tmp_path / "notes.py"
+    script.write_text(NOTES)
+    command = [sys.executable, str(script), str(tmp_path / "rows")]
+    with started(environment, "--processes", "1:2", "--name", "notes", "--", *command) as job:
+        await_step(job, 2)
+        assert tide(environment, "resize", "notes", "2")[0] == 0
+        await_step(job, 5)
+        code, answer = tide(environment, "resize", "notes", "1")
+        assert (code, answer["from"], len(answer["pids"])) == (0, 2, 1), "it ended before"
+        job.communicate(timeout=DEADLINE_S)
+        assert job.returncode == 0
+    by_step: dict[int, list[int]] = {}
+    for path in tmp_path.glob("rows.*"):
+        for step, carried in map(json.loads, path.read_text().splitlines()):
+            by_step.setdefault(step, []).extend(carried)
+    assert {step: sorted(workers) for step, workers in by_step.items()} == {
+        step: [0, 1] for step in range(1, 61)
+    }
+
+
 @pytest.mark.slow
 def test_a_wrong_size_is_refused_and_the_job_goes_on(environment: dict[str, str]) -> None:
     command = [sys.executable, EXAMPLE, "--epochs", "400"]

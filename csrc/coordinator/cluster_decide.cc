@@ -101,7 +101,10 @@ std::optional<ClusterChange> ClusterEngine::TooSoon(const ClusterDecision& decis
 
 void ClusterEngine::Carry(const ClusterDecision& decision, std::vector<ClusterChange>& changes) {
   for (const JobAction& action : decision.actions) {
-    if (action.kind != JobActionKind::kStart) Withdraw(action, changes);
+    if (action.kind == JobActionKind::kPreempt || action.kind == JobActionKind::kRefuse)
+      Withdraw(action, changes);
+    if (action.kind == JobActionKind::kResize || action.kind == JobActionKind::kPace)
+      Decline(action, changes);
   }
   for (const JobAction& action : decision.actions) {
     if (action.kind == JobActionKind::kStart) Start(action, changes);
@@ -109,9 +112,43 @@ void ClusterEngine::Carry(const ClusterDecision& decision, std::vector<ClusterCh
 }
 
 void ClusterEngine::LogAction(const JobAction& action) {
-  constexpr const char* kWords[] = {"start", "preempt", "refuse"};
-  absl::StrAppendFormat(&log_, "%.3f %s %s: %s\n", now_s_, kWords[static_cast<int>(action.kind)],
-                        jobs_[action.job.value()].spec.key, action.reason);
+  const char* word = "";
+  switch (action.kind) {
+    case JobActionKind::kStart:
+      word = "start";
+      break;
+    case JobActionKind::kPreempt:
+      word = "preempt";
+      break;
+    case JobActionKind::kRefuse:
+      word = "refuse";
+      break;
+    case JobActionKind::kResize:
+      word = "resize";
+      break;
+    case JobActionKind::kPace:
+      word = "pace";
+      break;
+  }
+  absl::StrAppendFormat(&log_, "%.3f %s %s: %s\n", now_s_, word, jobs_[action.job.value()].spec.key,
+                        action.reason);
+}
+
+// The devices beyond a gang are dealt out by the engine, and a machine sets the pace of its jobs
+// itself: the job goes on as it is. It is said when it is new.
+void ClusterEngine::Decline(const JobAction& action, std::vector<ClusterChange>& changes) {
+  ClusterJob& job = jobs_[action.job.value()];
+  if (views_[action.job.value()].state != JobState::kRunning) return;
+  std::string reason =
+      action.kind == JobActionKind::kResize
+          ? absl::StrCat("resizing it to ", action.gpus, " devices was not carried out (",
+                         action.reason, "): what is beyond its gang follows what is idle")
+          : absl::StrFormat(
+                "a pace of %g was not carried out (%s): its machine sets the pace of its jobs",
+                action.pace, action.reason);
+  if (job.reason == reason) return;
+  job.reason = reason;
+  changes.push_back({.job = action.job, .kind = ChangeKind::kPutOff, .reason = std::move(reason)});
 }
 
 void ClusterEngine::Withdraw(const JobAction& action, std::vector<ClusterChange>& changes) {

@@ -118,6 +118,7 @@ class ClusterEngine {
   void MakeRoom(int devices, std::vector<ClusterChange>& changes);
   void FitCapacity();
   void Grow(std::vector<ClusterChange>& changes);
+  void Decline(const sched::JobAction& action, std::vector<ClusterChange>& changes);
   void LogAction(const sched::JobAction& action);
   sched::ClusterInput PolicyInput(const sched::ClusterView& cluster);
   void VisitFields(FieldArchive& archive);

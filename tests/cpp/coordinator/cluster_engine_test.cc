@@ -363,5 +363,59 @@ TEST_F(ClusterEngineTest, UnderEveryPolicyCapacityHoldsAndTheRowsReplay) {
   }
 }
 
+/// Starts what comes and from then on says one thing of the first job.
+class Saying final : public sched::ClusterPolicy {
+ public:
+  explicit Saying(sched::JobAction action) : action_(action) {}
+  std::unique_ptr<sched::ClusterPolicy> Clone() const override {
+    return std::make_unique<Saying>(*this);
+  }
+  sched::ClusterDecision Decide(const sched::ClusterInput& input) override {
+    sched::ClusterDecision decision;
+    for (const sched::JobEvent& event : input.events) {
+      if (event.kind == sched::JobEventKind::kArrival)
+        decision.actions.push_back({.job = event.job, .reason = "it came"});
+    }
+    if (input.jobs[0].state == JobState::kRunning) decision.actions.push_back(action_);
+    return decision;
+  }
+
+ private:
+  sched::JobAction action_;
+};
+
+TEST_F(ClusterEngineTest, AResizeAndAPaceOfThePolicyLeaveTheJobRunningAndSayWhy) {
+  const sched::JobAction actions[] = {{.job = JobIndex(0),
+                                       .kind = sched::JobActionKind::kResize,
+                                       .reason = "it is faster so",
+                                       .gpus = 3},
+                                      {.job = JobIndex(0),
+                                       .kind = sched::JobActionKind::kPace,
+                                       .reason = "it is a guest",
+                                       .pace = 0.5}};
+  const char* reasons[] = {
+      "resizing it to 3 devices was not carried out (it is faster so): what is beyond its gang "
+      "follows what is idle",
+      "a pace of 0.5 was not carried out (it is a guest): its machine sets the pace of its jobs"};
+  for (int i = 0; i < 2; ++i) {
+    engine_ = *ClusterEngine::MakeWith({}, std::make_unique<Saying>(actions[i]));
+    Node("a", 4);
+    Submit({.key = "job", .devices = 2});
+    Decide();
+    ASSERT_TRUE(Runs("job"));
+    const int64_t revision = Job("job").revision;
+    const std::string log = engine_->TakeLog();
+    Decide();
+    EXPECT_TRUE(Runs("job")) << "it was taken for a preemption";
+    EXPECT_EQ(Job("job").revision, revision);
+    EXPECT_EQ(engine_->TakeLog(), "") << "the log has what was carried out";
+    ASSERT_EQ(changes_.size(), 1u);
+    EXPECT_EQ(changes_[0].kind, ChangeKind::kPutOff);
+    EXPECT_EQ(changes_[0].reason, reasons[i]);
+    Decide();
+    EXPECT_TRUE(changes_.empty()) << "it is said once";
+  }
+}
+
 }  // namespace
 }  // namespace tide::coordinator

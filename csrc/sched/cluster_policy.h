@@ -116,12 +116,10 @@ struct PolicyArchive {
   /// A table by JobIndex, of which only the entries of kept jobs are ever read again.
   template <typename T>
   void PerJob(std::vector<T>& table) {
-    size_t size = table.size();
+    const size_t most = kept.empty() ? 0 : static_cast<size_t>(kept.back().value()) + 1;
+    size_t size = std::min(table.size(), most);
     fields(size);
-    if (fields.reading()) {
-      const size_t most = kept.empty() ? 0 : static_cast<size_t>(kept.back().value()) + 1;
-      table.assign(std::min(size, most), T{});
-    }
+    if (fields.reading()) table.assign(std::min(size, most), T{});
     for (const JobIndex job : kept) {
       if (static_cast<size_t>(job.value()) < size) fields(table[job.value()]);
     }

@@ -35,7 +35,9 @@ int ClusterGate::UserOf(const std::string& name) {
 }
 
 bool ClusterGate::Drop(JobIndex job, int user) {
-  const size_t dropped = std::erase(users_[user].held, job);
+  User& of = users_[user];
+  const size_t dropped =
+      std::erase(of.held, job) + std::erase(of.aside, job) + std::erase(of.fresh, job);
   held_ -= dropped;
   return dropped > 0;
 }
@@ -112,36 +114,45 @@ JobIndex ClusterGate::Next(absl::Span<const JobView> jobs, const Capacity& capac
   return best;
 }
 
+// Gangs above what there is step aside, so that they hold up nobody; behind those that are held at
+// that time, where they are when there is more. While the capacity stays only newcomers are looked
+// at.
+void ClusterGate::Sort(User& user, absl::Span<const JobView> jobs, const Capacity& capacity) {
+  if (capacity.devices != sorted_devices_) {  // nobody's place is known any more
+    user.fresh.insert(user.fresh.begin(), user.aside.begin(), user.aside.end());
+    user.fresh.insert(user.fresh.begin(), user.held.begin(), user.held.end());
+    user.held.clear();
+    user.aside.clear();
+  }
+  const int quota = user.rule.quota_devices;
+  const int most = quota > 0 ? std::min(quota, capacity.devices) : capacity.devices;
+  for (const JobIndex job : user.fresh)
+    (jobs[job.value()].gpus > most ? user.aside : user.held).push_back(job);
+  user.fresh.clear();
+}
+
 std::vector<JobIndex> ClusterGate::Release(absl::Span<const JobView> jobs,
                                            const Capacity& capacity) {
   std::vector<JobIndex> released;
   if (held_ == 0) return released;
-  // Gangs above what there is step aside, so that they hold up nobody.
-  std::vector<std::pair<int, JobIndex>> aside;
-  for (size_t i = 0; i < users_.size(); ++i) {
-    std::erase_if(users_[i].held, [&](JobIndex job) {
-      const JobView& view = jobs[job.value()];
-      const int quota = users_[i].rule.quota_devices;
-      const bool never = view.gpus > capacity.devices || (quota > 0 && view.gpus > quota);
-      if (never) {
-        aside.emplace_back(static_cast<int>(i), job);
-      } else if (plain()) {
-        released.push_back(job);
-        Count(view, +1);
-      }
-      return never || plain();
-    });
+  for (User& user : users_) {
+    Sort(user, jobs, capacity);
+    if (!plain()) continue;
+    released.insert(released.end(), user.held.begin(), user.held.end());
+    user.held.clear();
   }
+  sorted_devices_ = capacity.devices;
   std::sort(released.begin(), released.end());
+  for (const JobIndex job : released) Count(jobs[job.value()], +1);
   while (!plain()) {
     const JobIndex next = Next(jobs, capacity);
     if (next.value() < 0) break;
-    std::erase(users_[jobs[next.value()].user].held, next);
+    std::deque<JobIndex>& held = users_[jobs[next.value()].user].held;
+    held.erase(std::find(held.begin(), held.end(), next));  // it is near the front
     released.push_back(next);
     Count(jobs[next.value()], +1);
   }
   held_ -= released.size();
-  for (const auto& [user, job] : aside) users_[user].held.push_back(job);
   return released;
 }
 

@@ -22,7 +22,8 @@ class ClusterGate {
     double used_at_s = 0;
     int running_devices = 0;
     int admitted_devices = 0;  // of jobs that the policy knows
-    std::deque<JobIndex> held;
+    // In order: who may pass; larger than all there is or than the quota; not looked at yet.
+    std::deque<JobIndex> held, aside, fresh;
   };
   /// Bounds at one moment.
   struct Capacity {
@@ -33,7 +34,7 @@ class ClusterGate {
   explicit ClusterGate(const ClusterOptions& options);
 
   int UserOf(const std::string& name);
-  void Hold(JobIndex job, int user) { users_[user].held.push_back(job), ++held_; }
+  void Hold(JobIndex job, int user) { users_[user].fresh.push_back(job), ++held_; }
   /// Drops a held job; false when it is not held.
   bool Drop(JobIndex job, int user);
   /// Who may pass now, in order.
@@ -60,6 +61,7 @@ class ClusterGate {
   void VisitFields(FieldArchive& archive);
 
  private:
+  void Sort(User& user, absl::Span<const sched::JobView> jobs, const Capacity& capacity);
   bool plain() const { return !rules_ && reservations_.empty(); }
   bool Passes(const sched::JobView& job, const Capacity& capacity) const;
   int ReservedAgainst(const sched::JobView& job, double now_s) const;
@@ -76,6 +78,7 @@ class ClusterGate {
   std::vector<Reservation> reservations_;
   int admitted_devices_ = 0;
   size_t held_ = 0;
+  int sorted_devices_ = -1;  // the capacity for which who is aside is so
 };
 
 }  // namespace tide::coordinator

@@ -77,9 +77,9 @@ void VisitFields(FieldArchive& archive, Reservation& reservation) {
 }
 
 void VisitFields(FieldArchive& archive, ClusterGate::User& user) {
-  auto& [name, rule, used_device_s, used_at_s, running, admitted, held] = user;
+  auto& [name, rule, used_device_s, used_at_s, running, admitted, held, aside, fresh] = user;
   (void)rule;  // of the options
-  archive(name, used_device_s, used_at_s, running, admitted, held);
+  archive(name, used_device_s, used_at_s, running, admitted, held, aside, fresh);
 }
 
 void VisitFields(FieldArchive& archive, ClusterDevices::Node& node) {
@@ -91,12 +91,13 @@ void ClusterGate::VisitFields(FieldArchive& archive) {
   archive(users_, reservations_, admitted_devices_);
   if (!archive.reading()) return;
   held_ = 0;
+  sorted_devices_ = -1;  // a quota may be another one now
   by_name_.clear();
   for (size_t i = 0; i < users_.size(); ++i) {
     const auto rule = options_.users.find(users_[i].name);
     if (rule != options_.users.end()) users_[i].rule = rule->second;
     by_name_[users_[i].name] = static_cast<int>(i);
-    held_ += users_[i].held.size();
+    held_ += users_[i].held.size() + users_[i].aside.size() + users_[i].fresh.size();
   }
 }
 
@@ -188,8 +189,10 @@ absl::Status ClusterEngine::Rebuild(const std::vector<JobIndex>& kept) {
     }
   }
   for (const ClusterGate::User& user : gate_.users()) {
-    if (!std::all_of(user.held.begin(), user.held.end(), known))
-      return absl::DataLossError("a job is held that is not there");
+    for (const auto* held : {&user.held, &user.aside, &user.fresh}) {
+      if (!std::all_of(held->begin(), held->end(), known))
+        return absl::DataLossError("a job is held that is not there");
+    }
   }
   for (const JobIndex index : kept) {
     const ClusterJob& job = jobs_[index.value()];

@@ -363,6 +363,39 @@ TEST_F(ClusterEngineTest, UnderEveryPolicyCapacityHoldsAndTheRowsReplay) {
   }
 }
 
+TEST_F(ClusterEngineTest, GangsThatStoodAsidePassInOrderWhenThereIsRoomForThem) {
+  for (const bool fair : {false, true}) {
+    SCOPED_TRACE(fair);
+    Make({.fair_share = fair});
+    Node("a", 4);
+    for (const char* key : {"big1", "big2"}) Submit({.key = key, .devices = 6});
+    Submit({.key = "large", .devices = 9});
+    Submit({.key = "gone", .devices = 7});
+    Submit({.key = "small", .devices = 4});
+    Decide();
+    EXPECT_TRUE(Runs("small"));
+    EXPECT_EQ(engine_->gate().held(), 4u);
+    Finish("gone");
+    EXPECT_EQ(engine_->gate().held(), 3u);
+    Node("b", 4);
+    Submit({.key = "next", .devices = 1});
+    Decide();
+    EXPECT_FALSE(Runs("big1")) << "four of eight are free";
+    EXPECT_TRUE(Job("large").at_gate);
+    EXPECT_EQ(Job("big2").at_gate, fair) << "shares are handed out up to the capacity";
+    Finish("small");
+    Decide();
+    EXPECT_TRUE(Runs("big1"));
+    EXPECT_FALSE(Runs("big2"));
+    EXPECT_TRUE(Job("large").at_gate);
+    Node("b", 20);
+    Finish("big1");
+    Decide();
+    EXPECT_TRUE(Runs("big2") && Runs("large") && Runs("next"));
+    EXPECT_EQ(engine_->gate().held(), 0u);
+  }
+}
+
 /// Starts what comes and from then on says one thing of the first job.
 class Saying final : public sched::ClusterPolicy {
  public:

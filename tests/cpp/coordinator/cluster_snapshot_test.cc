@@ -142,6 +142,39 @@ TEST_P(SnapshotOfPolicy, RestartsAtEveryKthInputGiveTheSameLogAndTheSameState) {
   }
 }
 
+// What docs/reference/cluster.md says of the size.
+TEST_P(SnapshotOfPolicy, AnOpenJobTakesAtMost350BytesAndOneThatHasEndedAtMost9) {
+  const ClusterOptions options{.policy = GetParam()};
+  auto made = ClusterEngine::Make(options);
+  if (!made.ok()) GTEST_SKIP() << GetParam() << " needs a solver that is not here";
+  ClusterEngine& engine = **made;
+  double now_s = 0;
+  const auto tell = [&](ClusterInputKind kind, int job) {
+    const JobSpec spec = {.key = "experiment-" + std::to_string(job),
+                          .user = "user" + std::to_string(job % 20),
+                          .group = "resnet50",
+                          .estimate_s = 3600};
+    ASSERT_TRUE(engine.Apply({.kind = kind, .now_s = now_s, .spec = spec}).ok());
+    engine.TakeLog();
+  };
+  ASSERT_TRUE(engine.Apply({.kind = ClusterInputKind::kNode, .node = "n", .devices = 8}).ok());
+  const auto end_jobs = [&](int from, int to) {
+    for (int job = from; job < to; ++job, now_s += 2000) {  // longer than any round
+      tell(ClusterInputKind::kSubmit, job);
+      tell(ClusterInputKind::kDecide, job);
+      tell(ClusterInputKind::kFinish, job);
+    }
+    tell(ClusterInputKind::kDecide, 0);
+    return static_cast<double>(engine.Snapshot().size());
+  };
+  const double few = end_jobs(0, 100);
+  const double many = end_jobs(100, 600);
+  EXPECT_LE((many - few) / 500, 9);
+  for (int job = 1000; job < 1500; ++job) tell(ClusterInputKind::kSubmit, job);
+  tell(ClusterInputKind::kDecide, 0);
+  EXPECT_LE((static_cast<double>(engine.Snapshot().size()) - many) / 500, 350);
+}
+
 std::vector<const char*> Names() {
   std::vector<const char*> names;
   for (const sched::ClusterPolicyInfo& info : sched::ClusterPolicies()) names.push_back(info.name);

@@ -95,7 +95,7 @@ class FakeEdges final : public Edges {
 
 /// A core with fakes, and the words to talk with it. Jobs are processes of pid N with start time 10
 /// N.
-class CoreTest : public testing::Test {
+class CoreTest : public ::testing::Test {
  protected:
   CoreTest() { Restart(); }
 

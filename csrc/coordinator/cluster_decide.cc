@@ -112,26 +112,8 @@ void ClusterEngine::Carry(const ClusterDecision& decision, std::vector<ClusterCh
 }
 
 void ClusterEngine::LogAction(const JobAction& action) {
-  const char* word = "";
-  switch (action.kind) {
-    case JobActionKind::kStart:
-      word = "start";
-      break;
-    case JobActionKind::kPreempt:
-      word = "preempt";
-      break;
-    case JobActionKind::kRefuse:
-      word = "refuse";
-      break;
-    case JobActionKind::kResize:
-      word = "resize";
-      break;
-    case JobActionKind::kPace:
-      word = "pace";
-      break;
-  }
-  absl::StrAppendFormat(&log_, "%.3f %s %s: %s\n", now_s_, word, jobs_[action.job.value()].spec.key,
-                        action.reason);
+  absl::StrAppendFormat(&log_, "%.3f %s %s: %s\n", now_s_, sched::JobActionWord(action.kind),
+                        jobs_[action.job.value()].spec.key, action.reason);
 }
 
 // The devices beyond a gang are dealt out by the engine, and a machine sets the pace of its jobs

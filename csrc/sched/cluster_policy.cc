@@ -116,6 +116,22 @@ absl::Status CheckOptions(const ClusterPolicyOptions& options) {
 
 }  // namespace
 
+const char* JobActionWord(JobActionKind kind) {
+  switch (kind) {
+    case JobActionKind::kStart:
+      return "start";
+    case JobActionKind::kPreempt:
+      return "preempt";
+    case JobActionKind::kRefuse:
+      return "refuse";
+    case JobActionKind::kResize:
+      return "resize";
+    case JobActionKind::kPace:
+      return "pace";
+  }
+  return "unknown";
+}
+
 double SpeedOf(const JobView& job, const Profiles* profiles, int gpus) {
   if (gpus == job.gpus) return 1;
   if (profiles == nullptr || job.profile < 0) return 0;

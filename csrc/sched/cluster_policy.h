@@ -78,6 +78,8 @@ struct JobEvent {
 
 /// kPace changes the pace of a job that runs, kResize the number of its GPUs without a stop.
 enum class JobActionKind : uint8_t { kStart, kPreempt, kRefuse, kResize, kPace };
+/// "start", "preempt", ...: what logs of decisions say, the daemon's and the simulator's.
+const char* JobActionWord(JobActionKind kind);
 struct JobAction {
   JobIndex job;
   JobActionKind kind = JobActionKind::kStart;

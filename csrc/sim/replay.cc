@@ -394,9 +394,8 @@ class Loop {
 
   void Log(const JobAction& action) {
     if (options_.decision_log == nullptr) return;
-    constexpr const char* kWords[] = {"start", "preempt", "refuse", "resize", "pace"};
     absl::StrAppendFormat(options_.decision_log, "%.3f %s %s: %s\n", now_s_,
-                          kWords[static_cast<int>(action.kind)], trace_.job_ids[action.job.value()],
+                          sched::JobActionWord(action.kind), trace_.job_ids[action.job.value()],
                           action.reason);
   }
 

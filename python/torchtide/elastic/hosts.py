@@ -237,29 +237,31 @@ class HostsExchange:
         partials = self._partials()
         pieces = _pieces(*self._shards[self._rank])
         arriving = [
-            [self._receive(part[span], rank) for rank, part in self._arriving_parts()]
+            [
+                self._receive(part[span], rank)
+                for rank in self._others
+                for part in self._arriving[rank]
+            ]
             for span in pieces
         ]
         notes, contexts = self._receive_contexts()
         means = [
-            self._receive(self._flat[low + span.start : low + span.stop], rank)
+            self._receive(self._mean(rank)[span], rank)
             for rank in self._others
-            for low, span in ((self._shards[rank][0], s) for s in _pieces(*self._shards[rank]))
+            for span in _pieces(*self._shards[rank])
         ]
         sent = [
-            self._send(partial[self._shards[rank][0] :][span], rank)
+            self._send(partial[slice(*self._shards[rank])][span], rank)
             for rank in self._others
             for span in _pieces(*self._shards[rank])
             for partial in partials
         ]
         mine = self._own_contexts(step)
         sent += [self._send(mine, rank) for rank in self._others]
-        low = self._shards[self._rank][0]
         for span, works in zip(pieces, arriving, strict=True):
             _wait(works)
             self._sum(partials, span)
-            mean = self._flat[low + span.start : low + span.stop]
-            sent += [self._send(mean, rank) for rank in self._others]
+            sent += [self._send(self._mean(self._rank)[span], rank) for rank in self._others]
         _wait(contexts)
         self._merge_contexts(step, notes)
         _wait(means + sent)
@@ -269,9 +271,9 @@ class HostsExchange:
         mine = torch.frombuffer(self._inner.partials(), dtype=torch.uint8)
         return mine.view(self._counts[self._rank], -1)
 
-    def _arriving_parts(self) -> list[tuple[int, torch.Tensor]]:
-        """Room for the others' partial sums of this process's shard, with who sends them."""
-        return [(rank, part) for rank in self._others for part in self._arriving[rank]]
+    def _mean(self, rank: int) -> torch.Tensor:
+        """The part of the mean gradient that `rank` adds up."""
+        return self._flat[slice(*self._shards[rank])]
 
     def _sum(self, partials: torch.Tensor, span: slice) -> None:
         """Adds up one piece of this process's shard."""

@@ -7,6 +7,7 @@
 #include <sstream>
 
 #include "base/random.h"
+#include "coordinator/journal.h"
 #include "cpp/coordinator/daemon_process.h"
 #include "cpp/coordinator/tcp_peer.h"
 #include "sim/end_times.h"
@@ -186,6 +187,9 @@ TEST_P(DaemonReplay, AlsoFromSnapshotsOfItsState) {
   Run(6);
   unsetenv("TIDE_JOURNAL_INPUTS");
   EXPECT_TRUE(Logged() == Expected()) << "the logs differ";
+  const auto journal = coordinator::OpenSqliteJournal(folder() + "/tided.db");
+  ASSERT_TRUE(journal.ok()) << journal.status();
+  EXPECT_EQ((*journal)->Load()->cluster.snapshots.size(), 2u) << "none was taken";
 }
 
 std::string CaseName(const ::testing::TestParamInfo<Case>& info) {

@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import tempfile
+import time
 from typing import Any
 from xml.etree import ElementTree
 
@@ -23,11 +24,17 @@ CHROMIUM = shutil.which("chromium")
 
 
 def looked_back(machine: Machine) -> dict[str, Any]:
-    """The same run, told by the next daemon from what the one before has left."""
-    machine.tide("shutdown")
-    before = machine.tide("report", "--last", "1h", "-o", "past.html", "--json")
-    told: dict[str, Any] = json.loads(before)
+    """The run so far, told by the daemon."""
+    words = ("report", "--last", "1h", "-o", "past.html", "--json")
+    told: dict[str, Any] = json.loads(machine.tide(*words))
     return told
+
+
+def await_looks(machine: Machine, looks: int) -> None:
+    """Until the daemon, which looks once a second, has looked so often."""
+    deadline = time.monotonic() + DEADLINE_S
+    while looked_back(machine)["samples"] < looks:
+        assert time.monotonic() < deadline
 
 
 def test_a_run_of_two_jobs_becomes_a_page() -> None:
@@ -51,11 +58,13 @@ def test_a_run_of_two_jobs_becomes_a_page() -> None:
             machine.tide("resume", "train")
             then = int(machine.record("train")["iterations"])
             machine.until(lambda job: int(job["iterations"]) > then + 3, "train")
+            await_looks(machine, 3)
             for job in machine.jobs:
                 job.send_signal(signal.SIGTERM)
             told = json.loads(watching.communicate(timeout=DEADLINE_S)[0])
             assert watching.returncode == 0
-            past = looked_back(machine)
+            machine.tide("shutdown")
+            past = looked_back(machine)  # of the next daemon, from what that one has left
         finally:
             machine.close()
         assert {job["job"]: job["end"] for job in told["jobs"]} == {

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from benchmarks import elastic_bodies as bodies
-from benchmarks import estimates, torchrun
+from benchmarks import estimates, slow_link, torchrun
 from benchmarks.figure import Figure
 from benchmarks.harness import Deadline, interleave
 from benchmarks.workers import Worker, fleet, tide_environment
@@ -27,6 +27,7 @@ NO_TORCHFT = (
     "2.7 or newer, but whether they work with this torch was not tried"
 )
 MEGABYTES = 10
+LINK_MEGABYTES = 40
 STEPS = 5  # a round
 TORCHRUN = ("torchrun_gap_over_ours", "torchrun_gap_over_ours_150mb")
 
@@ -136,6 +137,41 @@ def exchange(figure: Figure, folder: pathlib.Path, seconds: float) -> None:
         factors[name] = _core.elastic_plan(workers, size)[1]
     figure.values["exchange_over_ddp_uneven"] = uneven
     figure.values["byte_factor"] = factors
+
+
+def over_slow_link(figure: Figure, seconds: float) -> None:
+    """Whole step over DDP's between two hosts, with gradients that leave early and late."""
+    position = dict.fromkeys(("early", "late", "ddp"), 0)
+
+    def train(arm: str, crew: list[Worker]) -> float:
+        position[arm] += 2
+        for worker in crew:
+            worker.send((arm, position[arm]))
+        return max(float(worker.receive()["seconds"]) for worker in crew) / 2
+
+    with contextlib.ExitStack() as stack:
+        try:
+            names = stack.enter_context(slow_link.slow_link())
+        except (RuntimeError, OSError) as error:
+            figure.missing("exchange_slow_link_over_ddp", f"no network namespaces: {error}")
+            return
+        given = {"size": 2, "workers": 2, "megabytes": LINK_MEGABYTES, "wait_first": False}
+        crew = [
+            Worker(slow_link.arms, {}, namespace=name, rank=rank, **given)
+            for rank, name in enumerate(names)
+        ]
+        with fleet(*crew):
+            for worker in crew:
+                worker.receive()
+            steps_of = {arm: functools.partial(train, arm, crew) for arm in position}
+            interleave(steps_of, 1, Deadline(0), rounds_min=1)  # warm up
+            measured = interleave(steps_of, 50, Deadline(seconds))
+    early = estimates.paired_ratio(measured["early"], measured["ddp"])
+    figure.put("exchange_slow_link_over_ddp", early)
+    late = statistics.median(measured["late"])
+    figure.values["slow_link_late_over_early"] = late / statistics.median(measured["early"])
+    figure.baselines["step_ms_slow_link_ddp"] = 1e3 * statistics.median(measured["ddp"])
+    figure.setting |= {"link": slow_link.RATE, "link_model_megabytes": LINK_MEGABYTES}
 
 
 def context_switches(figure: Figure, folder: pathlib.Path) -> None:
@@ -279,6 +315,7 @@ def measure(quick: bool) -> Figure:
         folder = pathlib.Path(name)
         bits(figure, folder)
         exchange(figure, folder, 8 if quick else 120)
+        over_slow_link(figure, 8 if quick else 60)
         context_switches(figure, folder)
         memory(figure, folder)
         resize(figure, folder, 3 if quick else 10)

@@ -94,10 +94,16 @@ def ddp_step(
 def ddp(rank: int, size: int, store: str, workers: int, megabytes: int) -> Iterator[Any]:
     """The same steps with DDP; each rank accumulates its share of the workers' batches."""
     import torch.distributed as dist
-    from torch.nn.parallel import DistributedDataParallel
 
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=size)
+    yield from ddp_steps(size, workers, megabytes)
+
+
+def ddp_steps(size: int, workers: int, megabytes: int) -> Iterator[Any]:
+    """As `ddp`, where the processes are connected."""
+    from torch.nn.parallel import DistributedDataParallel
+
     inner, optimizer = make(megabytes, False)
     model = DistributedDataParallel(inner, gradient_as_bucket_view=True)
     x_all, each = samples(inner), -(-workers // size)

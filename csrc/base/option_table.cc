@@ -69,6 +69,9 @@ constexpr OptionInfo kOptions[] = {
      "The longest that a process of an elastic job waits for another one's iteration."},
     {"elastic.frozen_ms", "TIDE_ELASTIC_FROZEN_MS", "10000", "ms",
      "A process of an elastic job that is stopped for longer is killed; the others go on."},
+    {"elastic.overlap", "TIDE_ELASTIC_OVERLAP", "auto", "text",
+     "Between hosts, gradients are sent while backward still makes others: on, off or auto "
+     "(tries)."},
     {"elastic.start_ms", "TIDE_ELASTIC_START_MS", "60000", "ms",
      "How long an elastic job waits for its first processes before it begins with fewer."},
     {"need.wait_ms", "TIDE_NEED_WAIT_MS", "2000", "ms",

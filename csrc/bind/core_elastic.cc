@@ -103,6 +103,13 @@ class PyExchange {
       pointers[i] = reinterpret_cast<const void*>(addresses[i]);
     exchange_->Fold(worker, pointers);
   }
+  void Push(int worker) { exchange_->Push(worker); }
+  void FoldOne(size_t parameter, uintptr_t address) {
+    if (parameter >= exchange_->layout().parameters().size())
+      throw py::index_error("there is no such parameter");
+    py::gil_scoped_release released;
+    exchange_->FoldOne(parameter, reinterpret_cast<const void*>(address));
+  }
   bool Finish(uint64_t step, bool last) {
     return Waiting([&]() -> absl::StatusOr<bool> {
       TIDE_ASSIGN_OR_RETURN(const elastic::Vote vote, exchange_->Finish(step, last));
@@ -133,7 +140,7 @@ class PyExchange {
     const auto bytes = exchange_->partials();
     return py::memoryview::from_memory(bytes.data(), static_cast<ssize_t>(bytes.size()));
   }
-  void SumShard(const std::vector<uintptr_t>& addresses, size_t first, size_t last) {
+  void SumPiece(const std::vector<uintptr_t>& addresses, size_t first, size_t last) {
     if (addresses.size() != exchange_->plan().sources.size())
       throw py::value_error("an address for each partial sum is needed");
     std::vector<const std::byte*> sources;
@@ -142,7 +149,7 @@ class PyExchange {
     absl::Status summed;
     {
       py::gil_scoped_release released;
-      summed = exchange_->SumShard(sources, first, last);
+      summed = exchange_->SumPiece(sources, first, last);
     }
     ThrowIfError(summed);
   }
@@ -152,7 +159,6 @@ class PyExchange {
       throw py::value_error("a mark for each parameter is needed");
     exchange_->MergeUsed({reinterpret_cast<const std::byte*>(used.data()), used.size()});
   }
-  std::pair<size_t, size_t> Shard(int rank) const { return exchange_->shard(rank); }
   /// Partial sums of each rank.
   std::vector<int> PartialCounts() const {
     std::vector<int> counts(exchange_->plan().carried.size());
@@ -332,6 +338,14 @@ void BindElastic(py::module_& module) {
              py::arg("target"),
              "Descriptor of the memory file of a new elastic job. Raises ValueError.");
   module.def(
+      "elastic_checksum",
+      [](uintptr_t address, size_t bytes) {
+        py::gil_scoped_release released;
+        return tide::elastic::Checksum(reinterpret_cast<const void*>(address), bytes);
+      },
+      py::arg("address"), py::arg("bytes"),
+      "A number that differs where a byte of the memory differs, as good as always.");
+  module.def(
       "elastic_plan",
       [](int workers, int processes) {
         const auto plan = tide::bind::ValueOrThrow(tide::elastic::MakePlan(workers, processes));
@@ -351,6 +365,8 @@ void BindElastic(py::module_& module) {
       .def("advance", &PyExchange::Advance, py::arg("step"))
       .def("begin", &PyExchange::Begin, py::arg("step"))
       .def("fold", &PyExchange::Fold, py::arg("worker"), py::arg("addresses"))
+      .def("push", &PyExchange::Push, py::arg("worker"))
+      .def("fold_one", &PyExchange::FoldOne, py::arg("parameter"), py::arg("address"))
       .def("finish", &PyExchange::Finish, py::arg("step"), py::arg("last"))
       .def("gradients", &PyExchange::Gradients, py::keep_alive<0, 1>())
       .def("offsets", &PyExchange::Offsets)
@@ -366,8 +382,7 @@ void BindElastic(py::module_& module) {
       .def("assign", &PyExchange::Assign, py::arg("rank"), py::arg("processes"))
       .def("partials", &PyExchange::Partials, py::keep_alive<0, 1>())
       .def("partial_counts", &PyExchange::PartialCounts)
-      .def("shard", &PyExchange::Shard, py::arg("rank"))
-      .def("sum_shard", &PyExchange::SumShard, py::arg("addresses"), py::arg("first"),
+      .def("sum_piece", &PyExchange::SumPiece, py::arg("addresses"), py::arg("first"),
            py::arg("last"))
       .def("merge_used", &PyExchange::MergeUsed, py::arg("used"))
       .def("pause_due", &PyExchange::PauseDue, py::arg("step"))

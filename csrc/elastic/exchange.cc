@@ -53,22 +53,17 @@ absl::Span<std::byte> Exchange::partials() {
   return {buffers_.data(), sums_.nodes().size() * layout_.bytes()};
 }
 
-std::pair<size_t, size_t> Exchange::shard(int rank) const {
-  return Shard(layout_, rank, static_cast<int>(plan_.carried.size()));
-}
-
-absl::Status Exchange::SumShard(absl::Span<const std::byte* const> sources, size_t first,
+absl::Status Exchange::SumPiece(absl::Span<const std::byte* const> sources, size_t first,
                                 size_t last) {
-  const auto [begin, end] = shard(rank());
-  if (first > last || last > end - begin || first % kAlignment != 0 || last % kAlignment != 0) {
-    return absl::InvalidArgumentError(absl::StrCat("bytes ", first, " to ", last, " of a shard of ",
-                                                   end - begin, ": ends are multiples of ",
+  if (first > last || last > layout_.bytes() || first % kAlignment != 0 || last % kAlignment != 0) {
+    return absl::InvalidArgumentError(absl::StrCat("bytes ", first, " to ", last, " of ",
+                                                   layout_.bytes(), ": ends are multiples of ",
                                                    kAlignment));
   }
   std::vector<const std::byte*> whole;  // as if each had all bytes
   whole.reserve(sources.size());
-  for (const std::byte* source : sources) whole.push_back(source - begin);
-  SumTree(plan_, layout_, whole, gradients_.data(), begin + first, begin + last, workers_);
+  for (const std::byte* source : sources) whole.push_back(source - first);
+  SumTree(plan_, layout_, whole, gradients_.data(), first, last, workers_);
   return absl::OkStatus();
 }
 

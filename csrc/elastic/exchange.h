@@ -44,18 +44,21 @@ class Exchange {
   /// Starts the sums of `step`; waits for the readers of the sums before.
   absl::Status Begin(uint64_t step);
   void Fold(int worker, absl::Span<const void* const> gradients);
+  /// The same one by one while backward makes them: `Push`, then `FoldOne` once for each parameter,
+  /// in any order.
+  void Push(int worker) { sums_.Push(worker); }
+  void FoldOne(size_t parameter, const void* gradient) { sums_.FoldOne(parameter, gradient); }
   /// Publishes, votes and, when committed, sums. `last`: no step follows.
   absl::StatusOr<Vote> Finish(uint64_t step, bool last);
 
-  /// After Assign, between the last Fold and SumShard: this process's partial sums, one after the
-  /// other.
+  /// After Assign, between the last Fold or Push and SumPiece: this process's partial sums, one
+  /// after the other.
   absl::Span<std::byte> partials();
-  /// Bytes [first, second) of the flat gradients that `rank` sums.
-  std::pair<size_t, size_t> shard(int rank) const;
-  /// Sums bytes [first, last) of this process's shard into gradients(). `sources` are all
-  /// processes' partial sums in the order of plan().sources, each from the shard's first byte on.
-  /// Errors: InvalidArgument for a range outside of the shard or one that cuts an element.
-  absl::Status SumShard(absl::Span<const std::byte* const> sources, size_t first, size_t last);
+  /// Sums bytes [first, last) of the flat gradients into gradients(). `sources` are all processes'
+  /// partial sums in the order of plan().sources, each from byte `first` on. For pieces that do not
+  /// overlap it may run on another thread, beside Push and FoldOne.
+  /// Errors: InvalidArgument for bytes outside of the gradients or a cut in an element.
+  absl::Status SumPiece(absl::Span<const std::byte* const> sources, size_t first, size_t last);
   /// Adds another process's marks of used parameters.
   void MergeUsed(absl::Span<const std::byte> used);
 

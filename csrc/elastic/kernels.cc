@@ -1,7 +1,9 @@
 // Plain loops that the compiler turns into vector code (this file is built with -O3).
 #include "elastic/kernels.h"
 
+#include <array>
 #include <bit>
+#include <cstring>
 #include <limits>
 
 namespace tide::elastic {
@@ -80,6 +82,35 @@ void Finish(ElementType type, void* values, double scale, size_t count) {
     const auto factor = static_cast<float>(scale);
     for (size_t i = 0; i < count; ++i) typed[i] = Narrow(Widen(typed[i]) * factor);
   }
+}
+
+uint64_t Checksum(const void* data, size_t bytes) {
+  constexpr size_t kLanes = 16;
+  constexpr uint64_t kOdd = 0x9e3779b97f4a7c15;  // 2^64 over the golden ratio
+  std::array<uint64_t, kLanes> words{}, sums{}, sums_of_sums{};
+  const auto* bytes_left = static_cast<const std::byte*>(data);
+  const auto take = [&] {
+    for (size_t lane = 0; lane < kLanes; ++lane) {
+      sums[lane] += words[lane];
+      sums_of_sums[lane] += sums[lane];
+    }
+  };
+  size_t left = bytes;
+  for (; left >= sizeof(words); left -= sizeof(words), bytes_left += sizeof(words)) {
+    std::memcpy(words.data(), bytes_left, sizeof(words));
+    take();
+  }
+  if (left != 0) {
+    words = {};
+    std::memcpy(words.data(), bytes_left, left);
+    take();
+  }
+  uint64_t found = bytes;
+  for (size_t lane = 0; lane < kLanes; ++lane) {
+    found = (found ^ sums[lane]) * kOdd;
+    found = std::rotl(found ^ sums_of_sums[lane], 29) * kOdd;
+  }
+  return found;
 }
 
 }  // namespace tide::elastic

@@ -22,6 +22,10 @@ void Add(ElementType type, const void* left, const void* right, void* out, size_
 /// values[i] += 0, as adding a gradient that is zero everywhere: -0 becomes 0.
 void AddZero(ElementType type, void* values, size_t count);
 
+/// A number that tells arrays apart that differ in a value or a place: two sums of 64-bit words
+/// (Fletcher) in several lanes. Not against forgery.
+uint64_t Checksum(const void* data, size_t bytes);
+
 /// values[i] *= scale, and every NaN becomes the one quiet NaN: which operand's payload an addition
 /// keeps is the compiler's choice and may differ between the body and the tail of a loop.
 void Finish(ElementType type, void* values, double scale, size_t count);

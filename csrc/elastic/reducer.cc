@@ -51,36 +51,35 @@ void PartialSums::Begin(std::byte* buffers, std::byte* used) {
   std::memset(used_, 0, layout_.parameters().size());
 }
 
-void PartialSums::Fold(int worker, absl::Span<const void* const> gradients) {
-  const int additions = counter_.Push(worker);
-  const auto& parameters = layout_.parameters();
-  const size_t top = counter_.nodes().size() - 1 + static_cast<size_t>(std::max(additions - 1, 0));
-  std::byte* into = buffer(top);
-  for (size_t i = 0; i < parameters.size(); ++i) {
-    const auto [type, count] = parameters[i];
-    std::byte* at = into + layout_.offset(i);
-    if (gradients[i] != nullptr) used_[i] = std::byte{1};
-    if (additions == 0 && gradients[i] != nullptr) {
-      std::memcpy(at, gradients[i], count * ElementBytes(type));
-    } else if (additions == 0) {
-      std::memset(at, 0, count * ElementBytes(type));
-    } else if (gradients[i] != nullptr) {
-      Add(type, at, gradients[i], at, count);
-    } else {
-      AddZero(type, at, count);
-    }
+void PartialSums::Push(int worker) {
+  additions_ = counter_.Push(worker);
+  top_ = counter_.nodes().size() - 1 + static_cast<size_t>(std::max(additions_ - 1, 0));
+}
+
+void PartialSums::FoldOne(size_t parameter, const void* gradient) {
+  const auto [type, count] = layout_.parameters()[parameter];
+  const size_t offset = layout_.offset(parameter);
+  std::byte* at = buffer(top_) + offset;
+  if (gradient != nullptr) used_[parameter] = std::byte{1};
+  if (additions_ == 0 && gradient != nullptr) {
+    std::memcpy(at, gradient, count * ElementBytes(type));
+  } else if (additions_ == 0) {
+    std::memset(at, 0, count * ElementBytes(type));
+  } else if (gradient != nullptr) {
+    Add(type, at, gradient, at, count);
+  } else {
+    AddZero(type, at, count);
   }
-  for (int i = 1; i < additions; ++i) {
-    const size_t right = top - static_cast<size_t>(i) + 1;
-    AddBuffers(right - 1, right);
+  for (int i = 1; i < additions_; ++i) {
+    const size_t right = top_ - static_cast<size_t>(i) + 1;
+    std::byte* left = buffer(right - 1) + offset;
+    Add(type, left, buffer(right) + offset, left, count);
   }
 }
 
-void PartialSums::AddBuffers(size_t left, size_t right) {
-  for (const FlatLayout::Run& run : layout_.runs()) {
-    std::byte* into = buffer(left) + run.offset;
-    Add(run.type, into, buffer(right) + run.offset, into, run.count);
-  }
+void PartialSums::Fold(int worker, absl::Span<const void* const> gradients) {
+  Push(worker);
+  for (size_t i = 0; i < layout_.parameters().size(); ++i) FoldOne(i, gradients[i]);
 }
 
 void SumTree(const Plan& plan, const FlatLayout& layout, absl::Span<const std::byte* const> sources,

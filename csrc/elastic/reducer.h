@@ -55,16 +55,21 @@ class PartialSums {
   /// Adds the gradients of the next worker; a null pointer is a gradient of zeros that does not
   /// count as used. Pointers are to dense arrays in the order of the layout's parameters.
   void Fold(int worker, absl::Span<const void* const> gradients);
+  /// The same one by one, in any order, as backward makes them: `Push`, then `FoldOne` once for
+  /// each parameter. A parameter's part of all partial sums is complete when its `FoldOne` returns.
+  void Push(int worker);
+  void FoldOne(size_t parameter, const void* gradient);
   const std::vector<Range>& nodes() const { return counter_.nodes(); }
 
  private:
   std::byte* buffer(size_t index) { return buffers_ + index * layout_.bytes(); }
-  void AddBuffers(size_t left, size_t right);
 
   const FlatLayout& layout_;
   Accumulator counter_;
   std::byte* buffers_ = nullptr;
   std::byte* used_ = nullptr;
+  size_t top_ = 0;     // buffer that the worker pushed last begins in
+  int additions_ = 0;  // sums that it completes
 };
 
 /// out[begin, end) = the root over `sources` (in the order of plan.sources) divided by the number

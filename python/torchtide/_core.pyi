@@ -5,7 +5,7 @@ from __future__ import annotations
 import collections.abc
 import typing
 import typing_extensions
-__all__: list[str] = ['Client', 'DaemonUnavailable', 'ElasticExchange', 'ElasticGroup', 'JobRow', 'ProtocolError', 'Trace', 'View', 'api', 'await_devices', 'begin_iteration', 'carry_out_orders', 'cluster_policies', 'cuda_api', 'cuda_boundary', 'cuda_host_mapping', 'cuda_make_room', 'cuda_memory_table', 'cuda_report', 'cuda_restore', 'cuda_resume', 'cuda_retire', 'cuda_set_framework', 'cuda_set_limit', 'cuda_start', 'cuda_started', 'cuda_suspend', 'cuda_validate', 'draw_trace', 'elastic_create', 'elastic_plan', 'end_iteration', 'expect_iterations', 'format_bytes', 'get_option', 'leave', 'memory_table', 'name', 'operators_wanted', 'options', 'owns', 'parse_bytes', 'parse_trace', 'read_trace', 'register', 'report', 'resume', 'runtime_dir', 'sample', 'set_limit', 'set_option', 'shutdown', 'simulate', 'start', 'started', 'suspend', 'validate']
+__all__: list[str] = ['Client', 'DaemonUnavailable', 'ElasticExchange', 'ElasticGroup', 'JobRow', 'ProtocolError', 'Trace', 'View', 'api', 'await_devices', 'begin_iteration', 'carry_out_orders', 'cluster_policies', 'cuda_api', 'cuda_boundary', 'cuda_host_mapping', 'cuda_make_room', 'cuda_memory_table', 'cuda_report', 'cuda_restore', 'cuda_resume', 'cuda_retire', 'cuda_set_framework', 'cuda_set_limit', 'cuda_start', 'cuda_started', 'cuda_suspend', 'cuda_validate', 'draw_trace', 'elastic_checksum', 'elastic_create', 'elastic_plan', 'end_iteration', 'expect_iterations', 'format_bytes', 'get_option', 'leave', 'memory_table', 'name', 'operators_wanted', 'options', 'owns', 'parse_bytes', 'parse_trace', 'read_trace', 'register', 'report', 'resume', 'runtime_dir', 'sample', 'set_limit', 'set_option', 'shutdown', 'simulate', 'start', 'started', 'suspend', 'validate']
 class DaemonUnavailable(ConnectionError):
     pass
 class ProtocolError(RuntimeError):
@@ -160,6 +160,8 @@ class ElasticExchange:
         ...
     def fold(self, worker: typing.SupportsInt | typing.SupportsIndex, addresses: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex]) -> None:
         ...
+    def fold_one(self, parameter: typing.SupportsInt | typing.SupportsIndex, address: typing.SupportsInt | typing.SupportsIndex) -> None:
+        ...
     def gradients(self) -> memoryview:
         ...
     def hold(self, held: bool) -> None:
@@ -182,9 +184,9 @@ class ElasticExchange:
         ...
     def place(self) -> dict[str, typing.Any]:
         ...
-    def regroup_due(self, step: typing.SupportsInt | typing.SupportsIndex) -> bool:
+    def push(self, worker: typing.SupportsInt | typing.SupportsIndex) -> None:
         ...
-    def shard(self, rank: typing.SupportsInt | typing.SupportsIndex) -> tuple[int, int]:
+    def regroup_due(self, step: typing.SupportsInt | typing.SupportsIndex) -> bool:
         ...
     def stand(self) -> bool:
         ...
@@ -194,7 +196,7 @@ class ElasticExchange:
         ...
     def state_done(self, bytes: typing.SupportsInt | typing.SupportsIndex = 0) -> None:
         ...
-    def sum_shard(self, addresses: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex], first: typing.SupportsInt | typing.SupportsIndex, last: typing.SupportsInt | typing.SupportsIndex) -> None:
+    def sum_piece(self, addresses: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex], first: typing.SupportsInt | typing.SupportsIndex, last: typing.SupportsInt | typing.SupportsIndex) -> None:
         ...
     def times(self) -> tuple[typing.Any, ...]:
         ...
@@ -279,6 +281,10 @@ def cuda_validate() -> None:
 def draw_trace(jobs: typing.SupportsInt | typing.SupportsIndex, gpus: typing.SupportsInt | typing.SupportsIndex, load: typing.SupportsFloat | typing.SupportsIndex, seed: typing.SupportsInt | typing.SupportsIndex) -> Trace:
     """
     Draws a trace, for measurements of speed.
+    """
+def elastic_checksum(address: typing.SupportsInt | typing.SupportsIndex, bytes: typing.SupportsInt | typing.SupportsIndex) -> int:
+    """
+    A number that differs where a byte of the memory differs, as good as always.
     """
 def elastic_create(low: typing.SupportsInt | typing.SupportsIndex, high: typing.SupportsInt | typing.SupportsIndex, target: typing.SupportsInt | typing.SupportsIndex) -> int:
     """

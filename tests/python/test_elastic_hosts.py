@@ -12,7 +12,7 @@ dist = pytest.importorskip("torch.distributed")
 if not dist.is_available():
     pytest.skip("this torch has no torch.distributed", allow_module_level=True)
 
-from torchtide.elastic import hosts  # noqa: E402
+from torchtide.elastic import hosts, reduction  # noqa: E402
 from torchtide.errors import OptionError, ResizeAborted  # noqa: E402
 
 DEADLINE = timedelta(seconds=20)
@@ -64,3 +64,46 @@ def test_more_processes_than_logical_workers_are_refused(monkeypatch: pytest.Mon
     exchange = hosts.HostsExchange(7, [(0, 4)], 64)
     with pytest.raises(OptionError, match="wants 1 to 4 processes, the launcher has 7"):
         exchange.bound(1, 4)
+
+
+def test_pieces_cover_all_bytes_and_know_their_gradients() -> None:
+    places = [(0, 4 << 20), (4 << 20, 100), ((4 << 20) + 128, 3 << 20)]
+    total = places[-1][0] + places[-1][1]
+    for processes in (1, 2, 3, 7):
+        pieces = reduction.Pieces(total, places, processes)
+        ends = [0, *(span.stop for span in pieces.spans)]
+        assert [span.start for span in pieces.spans] == ends[:-1] and ends[-1] == total
+        assert all(start % 64 == 0 for start in ends[:-1])
+        assert sum(pieces.bytes_of(rank) for rank in range(processes)) == total
+        for (at, size), touched in zip(places, pieces.of_array, strict=True):
+            spans = [pieces.spans[piece] for piece in touched]
+            assert spans[0].start <= at < spans[0].stop
+            assert spans[-1].start < at + size <= spans[-1].stop
+
+
+@pytest.mark.parametrize("gain", [0.5, 2.0])
+def test_what_is_faster_is_chosen_and_looked_at_again(gain: float) -> None:
+    overlap = reduction.Overlap("auto")
+    assert not overlap.early
+    ways = []
+    for step in range(4100):
+        ways.append(overlap.early)
+        slow_again = step >= 2000
+        seconds = 1.0 if overlap.early == slow_again else gain
+        overlap.record(None if step == 0 else seconds)
+    tried = ways[2:18]
+    assert ways[:2] == [False, False] and sorted(tried) == [False] * 8 + [True] * 8
+    assert set(ways[18:2000]) == {gain < 1}
+    assert set(ways[2018:4000]) == {gain > 1}
+
+
+def test_how_gradients_leave_can_be_said() -> None:
+    for mode in ("on", "off"):
+        overlap = reduction.Overlap(mode)
+        for _ in range(50):
+            overlap.record(1.0)
+        assert overlap.early == (mode == "on")
+        overlap.never()
+        assert not overlap.early
+    with pytest.raises(OptionError, match="auto, on or off"):
+        reduction.Overlap("1")

@@ -2,15 +2,81 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 import torch
 from torch import nn
 
+from torchtide import _core
 from torchtide.errors import OptionError
 
 ELEMENT_TYPES: Final = {torch.float32: 0, torch.bfloat16: 1, torch.float64: 2}
+
+
+class _Early:
+    """Folds one worker's gradients while backward makes them.
+
+    A script may still change a gradient between `run.backward` and `run.step`, also behind the back
+    of torch's version counter (`p.grad.data`), when it may have been sent. So a checksum is kept of
+    each as it was folded.
+    """
+
+    def __init__(
+        self,
+        exchange: Any,
+        parameters: Sequence[torch.Tensor],
+        dense: Callable[[int, torch.Tensor], torch.Tensor],
+    ) -> None:
+        """Hooks the parameters for good; outside of `begin` and `finish` a hook does nothing."""
+        self._exchange, self._parameters, self._dense = exchange, parameters, dense
+        self.worker = -1
+        self.open = False
+        self._checksums: dict[int, int] = {}
+        for index, parameter in enumerate(parameters):
+            take = functools.partial(self._take, index)
+            parameter.register_post_accumulate_grad_hook(take)  # type: ignore[no-untyped-call]
+
+    def begin(self, worker: int) -> None:
+        """The next backward is the one; after one that failed, `finish` folds the gradients."""
+        if self.worker == worker:
+            return
+        self._exchange.push(worker)
+        self.worker, self.open = worker, True
+        self._checksums.clear()
+
+    def finish(self) -> bool:
+        """Folds what no hook has seen. False: a gradient is not what it was."""
+        self.open = False
+        self.worker = -1
+        unchanged = True
+        for index, parameter in enumerate(self._parameters):
+            gradient = parameter.grad
+            if index not in self._checksums:
+                self._fold(index, gradient)
+            elif gradient is None:
+                unchanged = False
+            elif unchanged:
+                unchanged = _checksum(self._dense(index, gradient)) == self._checksums[index]
+        return unchanged
+
+    def _take(self, index: int, parameter: torch.Tensor) -> None:
+        if self.open and index not in self._checksums:
+            assert parameter.grad is not None
+            self._checksums[index] = self._fold(index, parameter.grad)
+
+    def _fold(self, index: int, gradient: torch.Tensor | None) -> int:
+        if gradient is None:
+            self._exchange.fold_one(index, 0)
+            return 0
+        dense = self._dense(index, gradient)
+        self._exchange.fold_one(index, dense.data_ptr())
+        return _checksum(dense)
+
+
+def _checksum(tensor: torch.Tensor) -> int:
+    return int(_core.elastic_checksum(tensor.data_ptr(), tensor.nbytes))
 
 
 class Gradients:
@@ -32,6 +98,7 @@ class Gradients:
         self._marked = [i for i, p in enumerate(self._parameters) if id(p) in tables]
         self._means: list[torch.Tensor] = []
         self._marks: dict[int, torch.Tensor] = {}
+        self._early: _Early | None = None
 
     def sizes(self) -> list[tuple[int, int]]:
         """Element type and number of elements of each array of the exchange."""
@@ -52,8 +119,30 @@ class Gradients:
             rows = self._parameters[index].shape[0] + 1
             self._marks[index] = flat[at : at + 4 * rows].view(torch.float32)
 
+    def fold_during_backward(self, worker: int) -> None:
+        """Lets each gradient of the next backward be folded when it is there.
+
+        `worker` is the last one of this process, and its gradients will be complete then; `fold`
+        is called as always. Does nothing where the exchange gains nothing by it.
+        """
+        if self._marked or not getattr(self._exchange, "overlaps", False):
+            return
+        if self._early is None:
+            self._early = _Early(self._exchange, self._parameters, self._one)
+        self._early.begin(worker)
+
+    def backward_is_over(self) -> None:
+        """What is added to gradients from now on has not been announced."""
+        if self._early is not None:
+            self._early.open = False
+
     def fold(self, worker: int) -> None:
         """Adds the parameters' gradients as those of `worker`, and drops them."""
+        if self._early is not None and self._early.worker == worker:
+            if not self._early.finish():
+                self._exchange.fold_changed()
+            self.clear()
+            return
         kept: list[torch.Tensor] = []  # alive until they have been added
         addresses, marks = [], []
         for index, parameter in enumerate(self._parameters):
@@ -96,6 +185,9 @@ class Gradients:
         """No parameter has a gradient afterwards."""
         for parameter in self._parameters:
             parameter.grad = None
+
+    def _one(self, index: int, gradient: torch.Tensor) -> torch.Tensor:
+        return self._dense(index, gradient)[0]
 
     def _dense(
         self, index: int, gradient: torch.Tensor

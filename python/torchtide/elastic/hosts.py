@@ -9,6 +9,7 @@ checkpoint.
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import time
 from datetime import timedelta
@@ -20,13 +21,14 @@ from torch.distributed.distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
 
 from torchtide import _core
+from torchtide.elastic.reduction import Link, Overlap, Pieces, Reduction
 from torchtide.errors import OptionError, ResizeAborted
 
 #: How often rank 0 looks for processes that have come.
 _MEETING_TICK: Final = timedelta(milliseconds=50)
-#: What travels at a time: long enough that a message costs little, short enough that sums begin
-#: early. A multiple of the alignment of shards.
-_PIECE_BYTES: Final = 4 << 20
+#: Of the element types of csrc/elastic/kernels.h.
+_ELEMENT_BYTES: Final = {0: 4, 1: 2, 2: 8}
+_LOG = logging.getLogger("torchtide")
 
 
 def launched() -> bool:
@@ -92,26 +94,29 @@ class HostsExchange:
         """Joins the process group, or makes one of the launcher's environment."""
         self._deadline = timedelta(milliseconds=int(_core.get_option("elastic.deadline_ms")))
         self._ours = not dist.is_initialized()
-        self._group: Any = None
+        group: Any = None
         if self._ours:
             _join(self._deadline)
         elif dist.get_backend() != "gloo":
-            self._group = dist.new_group(backend="gloo", timeout=self._deadline)
-        self._rank, self._size = dist.get_rank(), dist.get_world_size()
-        if self._size > workers:
+            group = dist.new_group(backend="gloo", timeout=self._deadline)
+        self._link = Link(group)
+        rank, size = self._link.rank, self._link.size
+        if size > workers:
             raise OptionError(
-                f"{workers} logical workers cannot occupy {self._size} processes",
+                f"{workers} logical workers cannot occupy {size} processes",
                 asked="join the elastic job",
                 advice=f"start at most {workers} processes, or give the job more workers",
             )
         self._inner = _core.ElasticExchange(workers, sizes, context_bytes)
-        self._inner.assign(self._rank, self._size)
-        self._workers = workers
-        self._ranges = [range(*pair) for pair in _core.elastic_plan(workers, self._size)[0]]
-        self._others = [rank for rank in range(self._size) if rank != self._rank]
-        self._has_state, self._state = self._rank == 0, bytearray()
+        self._inner.assign(rank, size)
+        self._workers, self._sizes = workers, sizes
+        self._ranges = [range(*pair) for pair in _core.elastic_plan(workers, size)[0]]
+        self._reduction: Reduction
+        self._overlap = Overlap(_core.get_option("elastic.overlap"))
+        self._ended = 0.0
+        self._changed = False
+        self._has_state, self._state = rank == 0, bytearray()
         self._times = (0.0, 0.0)
-        self._summed = 0.0
         self._left = False
 
     def attach(self, descriptor: int, contract: str) -> str:
@@ -121,9 +126,9 @@ class HostsExchange:
 
     def bound(self, low: int, high: int) -> None:
         """Raises OptionError when the script wants another number of processes."""
-        if not low <= self._size <= high:
+        if not low <= self._link.size <= high:
             raise OptionError(
-                f"the script wants {low} to {high} processes, the launcher has {self._size}",
+                f"the script wants {low} to {high} processes, the launcher has {self._link.size}",
                 asked="join the elastic job",
                 advice="change --nproc-per-node and --nnodes, or processes=",
             )
@@ -131,14 +136,13 @@ class HostsExchange:
     def stand(self) -> bool:
         """Makes room for what arrives."""
         self._inner.stand()
-        self._flat = torch.frombuffer(self._inner.gradients(), dtype=torch.uint8)
-        self._shards = [self._inner.shard(rank) for rank in range(self._size)]
-        self._counts = self._inner.partial_counts()
-        begin, end = self._shards[self._rank]
-        self._arriving = [
-            torch.empty(count if rank != self._rank else 0, end - begin, dtype=torch.uint8)
-            for rank, count in enumerate(self._counts)
+        offsets = self._inner.offsets()
+        places = [
+            (at, count * _ELEMENT_BYTES[kind])
+            for at, (kind, count) in zip(offsets, self._sizes, strict=True)
         ]
+        pieces = Pieces(len(self._inner.gradients()), places, self._link.size)
+        self._reduction = Reduction(self._link, self._inner, pieces)
         return True
 
     def started_at(self, base: int) -> None:
@@ -153,22 +157,64 @@ class HostsExchange:
         """Starts the sums of a step."""
         self._inner.begin(step)
 
+    @property
+    def overlaps(self) -> bool:
+        """Whether to call `push` and `fold_one`, which send what is folded, during backward."""
+        return self._link.size > 1 and self._overlap.early
+
     def fold(self, worker: int, addresses: list[int]) -> None:
         """Adds the gradients of the next worker."""
         self._inner.fold(worker, addresses)
 
+    def push(self, worker: int) -> None:
+        """The next worker is this process's last one: its gradients come one by one."""
+        self._inner.push(worker)
+        self._guarded(self._reduction.begin)
+
+    def fold_one(self, array: int, address: int) -> None:
+        """One gradient of the worker that was pushed; it may be on its way from now on."""
+        self._inner.fold_one(array, address)
+        self._guarded(lambda: self._reduction.folded(array))
+
     def finish(self, step: int, last: bool) -> bool:
         """Sums over all processes; also gives everyone every worker's context.
 
-        Everything is under way at once: while a piece of the sums is added up, the next ones
-        arrive and the mean of the ones before goes out.
+        Returns:
+            False when some process has changed a gradient that was on its way already: all repeat
+            the step, and from now on gradients leave when `run.step` says so.
         """
         del last
         begin = time.perf_counter()
-        self._summed = 0.0
-        self._guarded(lambda: self._reduce(step))
-        self._times = (time.perf_counter() - begin - self._summed, self._summed)
-        return True
+        changed = False
+
+        def exchange() -> None:
+            nonlocal changed
+            if not self._reduction.busy:
+                self._reduction.begin()
+                for array in range(len(self._sizes)):
+                    self._reduction.folded(array)
+            changed = self._exchange_contexts(step)
+            self._reduction.finish()
+
+        self._guarded(exchange)
+        now = time.perf_counter()
+        self._overlap.record(now - self._ended if self._ended else None)
+        self._ended = now
+        self._times = (now - begin, self._reduction.summed_s)
+        self._changed = False
+        if changed:
+            self._overlap.never()
+            _LOG.warning(
+                "event=elastic_step_repeated text=%r",
+                "a gradient was changed between run.backward and run.step, when it had been sent; "
+                "gradients are not sent during backward any more (TIDE_ELASTIC_OVERLAP=off says "
+                "so from the beginning)",
+            )
+        return not changed
+
+    def fold_changed(self) -> None:
+        """A gradient that `fold_one` took is another one by now: this step cannot count."""
+        self._changed = True
 
     def gradients(self) -> memoryview:
         """The mean gradient."""
@@ -192,7 +238,7 @@ class HostsExchange:
         return place | {
             "generation": int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")),
             "needs_state": not self._has_state,
-            "owes_state": self._rank == 0 and self._size > 1 and not self._state,
+            "owes_state": self._link.rank == 0 and self._link.size > 1 and not self._state,
         }
 
     def await_state(self, step: int) -> bool:
@@ -220,95 +266,40 @@ class HostsExchange:
         del over
         if self._ours and not self._left and dist.is_initialized():
             dist.destroy_process_group()
+        if not self._left and hasattr(self, "_reduction"):
+            self._reduction.close()
         self._left = True
 
     def times(self) -> tuple[float, float]:
-        """Seconds of the last step: on the way, summed."""
+        """Seconds of the last step: after backward, and added up meanwhile or before."""
         return self._times
 
     # --------------------------------------------------------------------------------------------
 
-    def _reduce(self, step: int) -> None:
-        """Partial sums to who adds them up, means back to all, and the workers' contexts.
-
-        What two processes tell each other arrives in the order in which it was sent: pieces of
-        sums, then contexts, then pieces of means. Nothing is sent where nothing is awaited.
-        """
-        partials = self._partials()
-        pieces = _pieces(*self._shards[self._rank])
-        arriving = [
-            [
-                self._receive(part[span], rank)
-                for rank in self._others
-                for part in self._arriving[rank]
-            ]
-            for span in pieces
-        ]
-        notes, contexts = self._receive_contexts()
-        means = [
-            self._receive(self._mean(rank)[span], rank)
-            for rank in self._others
-            for span in _pieces(*self._shards[rank])
-        ]
-        sent = [
-            self._send(partial[slice(*self._shards[rank])][span], rank)
-            for rank in self._others
-            for span in _pieces(*self._shards[rank])
-            for partial in partials
-        ]
-        mine = self._own_contexts(step)
-        sent += [self._send(mine, rank) for rank in self._others]
-        for span, works in zip(pieces, arriving, strict=True):
-            _wait(works)
-            self._sum(partials, span)
-            sent += [self._send(self._mean(self._rank)[span], rank) for rank in self._others]
-        _wait(contexts)
-        self._merge_contexts(step, notes)
-        _wait(means + sent)
-
-    def _partials(self) -> torch.Tensor:
-        """This process's partial sums, one a row."""
-        mine = torch.frombuffer(self._inner.partials(), dtype=torch.uint8)
-        return mine.view(self._counts[self._rank], -1)
-
-    def _mean(self, rank: int) -> torch.Tensor:
-        """The part of the mean gradient that `rank` adds up."""
-        return self._flat[slice(*self._shards[rank])]
-
-    def _sum(self, partials: torch.Tensor, span: slice) -> None:
-        """Adds up one piece of this process's shard."""
-        start = time.perf_counter()
-        begin = self._shards[self._rank][0]
-        addresses = []
-        for rank in range(self._size):
-            if rank == self._rank:
-                addresses += [partial.data_ptr() + begin for partial in partials]
-            else:
-                addresses += [part.data_ptr() for part in self._arriving[rank]]
-        self._inner.sum_shard(addresses, span.start, span.stop)
-        self._summed += time.perf_counter() - start
-
-    def _own_contexts(self, step: int) -> torch.Tensor:
-        """Marks of used parameters and the contexts that the step has left, of own workers."""
-        marks = torch.frombuffer(bytearray(self._inner.used()), dtype=torch.uint8)
-        return torch.cat([marks, *self._contexts(step + 1, self._ranges[self._rank])])
-
-    def _receive_contexts(self) -> tuple[dict[int, torch.Tensor], list[Any]]:
-        """Room for the others' marks and contexts, and what to wait for."""
-        marks, size = len(self._inner.used()), self._contexts(0, range(1))[0].numel()
+    def _exchange_contexts(self, step: int) -> bool:
+        """Marks of used parameters and all workers' contexts; whether a step is to be repeated."""
+        marks = bytearray([self._changed]) + self._inner.used()
+        own = self._ranges[self._link.rank]
+        mine = torch.cat(
+            [torch.frombuffer(marks, dtype=torch.uint8), *self._contexts(step + 1, own)]
+        )
+        size = self._contexts(0, range(1))[0].numel()
         notes = {
-            rank: torch.empty(marks + size * len(self._ranges[rank]), dtype=torch.uint8)
-            for rank in self._others
+            rank: torch.empty(len(marks) + size * len(self._ranges[rank]), dtype=torch.uint8)
+            for rank in self._link.others
         }
-        return notes, [self._receive(note, rank) for rank, note in notes.items()]
-
-    def _merge_contexts(self, step: int, notes: dict[int, torch.Tensor]) -> None:
-        marks, size = len(self._inner.used()), self._contexts(0, range(1))[0].numel()
+        works = [self._link.receive(note, rank) for rank, note in notes.items()]
+        works += [self._link.send(mine, rank) for rank in self._link.others]
+        for work in works:
+            work.wait()
+        changed = self._changed
         for rank, found in notes.items():
-            self._inner.merge_used(found[:marks].numpy().tobytes())
+            changed = changed or bool(found[0])
+            self._inner.merge_used(found[1 : len(marks)].numpy().tobytes())
             places = self._contexts(step + 1, self._ranges[rank])
-            for place, context in zip(places, torch.split(found[marks:], size), strict=True):
+            for place, context in zip(places, torch.split(found[len(marks) :], size), strict=True):
                 place.copy_(context)
+        return changed
 
     def _contexts(self, step: int, workers: range) -> list[torch.Tensor]:
         return [
@@ -318,22 +309,16 @@ class HostsExchange:
 
     def _broadcast_contexts(self, step: int) -> None:
         for context in self._contexts(step, range(self._workers)):
-            self._guarded(lambda context=context: dist.broadcast(context, 0, group=self._group))
+            self._guarded(lambda context=context: self._link.broadcast(context))
 
     def _broadcast(self, data: bytearray) -> bytearray:
         """Rank 0's bytes."""
         size = torch.tensor([len(data)])
-        self._guarded(lambda: dist.broadcast(size, 0, group=self._group))
-        found = data if self._rank == 0 else bytearray(int(size))
+        self._guarded(lambda: self._link.broadcast(size))
+        found = data if self._link.rank == 0 else bytearray(int(size))
         whole = torch.frombuffer(found, dtype=torch.uint8)
-        self._guarded(lambda: dist.broadcast(whole, 0, group=self._group))
+        self._guarded(lambda: self._link.broadcast(whole))
         return found
-
-    def _send(self, tensor: torch.Tensor, rank: int) -> Any:
-        return dist.isend(tensor, rank, group=self._group)
-
-    def _receive(self, tensor: torch.Tensor, rank: int) -> Any:
-        return dist.irecv(tensor, rank, group=self._group)
 
     def _guarded(self, move: Any) -> None:
         try:
@@ -344,19 +329,6 @@ class HostsExchange:
                 asked="exchange gradients",
                 advice="the launcher starts the job again; run.load goes on from its checkpoint",
             ) from error
-
-
-def _pieces(begin: int, end: int) -> list[slice]:
-    """Equal parts of a shard, the last one shorter; of [0, end - begin)."""
-    return [
-        slice(low, min(low + _PIECE_BYTES, end - begin))
-        for low in range(0, end - begin, _PIECE_BYTES)
-    ]
-
-
-def _wait(works: list[Any]) -> None:
-    for work in works:
-        work.wait()
 
 
 __all__ = ["HostsExchange", "launched"]

@@ -190,7 +190,13 @@ class Run:
         """Backward of the mean loss of the batch, weighted by its share of the step's samples."""
         if self.worker_id < 0:
             raise OptionError("it belongs into the body of the loop", asked="run.backward(loss)")
-        self._training.backward(loss if self._weight == 1.0 else loss * self._weight)
+        gradients = self._training.gradients
+        if self._micro_left == 1 and self.worker_id + 1 == self._end and not self._backed:
+            gradients.fold_during_backward(self.worker_id)
+        try:
+            self._training.backward(loss if self._weight == 1.0 else loss * self._weight)
+        finally:
+            gradients.backward_is_over()
         self._backed = True
 
     def step(self) -> bool:

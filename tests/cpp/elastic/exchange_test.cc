@@ -268,42 +268,47 @@ TEST_F(ExchangeTest, AssignedProcessesSumTheirShardsToTheBitsOfOne) {
   const std::vector<Parameter> parameters = {{ElementType::kFloat32, kCount},
                                              {ElementType::kFloat32, 3}};
   const std::vector<float> small = {1, 2, 3};
-  const auto train = [&](Exchange& exchange) {
+  const auto train = [&](Exchange& exchange, bool one_by_one) {
     ASSERT_TRUE(*exchange.Stand());
     ASSERT_TRUE(exchange.Begin(0).ok());
     for (int worker = exchange.carried().begin; worker < exchange.carried().end; ++worker) {
       const auto gradient = Gradient(worker, 0, 1);
       const void* pointers[] = {gradient.data(), worker == 4 ? small.data() : nullptr};
-      exchange.Fold(worker, pointers);
+      if (!one_by_one) {
+        exchange.Fold(worker, pointers);
+        continue;
+      }
+      exchange.Push(worker);
+      for (const size_t parameter : {1, 0}) exchange.FoldOne(parameter, pointers[parameter]);
     }
   };
   Exchange alone(kWorkers, parameters, Bytes(64));
-  train(alone);
+  train(alone, false);
   ASSERT_EQ(*alone.Finish(0, true), Vote::kCommitted);
   for (int processes = 1; processes <= kWorkers; ++processes) {
     std::vector<std::unique_ptr<Exchange>> all;
     for (int rank = 0; rank < processes; ++rank) {
       all.push_back(std::make_unique<Exchange>(kWorkers, parameters, Bytes(64)));
       ASSERT_TRUE(all.back()->Assign(rank, processes).ok());
-      train(*all.back());
+      train(*all.back(), rank % 2 == 0);
     }
     for (int rank = 0; rank < processes; ++rank) {
       Exchange& exchange = *all[static_cast<size_t>(rank)];
-      const auto [begin, end] = exchange.shard(rank);
+      const size_t bytes = exchange.layout().bytes();
       std::vector<const std::byte*> sources;
       for (const Source& source : exchange.plan().sources) {
         sources.push_back(all[static_cast<size_t>(source.rank)]->partials().data() +
-                          static_cast<size_t>(source.index) * exchange.layout().bytes() + begin);
+                          static_cast<size_t>(source.index) * bytes);
       }
-      EXPECT_FALSE(exchange.SumShard(sources, 0, end - begin + 64).ok());
-      EXPECT_FALSE(exchange.SumShard(sources, 4, end - begin).ok()) << "it may cut an element";
+      EXPECT_FALSE(exchange.SumPiece(sources, 0, bytes + 64).ok());
+      EXPECT_FALSE(exchange.SumPiece(sources, 4, bytes).ok()) << "it may cut an element";
       const size_t piece = 64 * static_cast<size_t>(processes);  // the last one may be shorter
-      for (size_t first = 0; first < end - begin; first += piece) {
-        const size_t last = std::min(first + piece, end - begin);
-        ASSERT_TRUE(exchange.SumShard(sources, first, last).ok());
+      for (size_t first = 0; first < bytes; first += piece) {
+        std::vector<const std::byte*> from;
+        for (const std::byte* source : sources) from.push_back(source + first);
+        ASSERT_TRUE(exchange.SumPiece(from, first, std::min(first + piece, bytes)).ok());
       }
-      EXPECT_EQ(std::memcmp(exchange.gradients() + begin, alone.gradients() + begin, end - begin),
-                0)
+      EXPECT_EQ(std::memcmp(exchange.gradients(), alone.gradients(), bytes), 0)
           << "rank " << rank << " of " << processes;
       for (const auto& other : all) {
         const auto* used = reinterpret_cast<const std::byte*>(other->used().data());

@@ -69,6 +69,29 @@ TEST(KernelsTest, Bfloat16IsRoundedToNearestEvenAfterEachAddition) {
   EXPECT_EQ(sum, half(1.0f + 0x1p-6f));
 }
 
+TEST(KernelsTest, AChecksumTellsValuesAndPlacesApart) {
+  std::vector<float> values(1000);
+  for (size_t i = 0; i < values.size(); ++i) values[i] = static_cast<float>(i) - 500;
+  for (const size_t count : {1, 7, 31, 32, 33, 1000}) {
+    const size_t bytes = count * sizeof(float);
+    const uint64_t before = Checksum(values.data(), bytes);
+    EXPECT_EQ(Checksum(values.data(), bytes), before);
+    EXPECT_NE(Checksum(values.data(), bytes - 1), before);
+    for (size_t i = 0; i < count; ++i) {
+      const float kept = values[i];
+      values[i] = std::nextafter(kept, 1e9f);
+      EXPECT_NE(Checksum(values.data(), bytes), before) << i << " of " << count;
+      values[i] = kept;
+      if (i == 0) continue;
+      std::swap(values[i], values[0]);
+      EXPECT_NE(Checksum(values.data(), bytes), before) << "0 and " << i << " of " << count;
+      std::swap(values[i], values[0]);
+    }
+  }
+  const std::vector<float> zeros(64);
+  EXPECT_NE(Checksum(zeros.data(), 128), Checksum(zeros.data(), 256));
+}
+
 TEST(KernelsTest, EveryNaNBecomesTheSameAndZeroLosesItsSignOnlyByAddition) {
   float values[] = {std::nanf("1"), -std::nanf("2"), -0.0f};
   Finish(ElementType::kFloat32, values, 1.0, 3);

@@ -330,10 +330,9 @@ int CreateGroup(uint32_t low, uint32_t high, uint32_t target) {
 }  // namespace
 }  // namespace tide
 
-/// Adds ElasticExchange, ElasticGroup and the functions about sizes to `module`.
-void BindElastic(py::module_& module) {
-  using tide::PyExchange;
-  using tide::PyGroup;
+namespace {
+
+void BindElasticFunctions(py::module_& module) {
   module.def("elastic_create", &tide::CreateGroup, py::arg("low"), py::arg("high"),
              py::arg("target"),
              "Descriptor of the memory file of a new elastic job. Raises ValueError.");
@@ -355,6 +354,15 @@ void BindElastic(py::module_& module) {
       },
       py::arg("workers"), py::arg("processes"),
       "Who carries which logical workers: (ranges by rank, byte factor, reason).");
+}
+
+}  // namespace
+
+/// Adds ElasticExchange, ElasticGroup and the functions about sizes to `module`.
+void BindElastic(py::module_& module) {
+  using tide::PyExchange;
+  using tide::PyGroup;
+  BindElasticFunctions(module);
   py::class_<PyExchange>(module, "ElasticExchange", "One process's part of an elastic job.")
       .def(py::init<int, const std::vector<std::pair<int, size_t>>&, int64_t>(), py::arg("workers"),
            py::arg("parameters"), py::arg("context_bytes"))

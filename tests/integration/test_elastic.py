@@ -20,6 +20,8 @@ ALONE: dict[str, Any] = {"start": 1, "alone": True}
 WORKERS = 4
 #: Starts data workers in each process: slow where cores are few.
 LONG_ONLY = ["readers"] if "TIDE_TEST_HISTORIES" in os.environ else []
+#: More for one script of a long run.
+LONG_S = 3600 if {"TIDE_TEST_HISTORIES", "TIDE_TEST_KILLS"} & set(os.environ) else 0
 
 
 def play(model: str, histories: list[dict[str, Any]], workers: int = WORKERS) -> list[Any]:
@@ -31,7 +33,7 @@ def play(model: str, histories: list[dict[str, Any]], workers: int = WORKERS) ->
         capture_output=True,
         text=True,
         env=environment,
-        timeout=120,
+        timeout=120 + LONG_S,
         check=False,
     )
     assert result.returncode == 0, result.stderr

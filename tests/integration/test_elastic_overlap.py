@@ -51,6 +51,7 @@ def test_what_leaves_early_has_the_same_bits(size: int, tmp_path: pathlib.Path) 
     (alone,) = trained(tmp_path, 1)
     early, late = trained(tmp_path, size), trained(tmp_path, size, overlap=False)
     assert {one["digest"] for one in early + late} == {alone["digest"]}
+    assert alone["noise"] > 0 and {one["noise"] for one in early + late} == {alone["noise"]}
     assert sum(one["bodies"] for one in early) == STEPS * WORKERS * ACCUMULATE
     # Pieces with a layer that the last worker does not use are complete with run.step only.
     assert all(STEPS <= one["early"] < STEPS * one["pieces"] for one in early), early

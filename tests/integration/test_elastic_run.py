@@ -14,6 +14,7 @@ from elastic_harness import (
     DEADLINE_S,
     EXAMPLE,
     PACED,
+    ROOT,
     TIDE,
     await_size,
     await_step,
@@ -184,3 +185,24 @@ def test_bounds_that_make_no_sense_are_refused(text: str, environment: dict[str,
     result = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert result.returncode == 2
     assert "the fewest and the most processes" in result.stderr
+
+
+def test_a_policy_in_the_script_chooses_the_size_and_changes_no_bits(
+    environment: dict[str, str],
+) -> None:
+    script = str(ROOT / "tests/integration/scripts/elastic_adapts.py")
+    with started(environment, "--processes", "1:2", "--", sys.executable, script) as job:
+        out, _ = job.communicate(timeout=DEADLINE_S)
+    assert job.returncode == 0
+    said = json.loads(out.splitlines()[-1])
+    assert said["sizes"] == said["seconds"] == [1, 2] and said["bounds"] == [1, 2]
+    alone = subprocess.run(
+        [sys.executable, script, str(said["steps"])],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    plain = json.loads(alone.stdout.splitlines()[-1])
+    assert plain["digest"] == said["digest"] and plain["steps"] == said["steps"]
+    assert plain["noise"] == said["noise"] > 0

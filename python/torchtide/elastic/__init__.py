@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Concatenate, Final, ParamSpec, TypeVar
 from torchtide.errors import OptionError
 
 if TYPE_CHECKING:
+    from torchtide.elastic.adapt import Policy
     from torchtide.elastic.run import Run
 
 __all__ = ["elastic"]
@@ -39,6 +40,7 @@ def elastic(
     *,
     seed: int = 0,
     threads: int = 1,
+    adapt: Policy | None = None,
 ) -> Callable[[Callable[Concatenate[Run, _P], _R]], Callable[_P, _R]]:
     """Decorates a function that trains as `workers` logical workers.
 
@@ -48,6 +50,8 @@ def elastic(
         processes: fewest and most processes; default: what the launcher says, up to N.
         seed: of the data order and of the logical workers' random states.
         threads: intra-op threads of torch in every process. The number changes bits.
+        adapt: asked after each step, in one process, how many processes it wants
+            (`torchtide.elastic.adapt`); heard where `tide run --processes` started the job.
 
     Returns:
         The decorator; the function is given the `Run` as its first argument.
@@ -76,7 +80,7 @@ def elastic(
         def wrapped(*args: _P.args, **kwargs: _P.kwargs) -> _R:
             from torchtide.elastic.run import Run
 
-            with Run(workers, bounds, seed=seed, threads=threads) as run:
+            with Run(workers, bounds, seed=seed, threads=threads, adapt=adapt) as run:
                 return function(run, *args, **kwargs)
 
         return wrapped

@@ -10,6 +10,8 @@ from typing import Any, Final
 import torch
 
 from torchtide.elastic import state as states
+from torchtide.elastic.contexts import Contexts, Slot
+from torchtide.elastic.training import Training
 from torchtide.errors import OptionError
 
 FORMAT: Final = 1
@@ -87,6 +89,84 @@ def compare(saved: dict[str, Any], ours: dict[str, Any], *, exact: bool) -> None
             asked="load the state of a run",
             advice=advice,
         )
+
+
+class Resumable:
+    """The part of a `Run` that writes its state and goes on from one."""
+
+    workers: int
+    step_index: int
+    _exchange: Any
+    _settled: bool
+    _standing: bool
+    _base: int
+    _restored: list[torch.Tensor] | None
+    _training: Training
+    _contexts: Contexts
+
+    def _at(self) -> int:
+        raise NotImplementedError
+
+    def _slot(self, step: int, worker: int) -> Slot:
+        raise NotImplementedError
+
+    def _contract(self) -> dict[str, Any]:
+        raise NotImplementedError
+
+    def state_dict(self) -> dict[str, Any]:
+        """The whole run after a step: training, place in the data, every logical worker's context.
+
+        Call it where `step` has returned True, or outside of the loop. Numbers, text and tensors
+        only; nothing is copied, so use it before the next step. `state["model"]` is the model's
+        own state_dict, with the buffers of logical worker 0.
+
+        Raises:
+            OptionError: a step is half done, or optimizer or scheduler keep other objects.
+        """
+        if self._exchange is None or not self._settled:
+            raise OptionError(
+                "a step is half done" if self._exchange is not None else "nothing is prepared",
+                asked="run.state_dict()",
+                advice="call it where run.step() has returned True",
+            )
+        there = self._standing and self.step_index > 0
+        contexts = [self._slot(self._at(), w) for w in range(self.workers)] if there else []
+        return seal(
+            {
+                "contract": self._contract(),
+                "step": self.step_index,
+                "model": self._training.model_state(
+                    self._contexts, contexts[0] if contexts else None
+                ),
+                "training": self._training.tree(self._contexts),
+                "contexts": [slot.whole for slot in contexts],
+            }
+        )
+
+    def load_state_dict(self, state: dict[str, Any], *, exact: bool = True) -> None:
+        """Goes on from a state. Between `prepare` and the loop, in every process.
+
+        The number of processes does not matter. More `epochs` than then are allowed.
+
+        Raises:
+            OptionError: it is of another run: other workers, data, model or arguments; or, with
+                `exact`, of another torch, instruction set or number of threads.
+        """
+        if self._exchange is None or self._standing:
+            raise OptionError("it belongs between prepare and the loop", asked="load a state")
+        check(state, "load a state")
+        compare(state["contract"], self._contract(), exact=exact)
+        self._training.adopt(state["training"], self._contexts)
+        self._restored = [context.clone() for context in state["contexts"]]
+        self._base = self.step_index = int(state["step"])
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Writes `state_dict` to a file that `torch.load` reads; in one process (`is_main`)."""
+        write(path, self.state_dict())
+
+    def load(self, path: str | os.PathLike[str], *, exact: bool = True) -> None:
+        """`load_state_dict` of a file."""
+        self.load_state_dict(read(path), exact=exact)
 
 
 def _plain(value: Any) -> Any:

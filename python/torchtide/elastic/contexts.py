@@ -19,14 +19,17 @@ _PYTHON: Final = struct.Struct("<625I?d")
 _NUMPY: Final = struct.Struct("<2496sI?d")
 _PYTHON_AT: Final = _TORCH
 _NUMPY_AT: Final = _PYTHON_AT + _PYTHON.size
+_NORM_BYTES: Final = 64
 _RANDOM_BYTES: Final = -(-(_NUMPY_AT + _NUMPY.size) // 64) * 64
 
 
 class Slot:
     """Typed views of the bytes of one context."""
 
-    def __init__(self, view: memoryview, buffers: Sequence[torch.Tensor]) -> None:
-        """Lays the fields out over `view`."""
+    def __init__(
+        self, view: memoryview, buffers: Sequence[torch.Tensor], norm: bool = False
+    ) -> None:
+        """Lays the fields out over `view`; with `norm` its last bytes are a number."""
         whole = torch.frombuffer(view, dtype=torch.uint8)
         self.view = view
         self.whole = whole
@@ -40,17 +43,23 @@ class Slot:
             self.buffers.append(piece.view(buffer.dtype).view(buffer.shape))
             at += _aligned(buffer.nbytes)
         #: What the data keep of a logical worker; they write it themselves.
-        self.extra = view[at:]
+        end = len(view) - (_NORM_BYTES if norm else 0)
+        self.extra = view[at:end]
+        #: Squared norm of the worker's gradient in the step before; empty where none is kept.
+        self.norm = whole[end:].view(torch.float64)
 
 
 class Contexts:
     """Puts the context of a logical worker into this process, and takes it out again."""
 
-    def __init__(self, buffers: Sequence[torch.Tensor], seed: int, extra: int = 0) -> None:
+    def __init__(
+        self, buffers: Sequence[torch.Tensor], seed: int, extra: int = 0, *, norms: bool = False
+    ) -> None:
         """Remembers the buffers as they are: every worker begins with them.
 
-        `extra` bytes of each context belong to the data.
+        `extra` bytes of each context belong to the data; `norms` keeps a gradient's norm in each.
         """
+        self.norms = norms
         self.buffers = list(buffers)
         self._seed = seed
         self._initial = [buffer.detach().clone() for buffer in self.buffers]
@@ -59,6 +68,7 @@ class Contexts:
             + _aligned(len(self.buffers))
             + sum(_aligned(buffer.nbytes) for buffer in self.buffers)
             + _aligned(extra)
+            + (_NORM_BYTES if norms else 0)
         )
 
     def initial_changed(self) -> None:

@@ -87,6 +87,11 @@ class LoaderOptions:
                 wanted = "a positive integer" if low else "an integer, 0 or more,"
                 raise OptionError(f"{wanted} is needed", asked=f"prepare({name}={value!r})")
 
+    @property
+    def step_samples(self) -> int:
+        """Samples of a full step."""
+        return self.workers * self.batch_size * self.accumulate
+
 
 class Loader:
     """Batches of a map-style dataset; made by `Run.prepare`, iterated by `Run.iterations`."""
@@ -118,7 +123,11 @@ class Loader:
     @property
     def step_size(self) -> int:
         """Samples of a full step."""
-        return self.workers * self.batch_size * self.options.accumulate
+        return self.options.step_samples
+
+    def is_full(self, step: int) -> bool:
+        """Whether every worker has the same number of samples in that step."""
+        return self.share(step, 0).step_samples == self.step_size
 
     @property
     def steps_per_epoch(self) -> int:

@@ -12,8 +12,10 @@ from typing import Any, Final
 import torch
 
 from torchtide import _core
-from torchtide.elastic import checkpoint, hosts
+from torchtide.elastic import hosts
 from torchtide.elastic import state as states
+from torchtide.elastic.adapt import Observer, Policy, Report, squared_norm
+from torchtide.elastic.checkpoint import Resumable
 from torchtide.elastic.contexts import Contexts, Slot, tensors_digest
 from torchtide.elastic.data import Place, seed_all, stream_seed
 from torchtide.elastic.loading import AnyLoader, make_loader
@@ -29,7 +31,7 @@ class Released(SystemExit):
     """Ends a process that the job no longer needs: it became smaller, or ended meanwhile."""
 
 
-class Run:
+class Run(Resumable):
     """One process of an elastic job. Use it on one thread.
 
     Attributes:
@@ -39,7 +41,13 @@ class Run:
     """
 
     def __init__(
-        self, workers: int, bounds: tuple[int, int], *, seed: int = 0, threads: int = 1
+        self,
+        workers: int,
+        bounds: tuple[int, int],
+        *,
+        seed: int = 0,
+        threads: int = 1,
+        adapt: Policy | None = None,
     ) -> None:
         """See `torchtide.elastic`."""
         self.workers = workers
@@ -47,7 +55,7 @@ class Run:
         self.step_index = 0
         self.model: torch.nn.Module
         self.optimizer: torch.optim.Optimizer
-        self._bounds = bounds
+        self._bounds, self._adapt = bounds, adapt
         self._seed = seed
         self._threads = threads
         self._exchange: Any = None
@@ -102,6 +110,7 @@ class Run:
         collate: Callable[[list[Any]], Any] | None = None,
         data_workers: int = 0,
         stream_bytes: int = 4096,
+        noise_scale: bool = False,
     ) -> tuple[torch.nn.Module, torch.optim.Optimizer, AnyLoader]:
         """Takes over model, optimizer and data; joins the job's other processes.
 
@@ -119,15 +128,15 @@ class Run:
             scheduler: of the learning rate, stepped after each step.
             scaler: a `torch.amp.GradScaler`; it sees the mean gradient.
             collate: makes a batch of a list of samples.
-            data_workers: processes that read ahead for this one; 0: it reads itself.
+            data_workers: processes that read ahead for this one.
             stream_bytes: room for the place of a stream in each logical worker's context.
+            noise_scale: measures it for `report`; one more pass over each worker's gradients.
 
         Returns:
             The model and the optimizer themselves, and the loader for `iterations`.
 
         Raises:
-            OptionError: something cannot be trained elastically, or this process differs from the
-                others of the job; the sentence says what.
+            OptionError: it cannot be trained elastically, or this process differs from others.
         """
         options = {
             "workers": self.workers,
@@ -141,14 +150,15 @@ class Run:
         }
         loader = make_loader(dataset, batch_size, options, stream_bytes)
         self.model, self.optimizer, self._loader = model, optimizer, loader
-        self._training = Training(
-            model, optimizer, scheduler=scheduler, scaler=scaler, max_norm=max_norm
-        )
-        self._contexts = Contexts(self._training.buffers, self._seed, loader.context_bytes)
+        self._observer = Observer(self.workers, loader.options.step_samples, noise_scale)
+        kept = scheduler, scaler, max_norm, self._observer.noise
+        self._training = Training(model, optimizer, *kept)
+        buffers, room = self._training.buffers, loader.context_bytes
+        self._contexts = Contexts(buffers, self._seed, room, norms=noise_scale)
         self._slots: dict[tuple[int, int], Slot] = {}
-        sizes = self._training.gradients.sizes()
+        sizes, room = self._training.gradients.sizes(), self._contexts.size_bytes
         kind = hosts.HostsExchange if self._hosts else _core.ElasticExchange
-        self._exchange = kind(self.workers, sizes, self._contexts.size_bytes)
+        self._exchange = kind(self.workers, sizes, room)
         if self._group or self._hosts:
             self._join_group()
         self._training.gradients.attach(self._exchange)
@@ -216,14 +226,27 @@ class Run:
         self._micro_left -= 1
         if self._micro_left:
             return False
+        after = self._slot(self._at() + 1, self.worker_id)
+        if self._observer.noise is not None:
+            after.norm[0] = squared_norm([p.grad for p in self._training.parameters])
         self._training.gradients.fold(self.worker_id)
-        self._contexts.save(self._slot(self._at() + 1, self.worker_id), self._before)
+        self._contexts.save(after, self._before)
         worker, self.worker_id = self.worker_id, -1
         for absent in range(worker + 1, self._end):
             if self._loader.present(self.step_index, absent):
                 return False
             self._fold_absent(absent)
         return self._finish()
+
+    def report(self) -> Report:
+        """Times by size, throughput, noise scale and goodput, as far as they are known here.
+
+        Between two steps; in Lightning's and Trainer's callbacks too.
+        """
+        if self._exchange is None or self.worker_id >= 0:
+            raise OptionError("it belongs between two steps", asked="run.report()")
+        place = self._place()
+        return self._observer.report(self.step_index, int(place["processes"]), self._bounds)
 
     def on_step(self, function: Callable[[], None] | None) -> None:
         """Has `function` called after each step, in every process, before the next one begins.
@@ -283,64 +306,6 @@ class Run:
             Contexts.digest(self._slot(self._at(), worker), found)
         return found.hexdigest()
 
-    # --------------------------------------------------------------------------------------------
-    # Checkpoints
-
-    def state_dict(self) -> dict[str, Any]:
-        """The whole run after a step: training, place in the data, every logical worker's context.
-
-        Call it where `step` has returned True, or outside of the loop. Numbers, text and tensors
-        only; nothing is copied, so use it before the next step. `state["model"]` is the model's
-        own state_dict, with the buffers of logical worker 0.
-
-        Raises:
-            OptionError: a step is half done, or optimizer or scheduler keep other objects.
-        """
-        if self._exchange is None or not self._settled:
-            raise OptionError(
-                "a step is half done" if self._exchange is not None else "nothing is prepared",
-                asked="run.state_dict()",
-                advice="call it where run.step() has returned True",
-            )
-        there = self._standing and self.step_index > 0
-        contexts = [self._slot(self._at(), w) for w in range(self.workers)] if there else []
-        return checkpoint.seal(
-            {
-                "contract": self._contract(),
-                "step": self.step_index,
-                "model": self._training.model_state(
-                    self._contexts, contexts[0] if contexts else None
-                ),
-                "training": self._training.tree(self._contexts),
-                "contexts": [slot.whole for slot in contexts],
-            }
-        )
-
-    def load_state_dict(self, state: dict[str, Any], *, exact: bool = True) -> None:
-        """Goes on from a state. Between `prepare` and the loop, in every process.
-
-        The number of processes does not matter. More `epochs` than then are allowed.
-
-        Raises:
-            OptionError: it is of another run: other workers, data, model or arguments; or, with
-                `exact`, of another torch, instruction set or number of threads.
-        """
-        if self._exchange is None or self._standing:
-            raise OptionError("it belongs between prepare and the loop", asked="load a state")
-        checkpoint.check(state, "load a state")
-        checkpoint.compare(state["contract"], self._contract(), exact=exact)
-        self._training.adopt(state["training"], self._contexts)
-        self._restored = [context.clone() for context in state["contexts"]]
-        self._base = self.step_index = int(state["step"])
-
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Writes `state_dict` to a file that `torch.load` reads; in one process (`is_main`)."""
-        checkpoint.write(path, self.state_dict())
-
-    def load(self, path: str | os.PathLike[str], *, exact: bool = True) -> None:
-        """`load_state_dict` of a file."""
-        self.load_state_dict(checkpoint.read(path), exact=exact)
-
     def times(self) -> tuple[float, float]:
         """Seconds of the last step: waited for the others' votes, summed."""
         waited, summed = self._exchange.times()
@@ -358,6 +323,7 @@ class Run:
                 advice=f"tide.elastic(workers={self.workers}, threads=...) sets it for the job",
             )
         place = self._place()
+        self._observer.begin(int(place["generation"]))
         self._begin, self._end = place["begin"], place["end"]
         self._exchange.begin(self._at())
         self._settled = False
@@ -389,9 +355,16 @@ class Run:
         last = self.step_index + 1 == len(self._loader)
         if not self._exchange.finish(self._at(), last):
             return False  # to be repeated with other workers
-        self._training.apply()
+        norms = None
+        if self._observer.noise is not None and self._loader.is_full(self.step_index):
+            slots = (self._slot(self._at() + 1, worker) for worker in range(self.workers))
+            norms = [float(slot.norm[0]) for slot in slots]
+        self._training.apply(norms)
         self.step_index += 1
         self._settled = True
+        self._observer.end(int(self._place()["processes"]))
+        if self._adapt is not None and self.is_main:
+            self._observer.propose(self._adapt, self.report())
         if self._on_step is not None:
             self._on_step()
         return True
@@ -424,7 +397,7 @@ class Run:
         key = step % 2, worker
         if key not in self._slots:
             view = self._exchange.context(step, worker)
-            self._slots[key] = Slot(view, self._contexts.buffers)
+            self._slots[key] = Slot(view, self._contexts.buffers, self._contexts.norms)
         return self._slots[key]
 
     def _place(self) -> dict[str, Any]:
@@ -448,6 +421,7 @@ class Run:
         self._exchange.bound(*self._bounds)
         if self._group:
             self._orders = Orders(self._exchange)
+            self._observer.group = _core.ElasticGroup(descriptor)
 
     def _contract(self) -> dict[str, Any]:
         """All that must be equal for equal bits."""
@@ -466,7 +440,9 @@ class Run:
         if self._restored:
             self._exchange.started_at(self._base)
             for worker, context in enumerate(self._restored):
-                self._slot(0, worker).whole.copy_(context)
+                whole = self._slot(0, worker).whole
+                known = min(len(whole), len(context))  # the norm at its end may be new, or gone
+                whole[:known].copy_(context[:known])
         self._restored = None
 
     def _receive_or_send(self) -> None:

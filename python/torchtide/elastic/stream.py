@@ -103,6 +103,11 @@ class StreamLoader:
         del step, worker
         return True
 
+    def is_full(self, step: int) -> bool:
+        """As `present`."""
+        del step
+        return True
+
     def batches(
         self, place: Place, before: memoryview | None, after: memoryview
     ) -> list[tuple[Any, float]]:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 
 from torchtide.elastic import state as states
+from torchtide.elastic.adapt import NoiseScale, squared_norm
 from torchtide.elastic.contexts import Contexts, Slot
 from torchtide.elastic.gradients import ELEMENT_TYPES, Gradients
 from torchtide.errors import OptionError
@@ -20,14 +22,15 @@ class Training:
         self,
         model: torch.nn.Module,
         optimizer: torch.optim.Optimizer,
-        *,
         scheduler: Any,
         scaler: Any,
         max_norm: float | None,
+        noise: NoiseScale | None = None,
     ) -> None:
         """See `Run.prepare`. Raises OptionError for what cannot be trained elastically."""
         self.model, self.optimizer = model, optimizer
         self.scheduler, self.scaler, self.max_norm = scheduler, scaler, max_norm
+        self.noise = noise
         self.parameters: list[torch.Tensor] = [p for p in model.parameters() if p.requires_grad]
         self._check_tensors()
         self.buffers = [b for b in model.buffers() if b.numel()]
@@ -38,9 +41,17 @@ class Training:
         scaled = loss if self.scaler is None else self.scaler.scale(loss)
         scaled.backward()
 
-    def apply(self) -> None:
-        """One step of the optimizer with the mean gradient, and of the scheduler."""
+    def apply(self, norms: Sequence[float] | None = None) -> None:
+        """One step of the optimizer with the mean gradient, and of the scheduler.
+
+        `norms` are the squared norms of the workers' gradients, in a step in which all had the
+        same number of samples and somebody wants to know the noise scale.
+        """
         self.gradients.install()
+        if norms is not None and self.noise is not None:
+            mean = squared_norm([parameter.grad for parameter in self.parameters])
+            scale = 1.0 if self.scaler is None else float(self.scaler.get_scale()) ** 2
+            self.noise.add([norm / scale for norm in norms], mean / scale)
         if self.scaler is not None:
             self.scaler.unscale_(self.optimizer)
         if self.max_norm is not None:
@@ -74,6 +85,7 @@ class Training:
             "optimizer": self.optimizer.state_dict(),
             "scheduler": None if self.scheduler is None else self.scheduler.state_dict(),
             "scaler": None if self.scaler is None else self.scaler.state_dict(),
+            "noise": None if self.noise is None else self.noise.state(),
         }
 
     def adopt(self, tree: dict[str, Any], contexts: Contexts) -> None:
@@ -89,6 +101,8 @@ class Training:
             self.scheduler.load_state_dict(cloned(tree["scheduler"]))
         if self.scaler is not None:
             self.scaler.load_state_dict(cloned(tree["scaler"]))
+        if self.noise is not None and tree.get("noise") is not None:
+            self.noise.adopt(tree["noise"])
 
     def model_state(self, contexts: Contexts, slot: Slot | None) -> dict[str, torch.Tensor]:
         """The model's state_dict with the buffers of one context (None: of the beginning)."""

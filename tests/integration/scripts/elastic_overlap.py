@@ -45,7 +45,14 @@ def main():
         points = torch.randn(200, 40, generator=torch.Generator().manual_seed(3))
         data = torch.utils.data.TensorDataset(points)
         _, _, loader = run.prepare(
-            model, optimizer, data, batch_size=4, steps=STEPS, accumulate=2, max_norm=1.0
+            model,
+            optimizer,
+            data,
+            batch_size=4,
+            steps=STEPS,
+            accumulate=2,
+            max_norm=1.0,
+            noise_scale=True,
         )
         bodies = early = 0
         reduction = getattr(run._exchange, "_reduction", None)
@@ -61,8 +68,10 @@ def main():
                         parameter.grad.data.mul_(0.5)
             run.step()
         digest = run.digest()
+        noise = run.report().noise_scale
         pieces = 0 if reduction is None else len(reduction._left)
-    print(json.dumps({"digest": digest, "bodies": bodies, "early": early, "pieces": pieces}))
+    said = {"digest": digest, "bodies": bodies, "early": early, "pieces": pieces, "noise": noise}
+    print(json.dumps(said))
     if dist.is_initialized():
         dist.destroy_process_group()
 

@@ -16,19 +16,16 @@ from collections.abc import Iterator
 from typing import Any
 
 from benchmarks import elastic_bodies as bodies
-from benchmarks import estimates, slow_link, torchrun
+from benchmarks import estimates, slow_link, torchft, torchrun
 from benchmarks.figure import Figure
 from benchmarks.harness import Deadline, interleave
 from benchmarks.workers import Worker, fleet, tide_environment
 
 NOT_REACHED = "the processes could not connect"
-NO_TORCHFT = (
-    "this benchmark does not run torchft: pip has wheels of it for Python 3.11 that ask for torch "
-    "2.7 or newer, but whether they work with this torch was not tried"
-)
 MEGABYTES = 10
 LINK_MEGABYTES = 40
 STEPS = 5  # a round
+TORCHFT = ("torchft_pause_s", "torchft_kill_recovery_s")
 TORCHRUN = ("torchrun_gap_over_ours", "torchrun_gap_over_ours_150mb")
 
 
@@ -228,11 +225,37 @@ def resize(figure: Figure, folder: pathlib.Path, rounds: int) -> None:
         figure.put("resize_total_s", estimates.median(totals))
 
 
+def replicas(figure: Figure, quick: bool) -> None:
+    """The same with torchft: a third replica comes, and is killed; 150 MB of state."""
+    reason = torchft.missing()
+    pauses: list[float] = []
+    recoveries: list[float] = []
+    try:
+        for _ in range(0 if reason else 1 if quick else 5):
+            with tempfile.TemporaryDirectory() as name:
+                pause_s, recovery_s = torchft.gaps(pathlib.Path(name), 50, 60)
+            pauses.append(pause_s)
+            if isinstance(recovery_s, str):
+                reason = recovery_s
+            else:
+                recoveries.append(recovery_s)
+    except RuntimeError as error:
+        reason = str(error)
+    for key, found in zip(TORCHFT, (pauses, recoveries), strict=True):
+        if found:
+            figure.baselines[key] = statistics.median(found)
+        else:
+            figure.missing(key, reason)
+
+
 def kill(
     folder: pathlib.Path, rounds: int, size: int, megabytes: int, adam: bool = False
-) -> estimates.Estimate:
-    """SIGKILL of one of `size` until the others have finished the step that it interrupted."""
-    seconds = []
+) -> tuple[estimates.Estimate, float]:
+    """SIGKILL of one of `size` until the others have finished the step that it interrupted.
+
+    Also the median of the steps after that: what a step of those who are left takes anyway.
+    """
+    seconds, usual = [], []
     for _ in range(rounds):
         job = Job(6, size)
         crew = [job.start(folder, megabytes, adam) for _ in range(size)]
@@ -247,14 +270,17 @@ def kill(
                 "ends"
             ]
         os.close(job.descriptor)
-        seconds.append(next(end for end, left, _ in ends if left == size - 1) - killed)
-    return estimates.median(seconds)
+        after = [end for end, left, _ in ends if left == size - 1]
+        seconds.append(after[0] - killed)
+        usual += [b - a for a, b in itertools.pairwise(after)]
+    return estimates.median(seconds), statistics.median(usual)
 
 
 def kills(figure: Figure, folder: pathlib.Path, quick: bool) -> None:
     """What a killed process costs here and under torchrun, which starts all processes again."""
-    ours = kill(folder, 3 if quick else 10, 3, MEGABYTES)
-    same = kill(folder, 1 if quick else 3, 2, 50, adam=True)  # torchrun's model and size
+    ours, _ = kill(folder, 3 if quick else 10, 3, MEGABYTES)
+    same, usual = kill(folder, 1 if quick else 3, 2, 50, adam=True)  # torchrun's model and size
+    figure.values["step_s_after_kill_150mb_m2"] = usual
     figure.put("kill_recovery_s", ours)
     figure.put("kill_recovery_150mb_m2_s", same)
     gaps = []
@@ -320,8 +346,8 @@ def measure(quick: bool) -> Figure:
         memory(figure, folder)
         resize(figure, folder, 3 if quick else 10)
         kills(figure, folder, quick)
+    replicas(figure, quick)
     figure.require(("exchange_gloo_over_ddp",), NOT_REACHED)
-    figure.require(("torchft_pause_s",), NO_TORCHFT)
     figure.require(
         ("resize_pause_s", "resize_total_s"), "the training ended before the joiner came"
     )

@@ -201,6 +201,9 @@ class PyExchange {
     }
   }
   void DropState() { exchange_->group()->DropState(); }
+  void ExpectState(uint64_t bytes) {
+    if (exchange_->group() != nullptr) exchange_->group()->header().state_expected.store(bytes);
+  }
   void Training(bool over) {
     if (exchange_->group() == nullptr) return;
     if (over) exchange_->group()->header().finished.store(1);
@@ -386,6 +389,7 @@ void BindElastic(py::module_& module) {
       .def("state", &PyExchange::State, py::arg("bytes") = 0, py::keep_alive<0, 1>())
       .def("state_done", &PyExchange::StateDone, py::arg("bytes") = 0)
       .def("drop_state", &PyExchange::DropState)
+      .def("expect_state", &PyExchange::ExpectState, py::arg("bytes"))
       .def("leave", &PyExchange::Training, py::arg("over"))
       .def("assign", &PyExchange::Assign, py::arg("rank"), py::arg("processes"))
       .def("partials", &PyExchange::Partials, py::keep_alive<0, 1>())

@@ -77,12 +77,25 @@ absl::Status Exchange::Replan() {
   return absl::OkStatus();
 }
 
+void Exchange::Prepare() {
+  const GroupHeader& header = group_->header();
+  if (header.steps.load() == 0) return;  // nobody trains yet who would have to wait
+  const auto plan =
+      MakePlan(workers_, static_cast<int>(std::min(header.target.load(), header.geometry.workers)));
+  if (!plan.ok()) return;
+  int buffers = 1;
+  for (const Range carried : plan->carried)
+    buffers = std::max(buffers, LivePartials(workers_, carried));
+  group_->Prepare(member_->slot(), static_cast<size_t>(buffers));
+}
+
 absl::StatusOr<bool> Exchange::Stand() {
   if (!member_) {
     buffers_.Allocate(layout_.bytes() * static_cast<size_t>(LivePartials(workers_, carried())));
     contexts_.Allocate(2 * static_cast<size_t>(workers_) * context_bytes_.size());
     return true;
   }
+  Prepare();
   TIDE_ASSIGN_OR_RETURN(const bool stays, member_->Stand());
   if (stays) TIDE_RETURN_IF_ERROR(Replan());
   return stays;

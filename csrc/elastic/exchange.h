@@ -86,6 +86,7 @@ class Exchange {
    private:
     std::unique_ptr<std::byte, void (*)(std::byte*)> data_{nullptr, nullptr};
   };
+  void Prepare();
   absl::Status Replan();
   absl::Status Sum(uint64_t step);
   absl::Status SumShards(uint64_t step, absl::Span<const std::byte* const> sources);

@@ -66,9 +66,14 @@ class Group {
   std::byte* shards();
   std::byte* used(int slot);  // a byte for each parameter
 
-  /// Maps `bytes` of the area of state, growing the file. The mapping is unmapped by the deleter.
+  /// Maps at least `bytes` of the area of state, growing the file. The mapping is unmapped by the
+  /// deleter.
   using StateMapping = std::unique_ptr<std::byte, std::function<void(std::byte*)>>;
   absl::StatusOr<StateMapping> MapState(size_t bytes);
+  /// Makes the pages of what a joiner will be waited for over: the first `buffers` buffers of its
+  /// area, and the state that it is expected to receive, which the next MapState finds mapped. What
+  /// cannot be made now is made when it is needed. One thread, as MapState.
+  void Prepare(int slot, size_t buffers);
   /// Gives the memory of the area of state back.
   void DropState();
 
@@ -84,6 +89,8 @@ class Group {
   const UniqueFd fd_;
   GroupHeader* header_;  // a shared mapping of mapped_bytes_, or of the header alone
   size_t mapped_bytes_ = AlignArea(sizeof(GroupHeader));
+  StateMapping prepared_;  // by Prepare, until somebody takes it
+  size_t prepared_bytes_ = 0;
 };
 
 }  // namespace tide::elastic

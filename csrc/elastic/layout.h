@@ -17,7 +17,7 @@
 namespace tide::elastic {
 
 inline constexpr uint64_t kGroupMagic = 0x5453414c45454454;  // "TDEELAST"
-inline constexpr uint32_t kGroupVersion = 3;
+inline constexpr uint32_t kGroupVersion = 4;
 inline constexpr int kMembersMax = kProcessesMax;
 inline constexpr uint32_t kGenerationsMax = 1u << 16;
 inline constexpr int kContractBytesMax = 16 << 10;
@@ -123,11 +123,12 @@ struct GroupHeader {
   Word<uint64_t> base;         // done before this job began: those of a checkpoint
   Word<uint64_t> state_stamp;  // generation plus 1 whose state is complete
   Word<uint64_t> state_bytes;
-  Word<uint32_t> pause;     // PauseWord
-  Word<uint64_t> pause_at;  // PausePlace; of the newest pause once its leader has decided
-  Word<uint64_t> limit;     // LimitWord
-  Geometry geometry;        // with kSealed
-  uint32_t contract_bytes;  // with kSealed
+  Word<uint64_t> state_expected;  // of the next joiner; 0: nobody knows yet
+  Word<uint32_t> pause;           // PauseWord
+  Word<uint64_t> pause_at;        // PausePlace; of the newest pause once its leader has decided
+  Word<uint64_t> limit;           // LimitWord
+  Geometry geometry;              // with kSealed
+  uint32_t contract_bytes;        // with kSealed
   char contract[kContractBytesMax];
   MemberSlot members[kMembersMax];
   Word<uint64_t> generations[kGenerationsMax];

@@ -82,7 +82,8 @@ def test_histories_of_sizes_and_kills_give_the_bits_of_one_process(model: str) -
         assert digests(played) == digests(alone)
     assert sizes(killed)[2:7] == [3, 2, 2, 2, 1]  # each kill cost a process and no step
     for played, history in zip(moved, histories[2:], strict=True):
-        assert set(sizes(played)) == {history["start"], *history["sizes"].values()}
+        # Joiners that are ready one after the other come one after the other.
+        assert set(sizes(played)) >= {history["start"], *history["sizes"].values()}
 
 
 @pytest.mark.slow

@@ -65,6 +65,7 @@ class Run(Resumable):
         self._backed = self._stepped = self._standing = self._stopped = False
         self._on_step: Callable[[], None] | None = None
         self._settled = True  # no step is half done
+        self._state_read, self._expected = -1, False
         self._group = DESCRIPTOR in os.environ
         self._hosts = not self._group and hosts.launched()
         if not self._group and not self._hosts and bounds[0] > 1:
@@ -324,6 +325,7 @@ class Run(Resumable):
             )
         place = self._place()
         self._observer.begin(int(place["generation"]))
+        self._tidy_state()
         self._begin, self._end = place["begin"], place["end"]
         self._exchange.begin(self._at())
         self._settled = False
@@ -368,6 +370,24 @@ class Run(Resumable):
         if self._on_step is not None:
             self._on_step()
         return True
+
+    def _tidy_state(self) -> None:
+        """Gives back what joiners have read, and says once how much the next one will receive.
+
+        They have read it when the first step with them is done. Nobody writes the next state before
+        this process has published this step.
+        """
+        if not self._group or self._at() == 0:
+            return
+        if self._at() == self._state_read:
+            self._exchange.drop_state()
+        if not self._expected:
+            self._expected = True
+            packed = states.Packed(self._state_tree())
+            self._exchange.expect_state(packed.size_bytes + states.ROOM_FOR_NUMBERS)
+
+    def _state_tree(self) -> dict[str, Any]:
+        return self._training.tree(self._contexts) | {"base": self._base}
 
     def _obey(self) -> None:
         """Orders to the whole job take effect here."""
@@ -462,10 +482,10 @@ class Run(Resumable):
             place = self._place()
         self._restore()
         if place["owes_state"]:
-            tree = self._training.tree(self._contexts) | {"base": self._base}
-            packed = states.Packed(tree)
+            packed = states.Packed(self._state_tree())
             packed.write(self._exchange.state(packed.size_bytes))
             self._exchange.state_done(packed.size_bytes)
+            self._state_read = self._at() + 1
 
 
 __all__ = ["Released", "Run", "tensors_digest"]

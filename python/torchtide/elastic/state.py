@@ -13,6 +13,8 @@ from torchtide.errors import OptionError
 
 _LENGTH_BYTES: Final = 8
 _ALIGNMENT: Final = 64
+#: By which a state may grow later: its numbers get more digits, and there are lists of losses.
+ROOM_FOR_NUMBERS: Final = 64 << 10
 
 
 class Packed:

@@ -21,6 +21,7 @@ std::unique_ptr<ClusterPolicy> MakeSrtfRestart(const ClusterPolicyOptions& optio
 std::unique_ptr<ClusterPolicy> MakeQssf(const ClusterPolicyOptions& options);
 std::unique_ptr<ClusterPolicy> MakePai(const ClusterPolicyOptions& options);
 std::unique_ptr<ClusterPolicy> MakeThemis(const ClusterPolicyOptions& options);
+std::unique_ptr<ClusterPolicy> MakeThemisLease(const ClusterPolicyOptions& options);
 std::unique_ptr<ClusterPolicy> MakeGandivaFair(const ClusterPolicyOptions& options);
 std::unique_ptr<ClusterPolicy> MakeMaxMin(const ClusterPolicyOptions& options);
 std::unique_ptr<ClusterPolicy> MakeFinishTime(const ClusterPolicyOptions& options);

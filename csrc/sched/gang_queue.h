@@ -33,6 +33,13 @@ class GangQueue {
   /// The first in order of those with at most `free` GPUs; nullptr when none fits. Valid until the
   /// next change.
   const GangEntry* First(int free) const;
+  /// Every entry, by size of gang and then in order.
+  template <typename Look>
+  void ForEach(Look look) const {
+    for (const Bucket& bucket : buckets_) {
+      for (const GangEntry& entry : bucket.entries) look(entry);
+    }
+  }
   bool empty() const { return size_ == 0; }
   int64_t size() const { return size_; }
   void VisitFields(FieldArchive& archive) { archive(buckets_, size_); }

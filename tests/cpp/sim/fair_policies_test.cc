@@ -1,7 +1,11 @@
 // What single policies promise beyond the laws of all: fairness, tiers, deadlines, history.
 #include <algorithm>
+#include <cmath>
 #include <functional>
 
+#include "absl/strings/match.h"
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_split.h"
 #include "base/random.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
@@ -124,7 +128,65 @@ TEST(FairPoliciesTest, ThemisAndFinishTimeHoldTheWorstRatioBelowThatOfFifo) {
   };
   const double fifo = worst(Jct(jobs, "fifo", 1));
   EXPECT_LT(worst(Jct(jobs, "themis", 1, {.round_s = 50})), 0.5 * fifo);
+  EXPECT_LT(worst(Jct(jobs, "themis-lease", 1, {.round_s = 50})), 0.5 * fifo);
   EXPECT_LT(worst(Jct(jobs, "finish-time", 1, {.round_s = 50})), 0.5 * fifo);
+}
+
+std::vector<sched::JobView> Crowd(uint64_t seed) {
+  Random random(seed);
+  std::vector<sched::JobView> jobs;
+  double submit_s = 0;
+  for (int i = 0; i < 120; ++i) {
+    submit_s += static_cast<double>(random.Below(40));
+    jobs.push_back(
+        Job(submit_s, 1 << random.Below(4), 20.0 + static_cast<double>(random.Below(400))));
+  }
+  return jobs;
+}
+
+std::string LogOf(const std::vector<sched::JobView>& jobs, const char* policy,
+                  const sched::ClusterPolicyOptions& options) {
+  std::string log;
+  const auto result = Replay(TraceOf(jobs), *sched::MakeClusterPolicy(policy, options),
+                             {.cluster = {.gpus_per_node = 8}, .decision_log = &log});
+  EXPECT_TRUE(result.ok()) << result.status();
+  return log;
+}
+
+TEST(FairPoliciesTest, ThemisBreaksNoLeaseAndDrawsTheSameForTheSameSeed) {
+  const std::vector<sched::JobView> jobs = Crowd(5);
+  const sched::ClusterPolicyOptions options{.seed = 3, .round_s = 200};
+  const std::string log = LogOf(jobs, "themis", options);
+  int preempted = 0, drawn = 0, won = 0;
+  for (const absl::string_view line : absl::StrSplit(log, '\n', absl::SkipEmpty())) {
+    drawn += absl::StrContains(line, "the draw gave them");
+    won += absl::StrContains(line, "its bid won");
+    if (!absl::StrContains(line, " preempt ")) continue;
+    ++preempted;
+    double at_s = 0;
+    ASSERT_TRUE(absl::SimpleAtod(line.substr(0, line.find(' ')), &at_s));
+    EXPECT_EQ(std::fmod(at_s, 200), 0) << line;
+  }
+  EXPECT_GT(preempted, 10);
+  EXPECT_GT(drawn, 10);
+  EXPECT_GT(won, 10);
+  EXPECT_TRUE(log == LogOf(jobs, "themis", options));
+  EXPECT_FALSE(log == LogOf(jobs, "themis", {.seed = 4, .round_s = 200}));
+}
+
+TEST(FairPoliciesTest, ThemisAuctionsAnElasticJobsGpusAtTheEndOfItsLease) {
+  Trace trace = TraceOf({Job(0, 2, 4000), Job(50, 2, 100)});
+  trace.jobs[0].gpus_min = 1;
+  trace.jobs[0].gpus_max = 4;
+  trace.jobs[0].profile = 0;
+  trace.profiles.of.emplace_back().speed = {1, 2, 3, 4};
+  const auto result = Replay(trace, *sched::MakeClusterPolicy("themis", {.round_s = 100}),
+                             {.cluster = {.gpus_per_node = 4}});
+  ASSERT_TRUE(result.ok()) << result.status();
+  // All four GPUs are the first job's until 100; then the newcomer, which is worse off, wins two.
+  EXPECT_THAT(result->jct_s, ElementsAre(2050, 150));
+  EXPECT_EQ(result->resizes, 2);
+  EXPECT_EQ(result->preemptions, 0);
 }
 
 TEST(FairPoliciesTest, EdfPreemptsForAnEarlierDeadlineAndForNothingElse) {

@@ -1,9 +1,11 @@
-// gandiva-fair: equal GPU time for every user, by a gang-aware stride in rounds.
+// gandiva-fair: equal GPU time for every user, by a gang-aware stride in rounds; types of GPU are
+// traded.
 #include <algorithm>
 
 #include "absl/container/flat_hash_map.h"
 #include "sched/cluster_policies.h"
 #include "sched/round_deal.h"
+#include "sched/type_stride.h"
 
 namespace tide::sched {
 namespace {
@@ -12,14 +14,14 @@ constexpr double kQuantum = 60;
 
 // Each user has one ticket, split evenly over the user's jobs; a job's pass is its GPU time over
 // its tickets. A job that cannot fit keeps its pass and so comes first soon.
-class GandivaFair final : public RoundDeal {
+class UserStride final : public RoundDeal {
  public:
-  explicit GandivaFair(double quantum_s)
+  explicit UserStride(double quantum_s)
       : RoundDeal({.round_s = quantum_s,
                    .start_reason = "its pass is the lowest: its user has had the least for it",
                    .preempt_reason = "its quantum is over and jobs with lower passes wait"}) {}
   std::unique_ptr<ClusterPolicy> Clone() const override {
-    return std::make_unique<GandivaFair>(*this);
+    return std::make_unique<UserStride>(*this);
   }
 
  protected:
@@ -80,6 +82,25 @@ class GandivaFair final : public RoundDeal {
 
   std::vector<Account> accounts_;
   absl::flat_hash_map<int, int> jobs_of_;  // jobs that run or wait, by user
+};
+
+// Which of the two a cluster needs never changes.
+class GandivaFair final : public ClusterPolicy {
+ public:
+  explicit GandivaFair(double quantum_s) : one_type_(quantum_s), types_(quantum_s) {}
+  std::unique_ptr<ClusterPolicy> Clone() const override {
+    return std::make_unique<GandivaFair>(*this);
+  }
+  ClusterDecision Decide(const ClusterInput& input) override {
+    return input.cluster.gpus_by_type.size() > 1 ? types_.Decide(input) : one_type_.Decide(input);
+  }
+  bool VisitState(PolicyArchive& archive) override {
+    return one_type_.VisitState(archive) && types_.VisitState(archive);
+  }
+
+ private:
+  UserStride one_type_;
+  TypeStride types_;
 };
 
 }  // namespace

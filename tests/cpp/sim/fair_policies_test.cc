@@ -62,14 +62,19 @@ class Stopped final : public sched::ClusterPolicy {
   std::vector<double>& service_s_;
 };
 
-std::vector<double> ServiceAt(double at_s, const std::vector<sched::JobView>& jobs,
-                              const char* policy, int gpus) {
+std::vector<double> ServiceOf(double at_s, const Trace& trace, const char* policy,
+                              const ClusterSpec& cluster) {
   std::vector<double> service_s;
   auto made = *sched::MakeClusterPolicy(policy, {.round_s = 10});
-  EXPECT_TRUE(Replay(TraceOf(jobs), std::make_unique<Stopped>(std::move(made), at_s, service_s),
-                     {.cluster = {.gpus_per_node = gpus}})
-                  .ok());
+  const auto result = Replay(trace, std::make_unique<Stopped>(std::move(made), at_s, service_s),
+                             {.cluster = cluster});
+  EXPECT_TRUE(result.ok()) << result.status();
   return service_s;
+}
+
+std::vector<double> ServiceAt(double at_s, const std::vector<sched::JobView>& jobs,
+                              const char* policy, int gpus) {
+  return ServiceOf(at_s, TraceOf(jobs), policy, {.gpus_per_node = gpus});
 }
 
 TEST(FairPoliciesTest, GandivaFairGivesUsersTheSameHoweverManyJobsTheyHave) {
@@ -94,6 +99,69 @@ TEST(FairPoliciesTest, GandivaFairGivesANewcomerNoCreditForTheTimeBeforeIt) {
   const std::vector<double> service_s = ServiceAt(2000, jobs, "gandiva-fair", 1);
   EXPECT_NEAR(service_s[0], 1500, 20);
   EXPECT_NEAR(service_s[1], 500, 20);
+}
+
+TEST(FairPoliciesTest, GandivaFairTradesTypesOfGpuAndNobodyIsWorseOffThanWithItsOwnPartOfEach) {
+  ClusterSpec cluster;
+  cluster.types = {{.name = "fast", .gpus_per_node = 6}, {.name = "slow", .gpus_per_node = 12}};
+  for (uint64_t seed = 1; seed <= 20; ++seed) {
+    SCOPED_TRACE(seed);
+    Random random(seed);
+    Trace trace;
+    std::vector<double> own_part, had(3, 0);
+    for (int user = 0; user < 3; ++user) {
+      const double slow = 0.2 + 0.7 * random.Unit();
+      trace.profiles.of.emplace_back().type_speed = {1, slow};
+      own_part.push_back(4000 * (6 / 3.0 + 12 / 3.0 * slow));
+      for (int left = 20; left > 0;) {
+        const int gpus = std::min(left, 1 + static_cast<int>(random.Below(3)));
+        left -= gpus;
+        trace.jobs.push_back(Job(0, gpus, 6000, user));
+        trace.jobs.back().profile = user;
+        trace.job_ids.push_back(std::to_string(trace.jobs.size()));
+      }
+    }
+    const std::vector<double> service_s = ServiceOf(4000, trace, "gandiva-fair", cluster);
+    for (size_t i = 0; i < service_s.size(); ++i) {
+      had[trace.jobs[i].user] += service_s[i] * trace.jobs[i].gpus;
+    }
+    double gain = 0;
+    for (int user = 0; user < 3; ++user) {
+      EXPECT_GE(had[user], 0.97 * own_part[user]) << "user " << user;
+      gain += had[user] / own_part[user] / 3;
+    }
+    EXPECT_GT(gain, 1.0);
+  }
+}
+
+TEST(FairPoliciesTest, GandivaFairTellsUsersApartByWhatFastGpusDoForThem) {
+  ClusterSpec cluster;
+  cluster.types = {{.name = "fast", .gpus_per_node = 4}, {.name = "slow", .gpus_per_node = 8}};
+  Trace trace;
+  trace.profiles.of.resize(2);
+  trace.profiles.of[0].type_speed = {1, 0.8};
+  trace.profiles.of[1].type_speed = {1, 0.25};
+  for (int i = 0; i < 24; ++i) {
+    trace.jobs.push_back(Job(0, 1, 6000, i % 2));
+    trace.jobs.back().profile = i % 2;
+    trace.job_ids.push_back(std::to_string(i));
+  }
+  const std::vector<double> service_s = ServiceOf(4000, trace, "gandiva-fair", cluster);
+  double had[2] = {0, 0};
+  for (size_t i = 0; i < service_s.size(); ++i) had[i % 2] += service_s[i];
+  // Two fast and four slow ones each; at 1.25 the second buys two for two and a half.
+  EXPECT_NEAR(had[0], 4000 * 0.8 * 6.5, 400);
+  EXPECT_NEAR(had[1], 4000 * (4 + 0.25 * 1.5), 400);
+}
+
+TEST(FairPoliciesTest, GandivaFairHasAGangLargerThanEveryTypeRunAloneForItsUsersPart) {
+  ClusterSpec cluster;
+  cluster.types = {{.name = "fast", .gpus_per_node = 4}, {.name = "slow", .gpus_per_node = 4}};
+  std::vector<sched::JobView> jobs = {Job(0, 8, 6000, 1)};
+  for (int i = 0; i < 8; ++i) jobs.push_back(Job(0, 1, 6000, 2));
+  const std::vector<double> service_s = ServiceOf(4000, TraceOf(jobs), "gandiva-fair", cluster);
+  EXPECT_NEAR(service_s[0], 2000, 40);
+  EXPECT_NEAR(service_s[1], 2000, 40);
 }
 
 TEST(FairPoliciesTest, MaxMinGivesEveryJobTheSameGpuTime) {

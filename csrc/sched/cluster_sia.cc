@@ -6,6 +6,7 @@
 #include "sched/goodput.h"
 #include "sched/knapsack.h"
 #include "sched/target_deal.h"
+#include "sched/typed_knapsack.h"
 
 namespace tide::sched {
 namespace {
@@ -38,11 +39,8 @@ class SiaLike final : public TargetDeal {
       const double least = SpeedOf(job, input.profiles, sizes.back().front());
       KnapsackItem item;
       for (const int size : sizes.back()) {
-        double goodput = SpeedOf(job, input.profiles, size) / least;
-        if (size != job.held) goodput *= RestartFactor(job, input.now_s, restart_cost_s_);
-        const double value = kNoAllocation - std::pow(std::max(goodput, 1e-3), kPower);
-        // The longest wait breaks ties, so that rigid jobs take turns in order of submission.
-        item.push_back({.weight = size, .value = std::max(value, 1e-9)});
+        const double speed = SpeedOf(job, input.profiles, size) / least;
+        item.push_back({.weight = size, .value = Value(input, job, speed, size == job.held)});
       }
       items.push_back(std::move(item));
     }
@@ -54,7 +52,63 @@ class SiaLike final : public TargetDeal {
     return targets;
   }
 
+  bool ChoosesTypes() const override { return true; }
+
+  // One choice of (type, size) a job. A gang larger than every type goes when it is the first.
+  std::vector<TypedTarget> TypedTargets(const ClusterInput& input,
+                                        const std::vector<JobIndex>& active) override {
+    const absl::Span<const int> gpus = input.cluster.gpus_by_type;
+    const int largest = *std::max_element(gpus.begin(), gpus.end());
+    std::vector<TypedTarget> targets(active.size());
+    std::vector<TypedItem> items;
+    for (size_t i = 0; i < active.size(); ++i) {
+      const JobView& job = input.jobs[active[i].value()];
+      const int least = SizesOf(job, input.profiles).front();
+      if (i == 0 && least > largest && least <= input.cluster.gpus) {
+        targets[0] = {.gpus = least, .type = -1};
+        return targets;
+      }
+      items.push_back(ItemOf(input, job));
+    }
+    const std::vector<int> chosen = SolveTyped(items, gpus);
+    for (size_t i = 0; i < active.size(); ++i) {
+      if (chosen[i] < 0) continue;
+      const TypedChoice& choice = items[i][chosen[i]];
+      targets[i] = {.gpus = choice.weight, .type = choice.type};
+    }
+    return targets;
+  }
+
  private:
+  // Goodput over the least that the job can have, to the power, and what it costs to get there.
+  double Value(const ClusterInput& input, const JobView& job, double goodput, bool stays) const {
+    if (!stays) goodput *= RestartFactor(job, input.now_s, restart_cost_s_);
+    // Never nothing: so rigid jobs take turns in order of submission.
+    return std::max(kNoAllocation - std::pow(std::max(goodput, 1e-3), kPower), 1e-9);
+  }
+
+  TypedItem ItemOf(const ClusterInput& input, const JobView& job) const {
+    TypedItem item;
+    const std::vector<int> sizes = SizesOf(job, input.profiles);
+    double least = kNever;
+    const auto speed = [&](int type, int size) {
+      return SpeedOf(job, input.profiles, size) * TypeSpeedOf(job, input.profiles, type);
+    };
+    const auto types = static_cast<int>(input.cluster.gpus_by_type.size());
+    for (int type = 0; type < types; ++type) {
+      if (speed(type, sizes.front()) > 0) least = std::min(least, speed(type, sizes.front()));
+    }
+    for (int type = 0; type < types; ++type) {
+      for (const int size : sizes) {
+        const double goodput = speed(type, size) / least;
+        if (size > input.cluster.gpus_by_type[type] || goodput <= 0) continue;
+        const bool stays = size == job.held && type == job.type;
+        item.push_back({.type = type, .weight = size, .value = Value(input, job, goodput, stays)});
+      }
+    }
+    return item;
+  }
+
   const double restart_cost_s_;
 };
 

@@ -12,20 +12,36 @@ ClusterDecision TargetDeal::Decide(const ClusterInput& input) {
   Note(input);
   ClusterDecision decision;
   TakeIn(input, decision.actions);
-  std::vector<int> targets;
-  if (input.now_s >= round_end_s_ || options_.round_s <= 0) {
-    targets = Targets(input, active_);
-    if (options_.round_s > 0) {
-      round_end_s_ = (std::floor(input.now_s / options_.round_s) + 1) * options_.round_s;
-    }
-  } else {
-    for (const JobIndex job : active_) targets.push_back(input.jobs[job.value()].held);
+  const bool round = input.now_s >= round_end_s_ || options_.round_s <= 0;
+  if (round && options_.round_s > 0) {
+    round_end_s_ = (std::floor(input.now_s / options_.round_s) + 1) * options_.round_s;
   }
-  Fill(input, targets);
-  Apply(input, targets, decision.actions);
+  const bool typed = ChoosesTypes() && input.cluster.gpus_by_type.size() > 1;
+  if (typed) {
+    std::vector<TypedTarget> targets;
+    if (round) {
+      targets = TypedTargets(input, active_);
+    } else {
+      for (const JobIndex index : active_) {
+        const JobView& job = input.jobs[index.value()];
+        targets.push_back({.gpus = job.held, .type = index == alone_ ? -1 : job.type});
+      }
+    }
+    FillTyped(input, targets);
+    ApplyTyped(input, targets, decision.actions);
+  } else {
+    std::vector<int> targets;
+    if (round) {
+      targets = Targets(input, active_);
+    } else {
+      for (const JobIndex job : active_) targets.push_back(input.jobs[job.value()].held);
+    }
+    Fill(input, targets);
+    Apply(input, targets, decision.actions);
+  }
   const bool changes = std::any_of(active_.begin(), active_.end(), [&](JobIndex index) {
     const JobView& job = input.jobs[index.value()];
-    return job.state == JobState::kPending || job.elastic();
+    return typed || job.state == JobState::kPending || job.elastic();
   });
   if (changes && options_.round_s > 0) decision.wake_s = round_end_s_;
   return decision;
@@ -36,6 +52,7 @@ void TargetDeal::TakeIn(const ClusterInput& input, std::vector<JobAction>& actio
     const JobState state = input.jobs[job.value()].state;
     return state != JobState::kRunning && state != JobState::kPending;
   });
+  if (alone_.value() >= 0 && input.jobs[alone_.value()].state != JobState::kRunning) alone_ = {};
   for (const JobEvent& event : input.events) {
     if (event.kind != JobEventKind::kArrival) continue;
     if (const char* reason = Refusal(input, event.job); reason != nullptr) {
@@ -75,6 +92,67 @@ void TargetDeal::Apply(const ClusterInput& input, const std::vector<int>& target
     }
     actions.push_back(action);
   }
+}
+
+// On the type that is fastest for it; when nothing runs, a gang larger than every type on all.
+void TargetDeal::FillTyped(const ClusterInput& input, std::vector<TypedTarget>& targets) const {
+  std::vector<int> free(input.cluster.gpus_by_type.begin(), input.cluster.gpus_by_type.end());
+  bool idle = true;
+  for (const auto& [gpus, type] : targets) {
+    if (gpus == 0) continue;
+    if (type < 0) return;
+    free[type] -= gpus;
+    idle = false;
+  }
+  for (size_t i = 0; i < active_.size(); ++i) {
+    if (targets[i].gpus > 0) continue;
+    const JobView& job = input.jobs[active_[i].value()];
+    const int least = SizesOf(job, input.profiles).front();
+    double fastest = 0;
+    for (int type = 0; type < static_cast<int>(free.size()); ++type) {
+      const double speed = TypeSpeedOf(job, input.profiles, type);
+      if (least > free[type] || speed <= fastest) continue;
+      fastest = speed;
+      targets[i] = {.gpus = least, .type = type};
+    }
+    if (targets[i].gpus > 0) {
+      free[targets[i].type] -= least;
+      idle = false;
+    } else if (idle && least <= input.cluster.gpus) {
+      targets[i] = {.gpus = least, .type = -1};
+      return;
+    }
+  }
+}
+
+void TargetDeal::ApplyTyped(const ClusterInput& input, const std::vector<TypedTarget>& targets,
+                            std::vector<JobAction>& actions) {
+  for (size_t i = 0; i < active_.size(); ++i) {
+    const JobView& job = input.jobs[active_[i].value()];
+    const auto [gpus, type] = targets[i];
+    const bool moves = job.held > 0 && gpus > 0 && (active_[i] == alone_ ? -1 : job.type) != type;
+    if (job.held > 0 && (gpus == 0 || moves)) {
+      actions.push_back(
+          {.job = active_[i], .kind = JobActionKind::kPreempt, .reason = options_.preempt_reason});
+      if (active_[i] == alone_) alone_ = {};
+    }
+    if (gpus > 0 && (job.held == 0 || moves)) {
+      actions.push_back(
+          {.job = active_[i], .reason = options_.start_reason, .gpus = gpus, .type = type});
+      if (type < 0) alone_ = active_[i];
+    } else if (gpus > 0 && gpus != job.held) {
+      actions.push_back({.job = active_[i],
+                         .kind = JobActionKind::kResize,
+                         .reason = options_.resize_reason,
+                         .gpus = gpus});
+    }
+  }
+}
+
+double TypeSpeedOf(const JobView& job, const Profiles* profiles, int type) {
+  if (profiles == nullptr || job.profile < 0) return 1;
+  const std::vector<double>& speed = profiles->of[job.profile].type_speed;
+  return type < static_cast<int>(speed.size()) ? speed[type] : 1;
 }
 
 std::vector<int> SizesOf(const JobView& job, const Profiles* profiles) {

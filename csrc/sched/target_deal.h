@@ -12,6 +12,9 @@ namespace tide::sched {
 /// Derive and say how many GPUs each job gets. With rounds that happens at multiples of their
 /// length, without at each event; between, waiting jobs take free GPUs at their smallest size in
 /// order of submission. What the targets leave free goes to waiting jobs in the same way.
+///
+/// A policy that chooses types says one for each target. A gang that is larger than every type runs
+/// alone, on all of them.
 class TargetDeal : public ClusterPolicy {
  public:
   struct Options {
@@ -23,7 +26,7 @@ class TargetDeal : public ClusterPolicy {
   explicit TargetDeal(const Options& options) : options_(options) {}
   ClusterDecision Decide(const ClusterInput& input) final;
   bool VisitState(PolicyArchive& archive) final {
-    archive.fields(active_, round_end_s_);
+    archive.fields(active_, alone_, round_end_s_);
     return VisitOwnState(archive);
   }
 
@@ -32,6 +35,15 @@ class TargetDeal : public ClusterPolicy {
   /// job runs on. Their sum may not exceed the cluster.
   virtual std::vector<int> Targets(const ClusterInput& input,
                                    const std::vector<JobIndex>& active) = 0;
+  /// The same on several types of GPU, of a policy that ChoosesTypes; -1: alone on all of them.
+  struct TypedTarget {
+    int gpus = 0;
+    int type = -1;
+  };
+  virtual std::vector<TypedTarget> TypedTargets(const ClusterInput&, const std::vector<JobIndex>&) {
+    return {};
+  }
+  virtual bool ChoosesTypes() const { return false; }
   /// Asked once for each job that arrives; a reason refuses it.
   virtual const char* Refusal(const ClusterInput&, JobIndex) { return nullptr; }
   /// Sees every event before anything is decided.
@@ -44,11 +56,18 @@ class TargetDeal : public ClusterPolicy {
   void Apply(const ClusterInput& input, const std::vector<int>& targets,
              std::vector<JobAction>& actions);
   void Fill(const ClusterInput& input, std::vector<int>& targets) const;
+  void FillTyped(const ClusterInput& input, std::vector<TypedTarget>& targets) const;
+  void ApplyTyped(const ClusterInput& input, const std::vector<TypedTarget>& targets,
+                  std::vector<JobAction>& actions);
 
   const Options options_;
   std::vector<JobIndex> active_;
+  JobIndex alone_;  // runs on all types
   double round_end_s_ = 0;
 };
+
+/// Speed of a GPU of that type for the job, over the type that its duration is of.
+double TypeSpeedOf(const JobView& job, const Profiles* profiles, int type);
 
 /// The numbers of GPUs that an elastic job is offered: its smallest and largest, its gang and the
 /// powers of two between, ascending. A job that is not elastic, or whose speed is not known, has

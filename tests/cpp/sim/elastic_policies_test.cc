@@ -180,6 +180,82 @@ TEST(ElasticPoliciesTest, PolluxGivesTheSameForTheSameSeed) {
   EXPECT_EQ(once->jct_s, again->jct_s);
 }
 
+TEST(ElasticPoliciesTest, SiaFindsTheBestTypesAndSizesOfSmallProblems) {
+  for (uint64_t seed = 1; seed <= 50; ++seed) {
+    SCOPED_TRACE(seed);
+    Random random(seed);
+    Trace trace;
+    std::vector<sched::JobEvent> events;
+    for (int i = 0; i < 3; ++i) {
+      trace.profiles.of.push_back(Curve(0.6 * random.Unit(), 4));
+      trace.profiles.of.back().type_speed = {1, 0.2 + 0.8 * random.Unit()};
+      trace.jobs.push_back(Elastic(0, 1, 1e6, 4, i));
+      trace.jobs[i].state = sched::JobState::kPending;
+      events.push_back({.job = sched::JobIndex(i)});
+    }
+    const std::vector<int> gpus = {3, 4};
+    const auto decision = (*sched::MakeClusterPolicy("sia-like"))
+                              ->Decide({.cluster = {.gpus = 7, .gpus_by_type = gpus},
+                                        .jobs = trace.jobs,
+                                        .events = events,
+                                        .profiles = &trace.profiles});
+    using Choice = std::pair<int, int>;  // type, GPUs
+    const auto value = [&](int i, Choice choice) {
+      if (choice.second == 0) return 0.0;
+      const sched::JobProfile& profile = trace.profiles.of[i];
+      const double goodput = profile.speed[choice.second - 1] * profile.type_speed[choice.first] /
+                             (profile.speed[0] * profile.type_speed[1]);
+      return 1.1 - std::pow(goodput, -0.5);
+    };
+    std::vector<Choice> all = {{0, 0}};
+    for (const int type : {0, 1}) {
+      for (const int size : {1, 2, 4}) all.emplace_back(type, size);
+    }
+    const auto worth = [&](const std::array<Choice, 3>& choices) {
+      std::vector<int> left = gpus;
+      double sum = 0;
+      for (int i = 0; i < 3; ++i) {
+        left[choices[i].first] -= choices[i].second;
+        sum += value(i, choices[i]);
+      }
+      return left[0] < 0 || left[1] < 0 ? -1 : sum;
+    };
+    double best = 0;
+    for (const Choice& a : all) {
+      for (const Choice& b : all) {
+        for (const Choice& c : all) best = std::max(best, worth({a, b, c}));
+      }
+    }
+    std::array<Choice, 3> got{};
+    for (const sched::JobAction& action : decision.actions) {
+      got[action.job.value()] = {action.type, action.gpus};
+    }
+    EXPECT_NEAR(worth(got), best, 1e-9);
+  }
+}
+
+TEST(ElasticPoliciesTest, SiaMovesAJobToAFasterTypeWhenOneComesFree) {
+  Trace trace = TraceOf({JobOf(0, 2, 100), JobOf(1, 2, 400)});
+  trace.profiles.of.emplace_back().type_speed = {1, 0.25};
+  for (sched::JobView& job : trace.jobs) job.profile = 0;
+  ClusterSpec cluster;
+  cluster.types = {{.name = "fast", .gpus_per_node = 2}, {.name = "slow", .gpus_per_node = 2}};
+  const auto result = Replay(trace, *sched::MakeClusterPolicy("sia-like"), {.cluster = cluster});
+  ASSERT_TRUE(result.ok()) << result.status();
+  // The first has the fast ones until 100; at 120, the next round, the second has done 29.75 s.
+  EXPECT_THAT(result->jct_s, ElementsAre(100, 119 + 400 - 29.75));
+  EXPECT_EQ(result->preemptions, 1);
+}
+
+TEST(ElasticPoliciesTest, SiaRunsAGangLargerThanEveryTypeAloneWhenItIsTheFirst) {
+  const Trace trace = TraceOf({JobOf(0, 1, 90), JobOf(1, 4, 100), JobOf(2, 1, 50)});
+  ClusterSpec cluster;
+  cluster.types = {{.name = "fast", .gpus_per_node = 2}, {.name = "slow", .gpus_per_node = 2}};
+  const auto result = Replay(trace, *sched::MakeClusterPolicy("sia-like"), {.cluster = cluster});
+  ASSERT_TRUE(result.ok()) << result.status();
+  EXPECT_THAT(result->jct_s, ElementsAre(90, 189, 50));
+}
+
 TEST(ElasticPoliciesTest, LyraStartsTheShortestBaseFirstAndStopsNobodyForIt) {
   const Trace trace = TraceOf({JobOf(0, 2, 100), JobOf(1, 2, 50), JobOf(2, 2, 10)});
   const auto result = RunPolicy(trace, "lyra", 2);

@@ -20,6 +20,20 @@ if(TIDE_SANITIZE)
   endif()
 endif()
 
+# tide_precompile(TARGET FIRST header...): TARGET includes what has been parsed for FIRST, which is parsed here when it
+# is TARGET. CMAKE_DISABLE_PRECOMPILE_HEADERS=ON turns it off.
+function(tide_precompile target first)
+  if(target STREQUAL first)
+    target_precompile_headers(${target} PRIVATE ${ARGN})
+  else()
+    target_precompile_headers(${target} REUSE_FROM ${first})
+  endif()
+  # The first lets ccache look into what was parsed. GCC 12 takes some uses of std::string for overruns, and with headers
+  # parsed before it does not see that these warnings are of a system header.
+  target_compile_options(${target} PRIVATE "$<$<CXX_COMPILER_ID:GNU>:-fpch-preprocess;-Wno-array-bounds;-Wno-restrict>"
+      "$<$<CXX_COMPILER_ID:GNU>:-Wno-stringop-overread;-Wno-stringop-overflow>")
+endfunction()
+
 # What each room needs beyond Abseil.
 set(TIDE_ROOM_LIBS_wire xxhash)
 set(TIDE_ROOM_LIBS_coordinator sqlite3 ssl crypto cpp-httplib)
@@ -33,6 +47,7 @@ function(tide_room name)
     add_library(tide_${name} STATIC ${sources})
     target_link_libraries(tide_${name} PUBLIC tide_flags ${ARG_USES} ${TIDE_ABSL} Threads::Threads
         ${TIDE_ROOM_LIBS_${name}})
+    tide_precompile(tide_${name} tide_base "${CMAKE_SOURCE_DIR}/cmake/precompiled.h")
   else()
     add_library(tide_${name} INTERFACE)
     target_link_libraries(tide_${name} INTERFACE tide_flags ${ARG_USES} ${TIDE_ABSL})

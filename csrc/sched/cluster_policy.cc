@@ -134,12 +134,14 @@ const char* JobActionWord(JobActionKind kind) {
   return "unknown";
 }
 
-double SpeedOf(const JobView& job, const Profiles* profiles, int gpus) {
-  if (gpus == job.gpus) return 1;
+double SpeedOf(const JobView& job, const Profiles* profiles, int gpus, double batch) {
+  if (gpus == job.gpus && batch == 0) return 1;
   if (profiles == nullptr || job.profile < 0) return 0;
   const JobProfile& profile = profiles->of[job.profile];
   const double gang = profile.SpeedWith(job.gpus);
-  return gang > 0 ? profile.SpeedWith(gpus) / gang : 0;
+  if (gang <= 0) return 0;
+  if (batch > 0 && gpus > 0) return profile.batch.Goodput(gpus, batch) / gang;
+  return profile.SpeedWith(gpus) / gang;
 }
 
 std::vector<ClusterPolicyInfo> ClusterPolicies() {

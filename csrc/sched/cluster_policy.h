@@ -88,6 +88,7 @@ struct JobAction {
   int type = -1;            // start: of GPUs; -1: whichever
   JobIndex beside = {};     // start: on the GPUs of this job, which runs or starts before it here
   double pace = 1;          // start, pace: share of the time of shared GPUs that it may use
+  double batch = 0;         // start, resize: examples a step; 0: its own
 };
 
 /// What changes; preemptions hold before resizes to fewer, those before resizes to more, and these
@@ -105,8 +106,9 @@ struct ClusterInput {
   const Profiles* profiles = nullptr;  // null: nothing is known of any job
 };
 
-/// Speed with `gpus` over the speed with its gang, on one type of GPU.
-double SpeedOf(const JobView& job, const Profiles* profiles, int gpus);
+/// Speed with `gpus` over the speed with its gang, on one type of GPU; with a batch, goodput over
+/// the throughput of its own batch on its gang.
+double SpeedOf(const JobView& job, const Profiles* profiles, int gpus, double batch = 0);
 
 /// What the state of a policy is saved with and loaded from.
 struct PolicyArchive {

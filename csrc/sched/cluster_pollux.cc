@@ -33,6 +33,10 @@ class Pollux final : public TargetDeal {
     return true;
   }
 
+  double BatchFor(const ClusterInput& input, const JobView& job, int gpus) const override {
+    return BatchOf(job, input.profiles, gpus);
+  }
+
   std::vector<int> Targets(const ClusterInput& input,
                            const std::vector<JobIndex>& active) override {
     Random random(seed_ + 0x9e3779b97f4a7c15u * static_cast<uint64_t>(++rounds_));
@@ -54,7 +58,8 @@ class Pollux final : public TargetDeal {
         const auto above = std::upper_bound(candidate.sizes.begin(), candidate.sizes.end(), fair);
         const int share = above == candidate.sizes.begin() ? candidate.sizes.front() : above[-1];
         for (const int size : candidate.sizes) {
-          double speedup = SpeedOf(job, input.profiles, size) / SpeedOf(job, input.profiles, share);
+          double speedup =
+              GoodputOf(job, input.profiles, size) / GoodputOf(job, input.profiles, share);
           if (size == job.held) {
             candidate.now = static_cast<int>(candidate.speedups.size()) + 1;
           } else {

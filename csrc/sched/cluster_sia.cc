@@ -36,10 +36,10 @@ class SiaLike final : public TargetDeal {
     for (const JobIndex index : active) {
       const JobView& job = input.jobs[index.value()];
       sizes.push_back(SizesOf(job, input.profiles));
-      const double least = SpeedOf(job, input.profiles, sizes.back().front());
+      const double least = GoodputOf(job, input.profiles, sizes.back().front());
       KnapsackItem item;
       for (const int size : sizes.back()) {
-        const double speed = SpeedOf(job, input.profiles, size) / least;
+        const double speed = GoodputOf(job, input.profiles, size) / least;
         item.push_back({.weight = size, .value = Value(input, job, speed, size == job.held)});
       }
       items.push_back(std::move(item));
@@ -53,6 +53,10 @@ class SiaLike final : public TargetDeal {
   }
 
   bool ChoosesTypes() const override { return true; }
+
+  double BatchFor(const ClusterInput& input, const JobView& job, int gpus) const override {
+    return BatchOf(job, input.profiles, gpus);
+  }
 
   // One choice of (type, size) a job. A gang larger than every type goes when it is the first.
   std::vector<TypedTarget> TypedTargets(const ClusterInput& input,
@@ -92,7 +96,7 @@ class SiaLike final : public TargetDeal {
     const std::vector<int> sizes = SizesOf(job, input.profiles);
     double least = kNever;
     const auto speed = [&](int type, int size) {
-      return SpeedOf(job, input.profiles, size) * TypeSpeedOf(job, input.profiles, type);
+      return GoodputOf(job, input.profiles, size) * TypeSpeedOf(job, input.profiles, type);
     };
     const auto types = static_cast<int>(input.cluster.gpus_by_type.size());
     for (int type = 0; type < types; ++type) {

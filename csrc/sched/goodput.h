@@ -1,4 +1,4 @@
-// What a change of a job's GPUs costs in goodput, as Pollux and Sia count it.
+// Goodput as Pollux and Sia count it: the best batch of a size, and what a change of GPUs costs.
 #pragma once
 
 #include <algorithm>
@@ -6,6 +6,18 @@
 #include "sched/cluster_policy.h"
 
 namespace tide::sched {
+
+/// Examples a step with which a job does most on so many GPUs; 0: nothing is known but its own.
+inline double BatchOf(const JobView& job, const Profiles* profiles, int gpus) {
+  if (profiles == nullptr || job.profile < 0) return 0;
+  const BatchModel& batch = profiles->of[job.profile].batch;
+  return batch.known() ? batch.BestBatch(gpus) : 0;
+}
+
+/// Speed with that batch, over the speed with its gang and its own batch.
+inline double GoodputOf(const JobView& job, const Profiles* profiles, int gpus) {
+  return SpeedOf(job, profiles, gpus, BatchOf(job, profiles, gpus));
+}
 
 /// The part of its life that a job would have used had it been restarted once more: young jobs are
 /// moved less readily than old ones. 1 for a job that does not run: there is nothing to lose.

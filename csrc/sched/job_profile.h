@@ -15,6 +15,30 @@ inline constexpr int kStages = 4;       // of an iteration: storage, CPU, GPU, n
 inline constexpr int kShareMax = 4;     // jobs on the same GPUs
 inline constexpr int kGpuTypesMax = 8;  // in one cluster
 
+/// How long a step of a program takes with a batch on so many GPUs, and what a larger batch is
+/// worth (Pollux, OSDI 2021): computing takes step_s and example_s for each example of a GPU,
+/// exchanging gradients sync_s on two GPUs and sync_gpu_s more for each further one; the step takes
+/// (computing^overlap + exchange^overlap)^(1/overlap). Batches are examples of all GPUs together.
+struct BatchModel {
+  double own = 0;    // batch that the job asks for; 0: nothing is known
+  double most = 0;   // that it may be given; below its own: its own
+  double noise = 0;  // gradient noise scale, in examples
+  double step_s = 0, example_s = 0, sync_s = 0, sync_gpu_s = 0;
+  double overlap = 1;  // from 1, where nothing overlaps
+
+  bool known() const { return own > 0 && example_s > 0; }
+  /// Examples a second.
+  double Throughput(int gpus, double batch) const;
+  /// What an example is worth over one in the job's own batch: (noise + own) / (noise + batch).
+  double Efficiency(double batch) const { return (noise + own) / (noise + batch); }
+  double Goodput(int gpus, double batch) const {
+    return Throughput(gpus, batch) * Efficiency(batch);
+  }
+  /// From its own to the most: the one of the best goodput. Exact without overlap, else to a
+  /// relative 1e-6.
+  double BestBatch(int gpus) const;
+};
+
 /// How one program behaves; jobs of a model share one. What is empty or zero is not known.
 struct JobProfile {
   std::vector<double> speed;       // [k - 1]: progress with k GPUs, any unit; beyond: as at the end
@@ -24,12 +48,16 @@ struct JobProfile {
   double memory_gib = 0;                  // a GPU: what stays between iterations
   double scratch_gib = 0;                 // a GPU: what an iteration needs beyond
   std::vector<double> memory_speed;       // speed with a tenth, two tenths.. of the memory; full: 1
+  BatchModel batch;                       // in place of `speed`
 
   bool has_stages() const {
     return std::any_of(stage_s.begin(), stage_s.end(), [](double stage) { return stage > 0; });
   }
-  /// Throughput with `gpus` in the unit of `speed`; 0 of none.
+  bool has_speed() const { return !speed.empty() || batch.known(); }
+  /// Throughput with `gpus` and its own batch, in the unit of `speed` or in examples a second; 0 of
+  /// none.
   double SpeedWith(int gpus) const {
+    if (gpus > 0 && batch.known()) return batch.Throughput(gpus, batch.own);
     if (gpus <= 0 || speed.empty()) return 0;
     return speed[std::min(static_cast<size_t>(gpus), speed.size()) - 1];
   }

@@ -81,6 +81,7 @@ void TargetDeal::Apply(const ClusterInput& input, const std::vector<int>& target
     const JobView& job = input.jobs[active_[i].value()];
     if (targets[i] == job.held) continue;
     JobAction action{.job = active_[i], .gpus = targets[i]};
+    if (targets[i] > 0) action.batch = BatchFor(input, job, targets[i]);
     if (targets[i] == 0) {
       action.kind = JobActionKind::kPreempt;
       action.reason = options_.preempt_reason;
@@ -136,16 +137,15 @@ void TargetDeal::ApplyTyped(const ClusterInput& input, const std::vector<TypedTa
           {.job = active_[i], .kind = JobActionKind::kPreempt, .reason = options_.preempt_reason});
       if (active_[i] == alone_) alone_ = {};
     }
-    if (gpus > 0 && (job.held == 0 || moves)) {
-      actions.push_back(
-          {.job = active_[i], .reason = options_.start_reason, .gpus = gpus, .type = type});
-      if (type < 0) alone_ = active_[i];
-    } else if (gpus > 0 && gpus != job.held) {
-      actions.push_back({.job = active_[i],
-                         .kind = JobActionKind::kResize,
-                         .reason = options_.resize_reason,
-                         .gpus = gpus});
-    }
+    const bool starts = gpus > 0 && (job.held == 0 || moves);
+    if (!starts && (gpus == 0 || gpus == job.held)) continue;
+    actions.push_back({.job = active_[i],
+                       .kind = starts ? JobActionKind::kStart : JobActionKind::kResize,
+                       .reason = starts ? options_.start_reason : options_.resize_reason,
+                       .gpus = gpus,
+                       .type = type,
+                       .batch = BatchFor(input, job, gpus)});
+    if (starts && type < 0) alone_ = active_[i];
   }
 }
 
@@ -157,7 +157,7 @@ double TypeSpeedOf(const JobView& job, const Profiles* profiles, int type) {
 
 std::vector<int> SizesOf(const JobView& job, const Profiles* profiles) {
   if (!job.elastic() || profiles == nullptr || job.profile < 0 ||
-      profiles->of[job.profile].speed.empty()) {
+      !profiles->of[job.profile].has_speed()) {
     return {job.gpus};
   }
   std::vector<int> sizes{job.gpus_min, job.gpus_max};

@@ -44,6 +44,8 @@ class TargetDeal : public ClusterPolicy {
     return {};
   }
   virtual bool ChoosesTypes() const { return false; }
+  /// Examples a step of a job that starts on, or is resized to, so many GPUs; 0: its own.
+  virtual double BatchFor(const ClusterInput&, const JobView&, int /*gpus*/) const { return 0; }
   /// Asked once for each job that arrives; a reason refuses it.
   virtual const char* Refusal(const ClusterInput&, JobIndex) { return nullptr; }
   /// Sees every event before anything is decided.

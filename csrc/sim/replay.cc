@@ -51,6 +51,7 @@ class Loop {
         first_start_s_(jobs_.size(), kNever),
         end_s_(jobs_.size(), kNever),
         span_from_s_(jobs_.size(), 0),
+        batch_(jobs_.size(), 0),
         ends_(jobs_.size()),
         holdings_(options.cluster, profiles_, jobs_.size()),
         faults_(options.cluster.faults) {
@@ -247,6 +248,7 @@ class Loop {
     const int job = action.job.value();
     const int gpus = action.gpus > 0 ? action.gpus : view.gpus;
     if (!Runs(view, gpus)) return Broken(action, "starts a job on a number of GPUs it cannot use");
+    if (!Fits(view, action.batch)) return Broken(action, "starts a job with a batch not its own");
     if (action.beside.value() >= 0) {
       const int host = action.beside.value();
       if (holdings_.Held(host) != gpus || !holdings_.Share(job, view.profile, host, action.pace)) {
@@ -263,6 +265,7 @@ class Loop {
     view.state = JobState::kRunning;
     view.since_s = now_s_;
     view.rate = 0;  // until UpdateRates
+    batch_[job] = action.batch;
     NoteHolding(action.job);
     return absl::OkStatus();
   }
@@ -273,17 +276,26 @@ class Loop {
            sched::SpeedOf(view, &profiles_, gpus) > 0;
   }
 
+  bool Fits(const JobView& view, double batch) const {
+    if (batch == 0) return true;
+    if (view.profile < 0) return false;
+    const sched::BatchModel& model = profiles_.of[view.profile].batch;
+    return model.known() && batch >= model.own && batch <= std::max(model.own, model.most);
+  }
+
   absl::Status Resize(const JobAction& action) {
     JobView& view = At(action.job);
     Log(action);
     if (view.state != JobState::kRunning) return Broken(action, "resizes a job that waits");
     if (!Runs(view, action.gpus)) return Broken(action, "gives a job GPUs it cannot use");
+    if (!Fits(view, action.batch)) return Broken(action, "gives a job a batch not its own");
     EndSpan(action.job);
     SettleService(view);
     if (!holdings_.Resize(action.job.value(), action.gpus)) {
       return Broken(action, "hands out more GPUs than there are");
     }
     ++result_.resizes;
+    batch_[action.job.value()] = action.batch;
     // It stands still for that long: so much of what it will do is taken off before.
     const double rate = RateOf(action.job);
     view.executed_s -= options_.cluster.resize_cost_s * rate;
@@ -311,7 +323,8 @@ class Loop {
   double RateOf(JobIndex job) const {
     const JobView& view = jobs_[job.value()];
     const int held = holdings_.Held(job.value());
-    return holdings_.RateOf(job.value(), sched::SpeedOf(view, &profiles_, held));
+    return holdings_.RateOf(job.value(),
+                            sched::SpeedOf(view, &profiles_, held, batch_[job.value()]));
   }
 
   // GPUs that are shared count once.
@@ -355,6 +368,7 @@ class Loop {
     holdings_.Release(job.value());
     view.held = 0;
     view.holding = view.type = -1;
+    batch_[job.value()] = 0;
     ends_.Clear(job);
   }
 
@@ -429,6 +443,7 @@ class Loop {
   std::unique_ptr<sched::ClusterPolicy> policy_;
   std::vector<JobView> jobs_;
   std::vector<double> first_start_s_, end_s_, span_from_s_;
+  std::vector<double> batch_;  // examples a step, as it runs; 0: its own
   EndTimes ends_;
   Holdings holdings_;
   std::vector<double> costs_;  // of a GPU-hour by type

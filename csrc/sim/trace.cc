@@ -242,7 +242,7 @@ absl::Status AssumeElastic(Trace& trace, double serial_share, int factor) {
       sched::JobProfile profile;
       if (job.profile >= 0) profile = trace.profiles.of[job.profile];
       profile.speed.clear();
-      for (int k = 1; k <= job.gpus_max; ++k) {
+      for (int k = 1; k <= job.gpus_max && !profile.batch.known(); ++k) {
         profile.speed.push_back(k / (1 + serial_share * (k - 1)));
       }
       trace.profiles.of.push_back(std::move(profile));

@@ -28,8 +28,8 @@ absl::StatusOr<Trace> ParseTrace(absl::string_view text, absl::string_view name)
 absl::StatusOr<Trace> ReadTrace(const std::string& path);
 
 /// Makes each job that is not elastic so: it runs on 1 to `factor` times its gang with speeds by
-/// Amdahl's law, `serial_share` of its work not speeding up. An assumption, to be named with the
-/// results.
+/// Amdahl's law, `serial_share` of its work not speeding up; a job with a batch has the speeds of
+/// that. An assumption, to be named with the results.
 absl::Status AssumeElastic(Trace& trace, double serial_share, int factor);
 
 /// `jobs` jobs drawn from a seed: Poisson arrivals, 90 % of one GPU, gangs up to 32, durations over

@@ -13,10 +13,11 @@ namespace tide::sim {
 namespace {
 
 constexpr absl::string_view kNames[] = {
-    "speedup",      "type_speed", "stage_io_ms", "stage_cpu_ms", "stage_gpu_ms",
-    "stage_net_ms", "busy",       "memory_gib",  "scratch_gib",  "memory_speed"};
+    "speedup",     "type_speed", "stage_io_ms", "stage_cpu_ms", "stage_gpu_ms", "stage_net_ms",
+    "busy",        "memory_gib", "scratch_gib", "memory_speed", "batch_size",   "batch_max",
+    "noise_scale", "step_ms",    "example_ms",  "sync_ms",      "sync_gpu_ms",  "overlap"};
 constexpr int kSpeedup = 0, kTypeSpeed = 1, kFirstStage = 2, kBusy = 6, kMemory = 7, kScratch = 8,
-              kMemorySpeed = 9;
+              kMemorySpeed = 9, kFirstOfBatch = 10, kExample = 14;
 constexpr int kCurveGpusMax = 1 << 16;
 
 absl::Status CellError(int line, int column, absl::string_view cell, absl::string_view wanted) {
@@ -60,7 +61,46 @@ bool ReadList(absl::string_view cell, size_t most, std::vector<double>& values) 
   return true;
 }
 
+// The columns of a batch in their order.
+absl::Status ReadBatch(int line, int column, absl::string_view cell, sched::BatchModel& batch) {
+  double* const values[] = {&batch.own,       &batch.most,   &batch.noise,      &batch.step_s,
+                            &batch.example_s, &batch.sync_s, &batch.sync_gpu_s, &batch.overlap};
+  constexpr absl::string_view kMillis = "milliseconds from 0 to 1e9";
+  constexpr absl::string_view kWanted[] = {"examples from 1 to 1e9",
+                                           "examples from 1 to 1e9",
+                                           "examples from 0 to 1e12",
+                                           kMillis,
+                                           "milliseconds above 0 to 1e9",
+                                           kMillis,
+                                           kMillis,
+                                           "a number from 1 to 100"};
+  constexpr double kLeast[] = {1, 1, 0, 0, 1e-9, 0, 0, 1};
+  constexpr double kMost[] = {1e9, 1e9, 1e12, 1e9, 1e9, 1e9, 1e9, 100};
+  const int place = column - kFirstOfBatch;
+  double value = 0;
+  if (!ReadNumber(cell, value) || value < kLeast[place] || value > kMost[place]) {
+    return CellError(line, column, cell, kWanted[place]);
+  }
+  const bool millis = place >= 3 && place <= 6;
+  *values[place] = millis ? value / 1000 : value;
+  return absl::OkStatus();
+}
+
+absl::Status CheckBatch(int line, const sched::JobProfile& profile) {
+  const sched::BatchModel& batch = profile.batch;
+  const auto error = [&](absl::string_view what) {
+    return absl::InvalidArgumentError(absl::StrCat("line ", line, " of the trace: ", what));
+  };
+  if (batch.own < 1) return error("example_ms without batch_size; give the batch it is for");
+  if (batch.most > 0 && batch.most < batch.own) {
+    return error(absl::StrCat("batch_max is ", batch.most, ", less than batch_size, ", batch.own));
+  }
+  if (!profile.speed.empty()) return error("both speedup and example_ms; give one of them");
+  return absl::OkStatus();
+}
+
 absl::Status ReadCell(int line, int column, absl::string_view cell, sched::JobProfile& profile) {
+  if (column >= kFirstOfBatch) return ReadBatch(line, column, cell, profile.batch);
   double value = 0;
   switch (column) {
     case kSpeedup:
@@ -112,7 +152,9 @@ absl::StatusOr<int> ProfileReader::Read(int line, const std::vector<absl::string
                ? absl::string_view()
                : absl::StripAsciiWhitespace(cells[place]);
   };
-  for (int column = 0; column < kColumns; ++column) {
+  // Other layouts have a column batch_size, too.
+  const int columns = cell(kExample).empty() ? kFirstOfBatch : kColumns;
+  for (int column = 0; column < columns; ++column) {
     absl::StrAppend(&key, cell(column), ",");
     says |= !cell(column).empty();
   }
@@ -120,10 +162,11 @@ absl::StatusOr<int> ProfileReader::Read(int line, const std::vector<absl::string
   const auto [found, is_new] = known_.try_emplace(key, static_cast<int>(profiles.of.size()));
   if (!is_new) return found->second;
   sched::JobProfile profile;
-  for (int column = 0; column < kColumns; ++column) {
+  for (int column = 0; column < columns; ++column) {
     if (cell(column).empty()) continue;
     TIDE_RETURN_IF_ERROR(ReadCell(line, column, cell(column), profile));
   }
+  if (columns == kColumns) TIDE_RETURN_IF_ERROR(CheckBatch(line, profile));
   profiles.of.push_back(std::move(profile));
   return found->second;
 }

@@ -16,7 +16,9 @@ namespace tide::sim {
 /// `type_speed`: "1;0.5;0.2" on each type of GPU; `stage_io_ms`, `stage_cpu_ms`, `stage_gpu_ms`,
 /// `stage_net_ms`: of an iteration; `busy`: share of the time that the GPUs work; `memory_gib`,
 /// `scratch_gib`: of each GPU; `memory_speed`: "0.4;0.8;1" with that many equal parts of the
-/// memory.
+/// memory; `batch_size`, `batch_max`, `noise_scale`: examples of a step, as asked for, at most, and
+/// the gradient noise scale; `step_ms`, `example_ms`, `sync_ms`, `sync_gpu_ms`, `overlap`: of
+/// sched::BatchModel; without `example_ms` the eight say nothing.
 class ProfileReader {
  public:
   explicit ProfileReader(absl::string_view header);
@@ -26,7 +28,7 @@ class ProfileReader {
                            sched::Profiles& profiles);
 
  private:
-  static constexpr int kColumns = 10;
+  static constexpr int kColumns = 18;
   std::vector<int> places_;  // of each column; -1: not there
   absl::flat_hash_map<std::string, int> known_;
 };

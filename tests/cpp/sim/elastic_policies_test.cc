@@ -256,6 +256,68 @@ TEST(ElasticPoliciesTest, SiaRunsAGangLargerThanEveryTypeAloneWhenItIsTheFirst) 
   EXPECT_THAT(result->jct_s, ElementsAre(90, 189, 50));
 }
 
+// 64 examples of 1 ms on one GPU: 10 + 64 ms.
+sched::BatchModel Batch() {
+  return {.own = 64,
+          .most = 4096,
+          .noise = 1000,
+          .step_s = 0.01,
+          .example_s = 0.001,
+          .sync_s = 0.02,
+          .sync_gpu_s = 0.001};
+}
+
+TEST(ElasticPoliciesTest, PolluxAndSiaGiveEachSizeItsBestBatchAndOthersKeepTheJobsOwn) {
+  Trace trace = TraceOf({Elastic(0, 1, 1000, 4)});
+  trace.profiles.of.emplace_back().batch = Batch();
+  const sched::BatchModel batch = Batch();
+  const double own = batch.Throughput(1, 64);
+  EXPECT_NEAR(own, 64 / 0.074, 1e-9);
+  const double best = batch.BestBatch(4);
+  EXPECT_NEAR(best, std::sqrt(0.032 * 1000 * 4 / 0.001), 1e-9);
+  for (const char* policy : {"pollux", "sia-like"}) {
+    const auto result = RunPolicy(trace, policy, 8);
+    ASSERT_TRUE(result.ok()) << result.status();
+    EXPECT_NEAR(result->jct_s[0], 1000 * own / batch.Goodput(4, best), 1e-6) << policy;
+  }
+  const auto optimus = RunPolicy(trace, "optimus", 8);
+  ASSERT_TRUE(optimus.ok());
+  EXPECT_NEAR(optimus->jct_s[0], 1000 * own / batch.Throughput(4, 64), 1e-6);
+  const auto fifo = RunPolicy(trace, "fifo", 8);
+  ASSERT_TRUE(fifo.ok());
+  EXPECT_EQ(fifo->jct_s[0], 1000);
+}
+
+TEST(ElasticPoliciesTest, ARigidJobMayHaveAnotherBatchOnItsGang) {
+  Trace trace = TraceOf({JobOf(0, 4, 1000), JobOf(0, 4, 1000)});
+  trace.profiles.of.emplace_back().batch = Batch();
+  trace.jobs[0].profile = 0;
+  const auto result = RunPolicy(trace, "pollux", 8);
+  ASSERT_TRUE(result.ok()) << result.status();
+  const sched::BatchModel batch = Batch();
+  EXPECT_NEAR(result->jct_s[0],
+              1000 * batch.Throughput(4, 64) / batch.Goodput(4, batch.BestBatch(4)), 1e-6);
+  EXPECT_NEAR(result->jct_s[0], 577.55, 0.01);  // 48 ms for 64 against 121 ms for 358, worth 0.78
+  EXPECT_EQ(result->jct_s[1], 1000);
+}
+
+// Starts the first job with a batch that is not between its own and the most.
+class WrongBatch final : public sched::ClusterPolicy {
+ public:
+  std::unique_ptr<ClusterPolicy> Clone() const override { return nullptr; }
+  sched::ClusterDecision Decide(const sched::ClusterInput&) override {
+    return {.actions = {{.job = sched::JobIndex(0), .reason = "wrong", .batch = 8192}}};
+  }
+};
+
+TEST(ElasticPoliciesTest, ABatchThatAJobCannotHaveIsABrokenLaw) {
+  Trace trace = TraceOf({Elastic(0, 1, 1000, 4)});
+  trace.profiles.of.emplace_back().batch = Batch();
+  const auto result =
+      Replay(trace, std::make_unique<WrongBatch>(), {.cluster = {.gpus_per_node = 8}});
+  EXPECT_EQ(result.status().code(), absl::StatusCode::kInternal);
+}
+
 TEST(ElasticPoliciesTest, LyraStartsTheShortestBaseFirstAndStopsNobodyForIt) {
   const Trace trace = TraceOf({JobOf(0, 2, 100), JobOf(1, 2, 50), JobOf(2, 2, 10)});
   const auto result = RunPolicy(trace, "lyra", 2);

@@ -39,6 +39,39 @@ TEST(TraceTest, RowsAreSortedBySubmissionAndEqualOnesStayInOrder) {
   EXPECT_EQ(trace->job_ids, (std::vector<std::string>{"first", "second", "late"}));
 }
 
+TEST(TraceTest, ABatchIsReadWhereTheTimeOfAnExampleIsThereAndIgnoredWhereNot) {
+  const std::string head = "job_id,submit_s,gpus,duration_s,batch_size,batch_max,noise_scale,";
+  const auto trace = ParseTrace(head +
+                                    "step_ms,example_ms,sync_ms,sync_gpu_ms,overlap\n"
+                                    "a,0,2,10,64,4096,1000,10,1,20,2,1.5\n"
+                                    "b,0,2,10,64,,,,1,,,\n"
+                                    "c,0,2,10,64,,,,,,,\n",
+                                "t");
+  ASSERT_TRUE(trace.ok()) << trace.status();
+  const sched::BatchModel& batch = trace->profiles.of[trace->jobs[0].profile].batch;
+  EXPECT_EQ(batch.own, 64);
+  EXPECT_EQ(batch.most, 4096);
+  EXPECT_EQ(batch.noise, 1000);
+  EXPECT_EQ(batch.step_s, 0.01);
+  EXPECT_EQ(batch.example_s, 0.001);
+  EXPECT_EQ(batch.sync_s, 0.02);
+  EXPECT_EQ(batch.sync_gpu_s, 0.002);
+  EXPECT_EQ(batch.overlap, 1.5);
+  EXPECT_EQ(trace->profiles.of[trace->jobs[1].profile].batch.BestBatch(2), 64);
+  EXPECT_EQ(trace->jobs[2].profile, -1);
+  const std::string row = head + "example_ms,speedup\n";
+  const std::pair<std::string, std::string> wrong[] = {
+      {"a,0,2,10,64,32,0,1,\n", "batch_max is 32, less than batch_size, 64"},
+      {"a,0,2,10,,,0,1,\n", "line 2 of the trace: example_ms without batch_size"},
+      {"a,0,2,10,zero,,0,1,\n", "batch_size is \"zero\"; give examples from 1 to 1e9"},
+      {"a,0,2,10,64,,-1,1,\n", "noise_scale is \"-1\""},
+      {"a,0,2,10,64,,0,0,\n", "example_ms is \"0\"; give milliseconds above 0"},
+      {"a,0,2,10,64,,0,1,1:1;2:2\n", "both speedup and example_ms"}};
+  for (const auto& [text, message] : wrong) {
+    EXPECT_THAT(ParseTrace(row + text, "t").status().message(), HasSubstr(message)) << text;
+  }
+}
+
 TEST(TraceTest, WhatCannotBeReadIsNamedWithLineAndColumn) {
   const std::string head = "job_id,submit_s,gpus,duration_s\n";
   const std::pair<std::string, std::string> cases[] = {

@@ -85,6 +85,12 @@ tide::sim::GpuType GpuType(const py::dict& given) {
   return type;
 }
 
+tide::sim::Loan Loan(const py::dict& given) {
+  return {.nodes = py::cast<int>(given["nodes"]),
+          .from_s = py::cast<double>(given["from_s"]),
+          .to_s = py::cast<double>(given["to_s"])};
+}
+
 tide::sim::ClusterSpec Cluster(int nodes, int gpus_per_node, const py::dict& given) {
   tide::sim::ClusterSpec cluster{.nodes = nodes, .gpus_per_node = gpus_per_node};
   const std::pair<const char*, double*> numbers[] = {
@@ -112,11 +118,15 @@ tide::sim::ClusterSpec Cluster(int nodes, int gpus_per_node, const py::dict& giv
       for (const auto& type : py::cast<std::vector<py::dict>>(value)) {
         cluster.types.push_back(GpuType(type));
       }
+    } else if (name == "loans") {
+      for (const auto& loan : py::cast<std::vector<py::dict>>(value)) {
+        cluster.loans.push_back(Loan(loan));
+      }
     } else {
       tide::bind::Throw(absl::InvalidArgumentError(
           "no option of a cluster is called \"" + name +
           "\"; there are restart_cost_s, checkpoint_every_s, resize_cost_s, spread_speed, "
-          "switch_speed, nodes_per_switch, gpu_memory_gib, share_cost, faults, types"));
+          "switch_speed, nodes_per_switch, gpu_memory_gib, share_cost, faults, types, loans"));
     }
   }
   return cluster;

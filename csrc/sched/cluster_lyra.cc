@@ -3,18 +3,22 @@
 
 #include "sched/cluster_policies.h"
 #include "sched/knapsack.h"
+#include "sched/reclaim.h"
 #include "sched/target_deal.h"
 
 namespace tide::sched {
 namespace {
 
-class Lyra final : public TargetDeal {
+class Lyra final : public TargetDeal, public LoanPolicy {
  public:
   Lyra()
       : TargetDeal({.start_reason = "of the jobs whose base fits it is the shortest",
                     .resize_reason = "spare GPUs save most completion time so",
                     .preempt_reason = "there are fewer GPUs than the running jobs' bases need"}) {}
   std::unique_ptr<ClusterPolicy> Clone() const override { return std::make_unique<Lyra>(*this); }
+  std::vector<int> Reclaim(const ReclaimInput& input) const override {
+    return LeastPreemption(input);
+  }
 
  protected:
   bool VisitOwnState(PolicyArchive&) override { return true; }

@@ -1,6 +1,9 @@
 // Counts the cluster and refuses what cannot be.
 #include "sim/cluster_spec.h"
 
+#include <algorithm>
+#include <map>
+
 #include "absl/strings/str_cat.h"
 #include "sched/job_profile.h"
 
@@ -18,7 +21,38 @@ int ClusterSpec::Gpus() const {
   return types.empty() ? nodes * gpus_per_node : count;
 }
 
+int ClusterSpec::NodesLent() const {
+  std::map<double, int> steps;
+  for (const Loan& loan : loans) {
+    steps[loan.from_s] += loan.nodes;
+    steps[loan.to_s] -= loan.nodes;
+  }
+  int lent = 0, most = 0;
+  for (const auto& [at_s, step] : steps) most = std::max(most, lent += step);
+  return most;
+}
+
 namespace {
+
+absl::Status CheckLoans(const ClusterSpec& cluster) {
+  if (!cluster.loans.empty() && !cluster.types.empty()) {
+    return absl::InvalidArgumentError(
+        "a cluster of several types of GPU has loans; give nodes and gpus_per_node, or no loans");
+  }
+  int64_t nodes = 0;
+  for (const Loan& loan : cluster.loans) {
+    nodes += std::max(0, loan.nodes);
+    if (loan.nodes >= 1 && loan.from_s >= 0 && loan.to_s > loan.from_s && loan.to_s < 1e12 &&
+        nodes <= (1 << 20)) {
+      continue;
+    }
+    return absl::InvalidArgumentError(
+        absl::StrCat("a loan of ", loan.nodes, " nodes from ", loan.from_s, " to ", loan.to_s,
+                     " s; give at least one, at most 1048576 together, and times from 0 that "
+                     "ascend"));
+  }
+  return absl::OkStatus();
+}
 
 absl::Status CheckSize(int nodes, int gpus_per_node) {
   if (nodes >= 1 && gpus_per_node >= 1 && int64_t{nodes} * gpus_per_node <= (1 << 24)) {
@@ -57,6 +91,7 @@ absl::Status CheckCluster(const ClusterSpec& cluster) {
       status.Update(absl::InvalidArgumentError("the cost of a type is negative; give 0 or more"));
     }
   }
+  status.Update(CheckLoans(cluster));
   for (const NodeFault& fault : cluster.faults) status.Update(CheckFault(fault, cluster.Nodes()));
   if (!(cluster.restart_cost_s >= 0) || !(cluster.checkpoint_every_s >= 0) ||
       !(cluster.resize_cost_s >= 0)) {

@@ -20,6 +20,12 @@ struct NodeFault {
   double speed = 0.5;  // of jobs on a node that is slow
 };
 
+/// Nodes that another cluster lends from one time to another.
+struct Loan {
+  int nodes = 0;
+  double from_s = 0, to_s = 0;
+};
+
 /// Nodes of one type of GPU. Node numbers go on from one type to the next.
 struct GpuType {
   std::string name;
@@ -41,9 +47,12 @@ struct ClusterSpec {
   double gpu_memory_gib = 0;         // 0: memory is never short
   std::vector<double> share_cost;    // of an iteration of 1, 2.. jobs that share; empty: no cost
   std::vector<GpuType> types;        // empty: `nodes` of one type
+  std::vector<Loan> loans;           // beside `nodes`, with as many GPUs each
 
   int Nodes() const;
   int Gpus() const;
+  /// At most at one time; neither counted in Nodes() nor in Gpus().
+  int NodesLent() const;
 };
 
 /// Errors: InvalidArgument with what cannot be.

@@ -12,6 +12,8 @@ Holdings::Holdings(const ClusterSpec& cluster, const sched::Profiles& profiles, 
   std::vector<GpuType> types = cluster.types;
   if (types.empty()) {
     types.push_back({.nodes = cluster.nodes, .gpus_per_node = cluster.gpus_per_node});
+    const int lent = cluster.NodesLent();
+    if (lent > 0) types.push_back({.nodes = lent, .gpus_per_node = cluster.gpus_per_node});
   }
   int node = 0;
   for (const GpuType& type : types) {
@@ -23,9 +25,10 @@ Holdings::Holdings(const ClusterSpec& cluster, const sched::Profiles& profiles, 
     gpus_ += by_type_.back();
   }
   nodes_.resize(node);
+  for (int lent = cluster.Nodes(); lent < node; ++lent) Fail(lent);  // until somebody lends it
 }
 
-int Holdings::TypeOfNode(int node) const {
+int Holdings::PoolOfNode(int node) const {
   const auto after = std::upper_bound(first_node_.begin(), first_node_.end(), node);
   return static_cast<int>(after - first_node_.begin()) - 1;
 }
@@ -51,7 +54,7 @@ Allocation Holdings::TakeOf(int type, int gpus) {
 
 void Holdings::GiveBack(const Allocation& nodes) {
   for (const NodeShare& share : nodes) {
-    const int type = TypeOfNode(share.node);
+    const int type = PoolOfNode(share.node);
     pools_[type].Give({{.node = share.node - first_node_[type], .gpus = share.gpus}});
   }
   NoteNodes(nodes);
@@ -59,7 +62,7 @@ void Holdings::GiveBack(const Allocation& nodes) {
 
 void Holdings::NoteNodes(const Allocation& nodes) {
   for (const NodeShare& share : nodes) {
-    const int type = TypeOfNode(share.node);
+    const int type = PoolOfNode(share.node);
     free_by_node_[share.node] = pools_[type].FreeOf(share.node - first_node_[type]);
   }
 }
@@ -142,6 +145,26 @@ bool Holdings::Resize(int job, int gpus) {
   return true;
 }
 
+void Holdings::Leave(int job, int node) {
+  Holding& holding = holdings_[holding_of_[job]];
+  const auto share = std::find_if(holding.nodes.begin(), holding.nodes.end(),
+                                  [&](const NodeShare& has) { return has.node == node; });
+  holding.gpus -= share->gpus;
+  GiveBack({*share});
+  holding.nodes.erase(share);
+  holding.type = PoolOfNode(holding.nodes.front().node);
+  Touch(holding);
+}
+
+int Holdings::UsedOf(int type) const {
+  int used = 0;
+  for (size_t pool = 0; pool < pools_.size(); ++pool) {
+    if (TypeOfPool(static_cast<int>(pool)) != type) continue;
+    used += pools_[pool].gpus_working() - pools_[pool].free();
+  }
+  return used;
+}
+
 Holdings::Member* Holdings::Find(int job) {
   for (Member& member : holdings_[holding_of_[job]].members) {
     if (member.job == job) return &member;
@@ -184,14 +207,14 @@ std::vector<int> Holdings::JobsOn(int node) const {
 void Holdings::NoteType(int type) { by_type_[type] = pools_[type].gpus_working(); }
 
 void Holdings::Fail(int node) {
-  const int type = TypeOfNode(node);
+  const int type = PoolOfNode(node);
   pools_[type].Fail(node - first_node_[type]);
   free_by_node_[node] = 0;
   NoteType(type);
 }
 
 void Holdings::Repair(int node) {
-  const int type = TypeOfNode(node);
+  const int type = PoolOfNode(node);
   pools_[type].Repair(node - first_node_[type]);
   free_by_node_[node] = pools_[type].FreeOf(node - first_node_[type]);
   NoteType(type);
@@ -226,7 +249,7 @@ int Holdings::Held(int job) const {
 }
 
 int Holdings::TypeOf(int job) const {
-  return holding_of_[job] < 0 ? -1 : holdings_[holding_of_[job]].type;
+  return holding_of_[job] < 0 ? -1 : TypeOfPool(holdings_[holding_of_[job]].type);
 }
 
 const Allocation& Holdings::NodesOf(int job) const { return holdings_[holding_of_[job]].nodes; }
@@ -263,7 +286,7 @@ double Holdings::TypeSpeed(const Holding& holding, int job) const {
   const std::vector<double>& by_type = profiles_.of[profile].type_speed;
   double slowest = sched::kNever;
   for (const NodeShare& share : holding.nodes) {
-    const size_t type = TypeOfNode(share.node);
+    const auto type = static_cast<size_t>(TypeOfPool(PoolOfNode(share.node)));
     slowest = std::min(slowest, type < by_type.size() ? by_type[type] : 1);
   }
   return slowest;
@@ -278,7 +301,7 @@ double Holdings::CorunSpeed(const Holding& holding, int job) const {
     if (member.job == job) own = members.size();
     members.push_back(member.corun);
   }
-  return sched::CorunSpeeds(members, profiles_, holding.type)[own];
+  return sched::CorunSpeeds(members, profiles_, TypeOfPool(holding.type))[own];
 }
 
 }  // namespace tide::sim

@@ -1,6 +1,7 @@
 // Who holds which GPUs, alone or together, and how fast each job runs there.
 #pragma once
 
+#include <algorithm>
 #include <vector>
 
 #include "absl/container/inlined_vector.h"
@@ -34,6 +35,8 @@ class Holdings {
   std::vector<int> JobsOn(int node) const;
   void Fail(int node);
   void Repair(int node);
+  /// A job that is alone on its GPUs leaves a node; it keeps the others.
+  void Leave(int job, int node);
   /// A cut link stops every job that is on this node and on another.
   void SetLink(int node, bool works);
   /// Jobs on the node run at `speed` at most.
@@ -53,7 +56,7 @@ class Holdings {
   int free() const;
   int gpus_working() const;
   int gpus() const { return gpus_; }
-  int UsedOf(int type) const { return pools_[type].gpus_working() - pools_[type].free(); }
+  int UsedOf(int type) const;
   /// Working GPUs of each type, and free ones of each node.
   absl::Span<const int> by_type() const { return by_type_; }
   absl::Span<const int> free_by_node() const { return free_by_node_; }
@@ -66,14 +69,16 @@ class Holdings {
   struct Holding {
     Allocation nodes;
     int gpus = 0;
-    int type = -1;  // of most of them
+    int type = -1;  // the pool of most of them
     absl::InlinedVector<Member, 1> members;
   };
   struct NodeState {
     double speed = 1;
     bool linked = true;
   };
-  int TypeOfNode(int node) const;
+  int PoolOfNode(int node) const;
+  /// What is lent is a pool of its own, of the cluster's one type.
+  int TypeOfPool(int pool) const { return cluster_.types.empty() ? std::min(pool, 0) : pool; }
   Allocation TakeOf(int type, int gpus);
   void TakeMore(Holding& holding, int gpus);
   void GiveBack(const Allocation& nodes);
@@ -89,8 +94,8 @@ class Holdings {
   const ClusterSpec& cluster_;
   const sched::Profiles& profiles_;
   int gpus_ = 0;
-  std::vector<Nodes> pools_;      // by type
-  std::vector<int> first_node_;   // of each type
+  std::vector<Nodes> pools_;      // by type; then what is lent
+  std::vector<int> first_node_;   // of each pool
   std::vector<NodeState> nodes_;  // of all types
   std::vector<int> by_type_, free_by_node_;
   std::vector<Holding> holdings_;

@@ -10,6 +10,8 @@
 #include "sim/end_times.h"
 #include "sim/fault_plan.h"
 #include "sim/holdings.h"
+#include "sim/loans.h"
+#include "sim/usage_curve.h"
 
 namespace tide::sim {
 namespace {
@@ -27,7 +29,6 @@ using sched::kNever;
 // Decisions at one point in time, or back and forth, after which a policy counts as stuck.
 constexpr int64_t kDecisionsWithoutProgressMax = 100'000;
 constexpr int64_t kEventsPerQuestion = 256;  // whether to stop: a microsecond in a millisecond
-constexpr size_t kUsagePointsMax = 4096;
 constexpr size_t kSpansMax = 100'000;
 constexpr double kSecondsAnHour = 3600;
 
@@ -54,7 +55,8 @@ class Loop {
         batch_(jobs_.size(), 0),
         ends_(jobs_.size()),
         holdings_(options.cluster, profiles_, jobs_.size()),
-        faults_(options.cluster.faults) {
+        faults_(options.cluster.faults),
+        loans_(options.cluster) {
     for (const GpuType& type : options.cluster.types) costs_.push_back(type.cost);
     if (costs_.empty()) costs_.push_back(GpuType().cost);
   }
@@ -69,6 +71,7 @@ class Loop {
       events_.clear();
       TakeEnds();
       TakeFaults();
+      TakeLoans();
       TakeSubmissions();
       TIDE_RETURN_IF_ERROR(Decide());
       UpdateRates();
@@ -83,7 +86,7 @@ class Loop {
 
   double NextTime() {
     const double submit_s = next_submit_ < jobs_.size() ? jobs_[next_submit_].submit_s : kNever;
-    return std::min({submit_s, ends_.NextTime(), wake_s_, faults_.NextTime()});
+    return std::min({submit_s, ends_.NextTime(), wake_s_, faults_.NextTime(), loans_.NextTime()});
   }
 
   absl::Status CheckProgress(double time_s) {
@@ -129,15 +132,46 @@ class Loop {
             break;
           }
           holdings_.Fail(change.node);
-          for (const int job : holdings_.JobsOn(change.node)) Evict(JobIndex(job));
+          for (const int job : holdings_.JobsOn(change.node)) {
+            Evict(JobIndex(job), /*loses=*/true);
+          }
       }
     }
   }
 
-  void Evict(JobIndex job) {
+  void TakeLoans() {
+    while (loans_.NextTime() <= now_s_) {
+      const Loans::Change change = loans_.Pop(*policy_, holdings_, jobs_, profiles_);
+      for (const int node : change.come) holdings_.Repair(node);
+      for (const int node : change.go) {
+        for (const int job : holdings_.JobsOn(node)) Vacate(JobIndex(job), node, change.shrinks);
+        holdings_.Fail(node);
+      }
+      lent_ += static_cast<int>(change.come.size()) - static_cast<int>(change.go.size());
+    }
+  }
+
+  // It is told in time, so no work is lost but what a restart or a resize costs.
+  void Vacate(JobIndex job, int node, bool shrinks) {
+    JobView& view = At(job);
+    int left = view.held;
+    for (const NodeShare& share : holdings_.NodesOf(job.value())) {
+      if (share.node == node) left -= share.gpus;
+    }
+    if (!shrinks || !view.elastic() || left < view.GpusMin() || !Runs(view, left)) {
+      return Evict(job, /*loses=*/false);
+    }
+    EndSpan(job);
+    SettleService(view);
+    holdings_.Leave(job.value(), node);
+    ++result_.resizes;
+    StandStill(job);
+  }
+
+  void Evict(JobIndex job, bool loses) {
     Stop(job);
     JobView& view = At(job);
-    const double kept_s = options_.cluster.checkpoint_every_s > 0
+    const double kept_s = loses && options_.cluster.checkpoint_every_s > 0
                               ? std::floor(view.executed_s / options_.cluster.checkpoint_every_s) *
                                     options_.cluster.checkpoint_every_s
                               : view.executed_s;
@@ -180,13 +214,13 @@ class Loop {
     if (options_.decision_clock != nullptr) result_.decide_nanos.push_back(Nanos() - begin);
     TIDE_RETURN_IF_ERROR(Carry(decision));
     wake_s_ = decision.wake_s;
-    NoteUsage();
+    usage_.Note(result_.events, now_s_, holdings_.gpus_working() - holdings_.free());
     return absl::OkStatus();
   }
 
   sched::ClusterView View() const {
     sched::ClusterView view{.gpus = holdings_.gpus_working()};
-    if (options_.cluster.Nodes() > 1) {
+    if (options_.cluster.Nodes() > 1 || !options_.cluster.loans.empty()) {
       view.gpus_per_node = options_.cluster.gpus_per_node;
       view.free_by_node = holdings_.free_by_node();
     }
@@ -296,12 +330,15 @@ class Loop {
     }
     ++result_.resizes;
     batch_[action.job.value()] = action.batch;
-    // It stands still for that long: so much of what it will do is taken off before.
-    const double rate = RateOf(action.job);
-    view.executed_s -= options_.cluster.resize_cost_s * rate;
-    result_.gpu_seconds_lost += options_.cluster.resize_cost_s * action.gpus;
-    NoteHolding(action.job);
+    StandStill(action.job);
     return absl::OkStatus();
+  }
+
+  // While its GPUs change: so much of what it will do is taken off before.
+  void StandStill(JobIndex job) {
+    At(job).executed_s -= options_.cluster.resize_cost_s * RateOf(job);
+    result_.gpu_seconds_lost += options_.cluster.resize_cost_s * holdings_.Held(job.value());
+    NoteHolding(job);
   }
 
   absl::Status Pace(const JobAction& action) {
@@ -329,6 +366,7 @@ class Loop {
 
   // GPUs that are shared count once.
   void BookUse(double time_s) {
+    result_.gpu_seconds_lent += lent_ * options_.cluster.gpus_per_node * (time_s - now_s_);
     for (size_t type = 0; type < costs_.size(); ++type) {
       const double used_s = holdings_.UsedOf(static_cast<int>(type)) * (time_s - now_s_);
       result_.gpu_seconds_used += used_s;
@@ -394,7 +432,8 @@ class Loop {
       --open_;
       const bool too_few = jobs_[i].GpusMin() > holdings_.gpus_working();
       Refuse(JobIndex(static_cast<int>(i)),
-             too_few ? absl::StrCat("asks for ", jobs_[i].GpusMin(), " GPUs; after the last fault ",
+             too_few ? absl::StrCat("asks for ", jobs_[i].GpusMin(),
+                                    " GPUs; after the last fault or loan ",
                                     holdings_.gpus_working(), " work")
                      : "the policy never started it");
     }
@@ -413,17 +452,6 @@ class Loop {
                           action.reason);
   }
 
-  // Thins by halves: every second point goes when there are too many.
-  void NoteUsage() {
-    if (result_.events % usage_stride_ != 0) return;
-    const int used = holdings_.gpus_working() - holdings_.free();
-    result_.usage.emplace_back(now_s_, used);
-    if (result_.usage.size() < kUsagePointsMax) return;
-    for (size_t i = 0; 2 * i < result_.usage.size(); ++i) result_.usage[i] = result_.usage[2 * i];
-    result_.usage.resize(kUsagePointsMax / 2);
-    usage_stride_ *= 2;
-  }
-
   ReplayResult Finish() {
     for (size_t i = 0; i < jobs_.size(); ++i) {
       const JobView& job = jobs_[i];
@@ -434,6 +462,7 @@ class Loop {
       result_.wait_s += end_s_[i] - job.submit_s - job.duration_s;
     }
     result_.makespan_s = last_end_s_;
+    result_.usage = usage_.Take();
     return std::move(result_);
   }
 
@@ -448,10 +477,13 @@ class Loop {
   Holdings holdings_;
   std::vector<double> costs_;  // of a GPU-hour by type
   FaultPlan faults_;
+  Loans loans_;
+  int lent_ = 0;                  // nodes
   std::vector<JobEvent> events_;  // of this point in time
   ReplayResult result_;
   double now_s_ = 0, wake_s_ = kNever, last_end_s_ = 0, furthest_s_ = -1;
-  int64_t decisions_without_progress_ = 0, usage_stride_ = 1;
+  int64_t decisions_without_progress_ = 0;
+  UsageCurve usage_;
   size_t next_submit_ = 0;
   size_t open_ = 0;  // jobs submitted and neither done nor refused
 };

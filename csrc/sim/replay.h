@@ -48,6 +48,7 @@ struct ReplayResult {
   int64_t events = 0;  // times at which something was decided
   int deadlines_met = 0, deadlines = 0;
   double gpu_seconds_used = 0, gpu_seconds_lost = 0;  // lost: repeated after a restart or a fault
+  double gpu_seconds_lent = 0;                        // that lent nodes were there
   double wait_s = 0;                                  // sum over done jobs
   std::vector<std::pair<double, int>> usage;          // (time, GPUs in use) at each change, thinned
   double cost = 0;                                    // GPU-hours times what each costs

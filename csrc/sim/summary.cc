@@ -28,7 +28,8 @@ Summary Summarise(const Trace& trace, const ReplayResult& result, int gpus) {
   summary.median_jct_s = Quantile(result.jct_s, 0.5);
   summary.p99_jct_s = Quantile(result.jct_s, 0.99);
   if (result.makespan_s > 0) {
-    summary.utilisation = result.gpu_seconds_used / (result.makespan_s * gpus);
+    summary.utilisation =
+        result.gpu_seconds_used / (result.makespan_s * gpus + result.gpu_seconds_lent);
   }
   return summary;
 }

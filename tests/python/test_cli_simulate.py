@@ -85,6 +85,29 @@ def test_a_file_describes_nodes_faults_and_costs(tmp_path: pathlib.Path, capsys:
     assert result["evictions"] > 0 and result["gpu_seconds_lost"] > 0
 
 
+def test_a_file_describes_loans(tmp_path: pathlib.Path, capsys: Said) -> None:
+    spec = tmp_path / "cluster.toml"
+    loans = "[[loans]]\nnodes = 1\nfrom_s = 100\nto_s = 900\n"
+    spec.write_text(f"nodes = 1\ngpus_per_node = 8\n{loans}", encoding="utf-8")
+    words = ["simulate", str(TRACES / "tiresias60.csv"), "--cluster", str(spec), "-p", "lyra"]
+    assert main([*words, "--json"]) == 2
+    assert "the cluster has loans of nodes" in capsys.readouterr().err
+    assert main([*words, "--json", "--placement", "node"]) == 0
+    lent = last_json(capsys)
+    assert lent["jobs_done"] == 60 and lent["evictions"] > 0
+    spec.write_text("nodes = 1\ngpus_per_node = 8\n", encoding="utf-8")
+    assert main([*words, "--json", "--placement", "node"]) == 0
+    assert last_json(capsys)["avg_jct_s"] > lent["avg_jct_s"]
+    spec.write_text(
+        f"nodes = 1\ngpus_per_node = 8\n{loans.replace('to_s', 'until_s')}", encoding="utf-8"
+    )
+    assert main([*words, "--placement", "node"]) == 2
+    assert "says nothing about a loan" in capsys.readouterr().err
+    spec.write_text(f"nodes = 1\ngpus_per_node = 8\n{loans.replace('900', '50')}", encoding="utf-8")
+    assert main([*words, "--placement", "node"]) == 2
+    assert "a loan of 1 nodes from 100 to 50 s" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

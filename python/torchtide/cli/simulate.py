@@ -112,8 +112,8 @@ def read_cluster(text: str, placement: str) -> Cluster:
     Args:
         text: "64" or the path of a file with `nodes` and `gpus_per_node`, or `[[types]]` of `name`,
             `nodes`, `gpus_per_node`, `cost`; optionally costs, speeds
-            (docs/reference/policies.md) and `[[faults]]` of `node`, `at_s`, `for_s`, `kind`,
-            `speed`.
+            (docs/reference/policies.md), `[[faults]]` of `node`, `at_s`, `for_s`, `kind`, `speed`
+            and `[[loans]]` of `nodes`, `from_s`, `to_s`.
         placement: "count": only the number of free GPUs matters; "node": gangs are consolidated.
 
     Raises:
@@ -138,11 +138,12 @@ def read_cluster(text: str, placement: str) -> Cluster:
         key: value for key, value in spec.items() if key not in ("nodes", "gpus_per_node")
     }
     if placement == "count":
-        if options.get("faults"):
-            raise OptionError(
-                "the cluster has faults of nodes, placement by count has no nodes",
-                advice="add --placement node",
-            )
+        for what in ("faults", "loans"):
+            if options.get(what):
+                raise OptionError(
+                    f"the cluster has {what} of nodes, placement by count has no nodes",
+                    advice="add --placement node",
+                )
         nodes, per_node = 1, nodes * per_node
         for kind in options.get("types", []):
             kind.update(nodes=1, gpus_per_node=kind["nodes"] * kind["gpus_per_node"])
@@ -177,6 +178,7 @@ _SPEC: Final[Mapping[str, Any]] = {
     "share_cost": list,
     "faults": list,
     "types": list,
+    "loans": list,
 }
 _FAULT: Final[Mapping[str, Any]] = {
     "node": int,
@@ -185,6 +187,7 @@ _FAULT: Final[Mapping[str, Any]] = {
     "kind": str,
     "speed": _NUMBER,
 }
+_LOAN: Final[Mapping[str, Any]] = {"nodes": int, "from_s": _NUMBER, "to_s": _NUMBER}
 _TYPE: Final[Mapping[str, Any]] = {
     "name": str,
     "nodes": int,
@@ -214,6 +217,8 @@ def _checked_spec(path: Path, spec: dict[str, Any]) -> dict[str, Any]:
         )
     for fault in spec.get("faults", []):
         _check_keys(path, "a fault", fault, _FAULT, 3)
+    for loan in spec.get("loans", []):
+        _check_keys(path, "a loan", loan, _LOAN, 3)
     for kind in spec.get("types", []):
         _check_keys(path, "a type of GPU", kind, _TYPE, 3)
     return spec

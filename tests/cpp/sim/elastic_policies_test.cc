@@ -326,6 +326,58 @@ TEST(ElasticPoliciesTest, LyraStartsTheShortestBaseFirstAndStopsNobodyForIt) {
   EXPECT_EQ(result->preemptions, 0);
 }
 
+TEST(ElasticPoliciesTest, LyraReturnsTheLentNodeThatStopsFewestJobsAndShrinksElasticOnes) {
+  // Its own node is full of job 0; on the two lent ones run an elastic and a rigid job.
+  Trace trace = TraceOf({JobOf(0, 4, 1000), Elastic(0, 4, 400, 8), JobOf(50, 2, 60)});
+  trace.jobs[1].gpus_min = 2;
+  trace.profiles.of = {Curve(0, 8)};
+  ClusterSpec cluster{.nodes = 1, .gpus_per_node = 4};
+  cluster.loans = {{.nodes = 2, .from_s = 0, .to_s = 200},
+                   {.nodes = 1, .from_s = 200, .to_s = 900}};
+  const auto lyra = Replay(trace, *sched::MakeClusterPolicy("lyra"), {.cluster = cluster});
+  ASSERT_TRUE(lyra.ok()) << lyra.status();
+  // 8 GPUs until 50, 4 until 110, 8 until 200 are 1360 of 1600 GPU-seconds; then 4 GPUs for 60 s.
+  EXPECT_THAT(lyra->jct_s, ElementsAre(1000, 260, 60));
+  EXPECT_EQ(lyra->evictions, 0);
+  EXPECT_EQ(lyra->resizes, 3);
+  EXPECT_EQ(lyra->gpu_seconds_lent, 4 * (2 * 200 + 700));
+}
+
+TEST(ElasticPoliciesTest, WhenALoanEndsAJobStopsWithoutLosingWorkAndGoesOnWithTheNext) {
+  const Trace trace = TraceOf({JobOf(0, 4, 500), JobOf(0, 4, 100)});
+  ClusterSpec cluster{.nodes = 1, .gpus_per_node = 4, .checkpoint_every_s = 1000};
+  cluster.loans = {{.nodes = 1, .from_s = 0, .to_s = 60}, {.nodes = 1, .from_s = 80, .to_s = 600}};
+  for (const char* policy : {"fjf", "lyra"}) {
+    const auto result = Replay(trace, *sched::MakeClusterPolicy(policy), {.cluster = cluster});
+    ASSERT_TRUE(result.ok()) << result.status();
+    const auto [shorter, longer] = std::minmax(result->jct_s[0], result->jct_s[1]);
+    EXPECT_GT(longer - shorter, 300);
+    EXPECT_EQ(result->evictions, 1) << policy;
+    EXPECT_EQ(result->gpu_seconds_lost, 0) << policy;
+  }
+}
+
+TEST(ElasticPoliciesTest, AGangThatNeedsALoanWaitsForItAndIsRefusedAfterTheLast) {
+  const Trace trace = TraceOf({JobOf(0, 8, 100), JobOf(0, 8, 600)});
+  ClusterSpec cluster{.nodes = 1, .gpus_per_node = 4};
+  cluster.loans = {{.nodes = 1, .from_s = 50, .to_s = 300}};
+  const auto result = Replay(trace, *sched::MakeClusterPolicy("fjf"), {.cluster = cluster});
+  ASSERT_TRUE(result.ok()) << result.status();
+  EXPECT_THAT(result->jct_s, ElementsAre(150));
+  ASSERT_EQ(result->refused.size(), 1u);
+  EXPECT_EQ(result->refused[0].reason, "asks for 8 GPUs; after the last fault or loan 4 work");
+}
+
+TEST(ElasticPoliciesTest, LoansThatCannotBeAreRefused) {
+  for (const Loan& loan : {Loan{.nodes = 0, .from_s = 0, .to_s = 1}, Loan{1, 5, 5}, Loan{1, -1, 5},
+                           Loan{1, 0, sched::kNever}}) {
+    EXPECT_FALSE(CheckCluster({.nodes = 2, .loans = {loan}}).ok());
+  }
+  ClusterSpec typed{.loans = {{.nodes = 1, .from_s = 0, .to_s = 1}}};
+  typed.types = {{.name = "a"}, {.name = "b"}};
+  EXPECT_FALSE(CheckCluster(typed).ok());
+}
+
 TEST(ElasticPoliciesTest, SingularityShrinksALowTierBeforeItStopsIt) {
   Trace trace = TraceOf({Elastic(0, 4, 100, 4), JobOf(10, 3, 20)});
   trace.profiles.of = {Curve(0, 4)};

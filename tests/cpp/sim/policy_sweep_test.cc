@@ -52,6 +52,24 @@ TEST_P(PolicySweep, NobodyIsLostAmongElasticSharingAndRigidJobs) {
   }
 }
 
+TEST_P(PolicySweep, NobodyIsLostWhenLentNodesComeAndGo) {
+  for (uint64_t seed = 1; seed <= 20; ++seed) {
+    SCOPED_TRACE(seed);
+    Random random(seed);
+    const Trace trace = RichTrace(random, 8);
+    ClusterSpec cluster{.nodes = 4, .gpus_per_node = 2, .restart_cost_s = 3, .resize_cost_s = 2};
+    for (int i = 0; i < 8; ++i) {
+      const auto from_s = static_cast<double>(random.Below(2000));
+      cluster.loans.push_back({.nodes = 1 + static_cast<int>(random.Below(3)),
+                               .from_s = from_s,
+                               .to_s = from_s + 1 + static_cast<double>(random.Below(600))});
+    }
+    cluster.faults.push_back({.node = 1, .at_s = 300, .for_s = 400});
+    ExpectNobodyLost(trace,
+                     Replay(trace, *sched::MakeClusterPolicy(GetParam()), {.cluster = cluster}));
+  }
+}
+
 TEST_P(PolicySweep, NobodyIsLostOnSeveralTypesOfGpu) {
   for (uint64_t seed = 1; seed <= 20; ++seed) {
     SCOPED_TRACE(seed);

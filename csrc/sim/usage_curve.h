@@ -1,6 +1,7 @@
 // How many GPUs were in use when, in a bounded number of points.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <utility>
 #include <vector>

@@ -179,6 +179,8 @@ void ClusterEngine::Start(const JobAction& action, std::vector<ClusterChange>& c
   running_gangs_ += view.gpus;
   started_s_ = now_s_;
   view.state = JobState::kRunning;
+  view.held = view.gpus;  // what it has beyond its gang is not the policy's
+  view.holding = index.value();
   view.since_s = now_s_;
   gate_.Use(view.user, view.gpus, now_s_);
   placed_.Add(Placed(index));

@@ -150,6 +150,8 @@ void ClusterEngine::Stop(JobIndex index) {
   JobView& view = views_[index.value()];
   view.executed_s = view.ExecutedAt(now_s_);
   view.since_s = now_s_;
+  view.held = 0;
+  view.holding = -1;
   gate_.Use(view.user, -job.devices(), now_s_);
   placed_.Remove(Placed(index));
   devices_.Give(job.placement);

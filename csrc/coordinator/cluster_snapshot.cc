@@ -42,7 +42,7 @@ namespace {
 
 constexpr char kMagic[] = "tide-cluster";
 constexpr int kVersion = 1;
-constexpr int kPolicyVersion = 1;  // of the states of all policies; another one is told anew
+constexpr int kPolicyVersion = 2;  // of the states of all policies; another one is told anew
 
 bool IsOpen(JobState state) { return state != JobState::kDone && state != JobState::kRefused; }
 

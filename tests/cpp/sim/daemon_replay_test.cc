@@ -198,14 +198,14 @@ std::string CaseName(const ::testing::TestParamInfo<Case>& info) {
   return name;
 }
 
-INSTANTIATE_TEST_SUITE_P(Traces, DaemonReplay,
-                         ::testing::Values(Case{"tiresias60", "fifo", 16, 0},
-                                           Case{"tiresias60", "dlas-gpu-fixed", 16, 0},
-                                           Case{"itp10", "srtf", 64, 0},
-                                           Case{"itp10", "themis", 64, 120},
-                                           Case{"muri3", "dlas-gpu", 64, 300},
-                                           Case{"muri3", "srsf", 64, 0}),
-                         CaseName);
+INSTANTIATE_TEST_SUITE_P(
+    Traces, DaemonReplay,
+    ::testing::Values(Case{"tiresias60", "fifo", 16, 0},
+                      Case{"tiresias60", "dlas-gpu-fixed", 16, 0}, Case{"itp10", "srtf", 64, 0},
+                      Case{"itp10", "themis", 64, 120}, Case{"tiresias60", "lyra", 16, 0},
+                      Case{"tiresias60", "lucid", 16, 0}, Case{"muri3", "dlas-gpu", 64, 300},
+                      Case{"muri3", "srsf", 64, 0}),
+    CaseName);
 
 }  // namespace
 }  // namespace tide::coordinator

@@ -37,11 +37,15 @@ tide::sched::ClusterPolicyOptions PolicyOptions(const py::dict& given) {
       options.quotas = py::cast<std::vector<double>>(value);
     } else if (name == "strict_rounds") {
       options.strict_rounds = py::cast<bool>(value);
+    } else if (name == "profiler_gpus") {
+      options.profiler_gpus = py::cast<int>(value);
+    } else if (name == "profiler_limit_s") {
+      options.profiler_limit_s = py::cast<double>(value);
     } else {
       tide::bind::Throw(absl::InvalidArgumentError(
           "no option of a policy is called \"" + name +
           "\"; there are seed, queue_limits_s, starvation_knob, round_s, restart_cost_s, "
-          "quotas, strict_rounds"));
+          "quotas, strict_rounds, profiler_gpus, profiler_limit_s"));
     }
   }
   return options;

@@ -40,7 +40,8 @@ const char kUsage[] =
     "  --devices N               what it offers; default 1\n"
     "  --policy NAME             cluster policy; default fifo\n"
     "  --policy-set NAME=VALUE   an option of the policy (seed, round_s, starvation_knob,\n"
-    "                            restart_cost_s); may be repeated\n"
+    "                            restart_cost_s, profiler_gpus, profiler_limit_s); may be\n"
+    "                            repeated\n"
     "  --min-run-s SECONDS       no job is preempted sooner after its start; default 0\n"
     "  --lease-s SECONDS         a machine silent for longer is lost; default 15\n"
     "  --user NAME:QUOTA:WEIGHT  devices a user may hold (0: any) and their share; repeated\n"
@@ -73,6 +74,8 @@ bool SetPolicyOption(absl::string_view value, sched::ClusterPolicyOptions& optio
   if (name == "round_s") return absl::SimpleAtod(number, &options.round_s);
   if (name == "starvation_knob") return absl::SimpleAtod(number, &options.starvation_knob);
   if (name == "restart_cost_s") return absl::SimpleAtod(number, &options.restart_cost_s);
+  if (name == "profiler_gpus") return absl::SimpleAtoi(number, &options.profiler_gpus);
+  if (name == "profiler_limit_s") return absl::SimpleAtod(number, &options.profiler_limit_s);
   return false;
 }
 

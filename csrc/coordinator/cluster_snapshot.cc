@@ -27,8 +27,10 @@ void VisitFields(FieldArchive& archive, JobView& view) {
 }
 
 void VisitFields(FieldArchive& archive, ClusterPolicyOptions& options) {
-  auto& [seed, queue_limits_s, starvation_knob, round_s, restart_cost_s, quotas, strict] = options;
+  auto& [seed, queue_limits_s, starvation_knob, round_s, restart_cost_s, quotas, strict,
+         profiler_gpus, profiler_limit_s] = options;
   archive(seed, queue_limits_s, starvation_knob, round_s, restart_cost_s, quotas, strict);
+  archive(profiler_gpus, profiler_limit_s);
 }
 
 }  // namespace tide::sched

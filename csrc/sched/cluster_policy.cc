@@ -107,7 +107,12 @@ absl::Status CheckOptions(const ClusterPolicyOptions& options) {
     if (quota >= 0 && quota != kNever) continue;
     return absl::InvalidArgumentError("a quota is not a number of GPUs; give such as 64,32");
   }
-  for (const double value : {options.starvation_knob, options.round_s, options.restart_cost_s}) {
+  if (options.profiler_gpus < 0) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("a profiler of ", options.profiler_gpus, " GPUs; give 0 or more"));
+  }
+  for (const double value : {options.starvation_knob, options.round_s, options.restart_cost_s,
+                             options.profiler_limit_s}) {
     if (!(value >= 0) || value == kNever) {
       return absl::InvalidArgumentError(
           absl::StrCat("an option of the policy is ", value, "; give a number from 0 upwards"));

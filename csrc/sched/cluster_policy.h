@@ -155,6 +155,8 @@ struct ClusterPolicyOptions {
   double restart_cost_s = 0;           // srtf-restart, pollux, sia-like: what a change costs
   std::vector<double> quotas;          // philly: GPUs of each user or vc in order of appearance
   bool strict_rounds = false;          // gavel-*: GPUs that come free wait for the next round
+  int profiler_gpus = 0;               // lucid: GPUs on which jobs are profiled first; 0: none
+  double profiler_limit_s = 0;         // lucid: how long; 0: 200
 };
 
 struct ClusterPolicyInfo {

@@ -85,6 +85,15 @@ def test_a_file_describes_nodes_faults_and_costs(tmp_path: pathlib.Path, capsys:
     assert result["evictions"] > 0 and result["gpu_seconds_lost"] > 0
 
 
+def test_lucid_has_a_profiler_that_is_set(capsys: Said) -> None:
+    words = ["simulate", str(TRACES / "tiresias60.csv"), "--cluster", "16", "-p", "lucid", "--json"]
+    assert main([*words, "--set", "profiler_gpus=4", "--set", "profiler_limit_s=100"]) == 0
+    result = last_json(capsys)
+    assert result["jobs_done"] == 60 and result["preemptions"] > 0
+    assert main([*words, "--set", "profiler_gpus=-4"]) == 2
+    assert "a profiler of -4 GPUs" in capsys.readouterr().err
+
+
 def test_a_file_describes_loans(tmp_path: pathlib.Path, capsys: Said) -> None:
     spec = tmp_path / "cluster.toml"
     loans = "[[loans]]\nnodes = 1\nfrom_s = 100\nto_s = 900\n"

@@ -33,6 +33,8 @@ _POLICY_OPTIONS: Final = (
     "restart_cost_s",
     "quotas",
     "strict_rounds",
+    "profiler_gpus",
+    "profiler_limit_s",
 )
 
 
@@ -238,7 +240,7 @@ def read_settings(settings: Sequence[str]) -> dict[str, Any]:
             if name in ("queue_limits_s", "quotas"):
                 options[name] = [float(part) for part in value.split(",")]
             else:
-                whole = name in ("seed", "strict_rounds")
+                whole = name in ("seed", "strict_rounds", "profiler_gpus")
                 options[name] = int(value) if whole else float(value)
         except ValueError as error:
             raise OptionError(f'{name} is "{value}"', advice="give a number") from error

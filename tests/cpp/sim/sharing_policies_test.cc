@@ -137,6 +137,44 @@ TEST(SharingPoliciesTest, PhillyHoldsAGangForAWhileRatherThanSpreadIt) {
   EXPECT_THAT(result->jct_s, ElementsAre(1000, 10, 1000, 109));
 }
 
+TEST(SharingPoliciesTest, LucidProfilesSmallGangsFirstAndShortJobsEndThere) {
+  // Two of four GPUs are the profiler's; the job of two waits there for the two of one.
+  const Trace trace = TraceOf({JobOf(0, 1, 30), JobOf(0, 1, 200), JobOf(0, 2, 100)});
+  const auto result = RunPolicy(trace, "lucid", 4, {.profiler_gpus = 2, .profiler_limit_s = 50});
+  ASSERT_TRUE(result.ok()) << result.status();
+  // The second goes on beside the profiler at 50; there the third follows it, until 100, and waits
+  // for the other two GPUs until 200.
+  EXPECT_THAT(result->jct_s, ElementsAre(30, 200, 250));
+  EXPECT_EQ(result->preemptions, 2);
+}
+
+TEST(SharingPoliciesTest, LucidProfilesNobodyWhileAGangWaitsThatNeedsTheProfilersGpus) {
+  const Trace trace = TraceOf({JobOf(0, 1, 200), JobOf(5, 4, 10), JobOf(6, 2, 100)});
+  const auto result = RunPolicy(trace, "lucid", 4, {.profiler_gpus = 2, .profiler_limit_s = 50});
+  ASSERT_TRUE(result.ok()) << result.status();
+  // The gang of four runs from 200 to 210, then the third is profiled.
+  EXPECT_THAT(result->jct_s, ElementsAre(200, 205, 304));
+}
+
+TEST(SharingPoliciesTest, LucidLosesNobodyWithAProfilerThoughNodesFail) {
+  for (uint64_t seed = 1; seed <= 50; ++seed) {
+    SCOPED_TRACE(seed);
+    Random random(seed);
+    const Trace trace = RichTrace(random, 6);
+    ClusterSpec cluster{.nodes = 4, .gpus_per_node = 2, .restart_cost_s = 3};
+    for (int i = 0; i < 4; ++i) {
+      cluster.faults.push_back({.node = static_cast<int>(random.Below(4)),
+                                .at_s = static_cast<double>(random.Below(2000)),
+                                .for_s = static_cast<double>(1 + random.Below(300))});
+    }
+    const auto result = Replay(
+        trace, *sched::MakeClusterPolicy("lucid", {.profiler_gpus = 2, .profiler_limit_s = 40}),
+        {.cluster = cluster});
+    ASSERT_TRUE(result.ok()) << result.status();
+    EXPECT_EQ(result->jct_s.size(), trace.jobs.size());
+  }
+}
+
 TEST(SharingPoliciesTest, GavelRunsEachJobOnTheTypeThatSuitsIt) {
   if (!sched::CheckLinearSolver().ok()) GTEST_SKIP() << sched::CheckLinearSolver();
   // Both types are equally fast for the first; the second is lost on the slow one.

@@ -103,7 +103,9 @@ tide::sim::ClusterSpec Cluster(int nodes, int gpus_per_node, const py::dict& giv
       {"resize_cost_s", &cluster.resize_cost_s},
       {"spread_speed", &cluster.spread_speed},
       {"switch_speed", &cluster.switch_speed},
-      {"gpu_memory_gib", &cluster.gpu_memory_gib}};
+      {"gpu_memory_gib", &cluster.gpu_memory_gib},
+      {"cpus_per_node", &cluster.cpus_per_node},
+      {"memory_gib_per_node", &cluster.memory_gib_per_node}};
   for (const auto& [key, value] : given) {
     const std::string name = py::cast<std::string>(key);
     const auto* number = std::find_if(std::begin(numbers), std::end(numbers),
@@ -130,7 +132,8 @@ tide::sim::ClusterSpec Cluster(int nodes, int gpus_per_node, const py::dict& giv
       tide::bind::Throw(absl::InvalidArgumentError(
           "no option of a cluster is called \"" + name +
           "\"; there are restart_cost_s, checkpoint_every_s, resize_cost_s, spread_speed, "
-          "switch_speed, nodes_per_switch, gpu_memory_gib, share_cost, faults, types, loans"));
+          "switch_speed, nodes_per_switch, gpu_memory_gib, cpus_per_node, memory_gib_per_node, "
+          "share_cost, faults, types, loans"));
     }
   }
   return cluster;

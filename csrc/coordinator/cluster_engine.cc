@@ -22,6 +22,12 @@ ClusterEngine::ClusterEngine(const ClusterOptions& options,
 }
 
 absl::StatusOr<std::unique_ptr<ClusterEngine>> ClusterEngine::Make(const ClusterOptions& options) {
+  for (const sched::ClusterPolicyInfo& info : sched::ClusterPolicies()) {
+    if (info.simulated_only == nullptr || options.policy != info.name) continue;
+    return absl::FailedPreconditionError(
+        absl::StrCat("a coordinator cannot serve the policy ", info.name, ": ", info.simulated_only,
+                     "; `tide simulate` can, or give another --policy"));
+  }
   TIDE_ASSIGN_OR_RETURN(auto policy,
                         sched::MakeClusterPolicy(options.policy, options.policy_options));
   return MakeWith(options, std::move(policy));

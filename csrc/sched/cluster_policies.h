@@ -48,6 +48,7 @@ std::unique_ptr<ClusterPolicy> MakeGavelMakespanPolicy(const ClusterPolicyOption
 std::unique_ptr<ClusterPolicy> MakeGavelThroughputPolicy(const ClusterPolicyOptions& options);
 std::unique_ptr<ClusterPolicy> MakeGavelCostPolicy(const ClusterPolicyOptions& options);
 std::unique_ptr<ClusterPolicy> MakePhilly(const ClusterPolicyOptions& options);
+std::unique_ptr<ClusterPolicy> MakeSynergy(const ClusterPolicyOptions& options);
 std::unique_ptr<ClusterPolicy> MakeGandiva(const ClusterPolicyOptions& options);
 
 }  // namespace tide::sched

@@ -86,6 +86,11 @@ constexpr Entry kPolicies[] = {
     {{"gavel-cost", "types of GPU: the largest sum of throughput over cost, LP"},
      MakeGavelCostPolicy,
      true},
+    {{"synergy",
+      "least remaining seconds first; CPUs and memory of a node by what jobs make of them",
+      "it divides the CPUs and the memory of machines among their jobs, which a coordinator does "
+      "not"},
+     MakeSynergy},
     {{"easyscale", "elastic: logical workers on what GPUs there are, largest speed-up a GPU first"},
      MakeEasyScale},
 };

@@ -152,7 +152,7 @@ struct ClusterPolicyOptions {
   std::vector<double> queue_limits_s;  // las: service that ends a queue; 3250, 7200
   double starvation_knob = 0;          // las: a wait this many times the service promotes; 0: off
   double round_s = 0;                  // policies of rounds: length of one
-  double restart_cost_s = 0;           // srtf-restart, pollux, sia-like: what a change costs
+  double restart_cost_s = 0;           // what a change costs, where a policy counts it
   std::vector<double> quotas;          // philly: GPUs of each user or vc in order of appearance
   bool strict_rounds = false;          // gavel-*: GPUs that come free wait for the next round
   int profiler_gpus = 0;               // lucid: GPUs on which jobs are profiled first; 0: none
@@ -161,7 +161,8 @@ struct ClusterPolicyOptions {
 
 struct ClusterPolicyInfo {
   const char* name;
-  const char* summary;  // the rule in one line
+  const char* summary;                   // the rule in one line
+  const char* simulated_only = nullptr;  // why a coordinator cannot serve it
 };
 
 /// In the order in which they are documented.

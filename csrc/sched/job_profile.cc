@@ -41,4 +41,26 @@ double BatchModel::BestBatch(int gpus) const {
   return std::clamp((low + high) / 2, own, most);
 }
 
+double SpeedAt(const SpeedCurve& curve, double amount) {
+  double before = 0, speed_before = 0;
+  for (const auto& [at, speed] : curve) {
+    if (amount < at) {
+      return speed_before + (speed - speed_before) * (amount - before) / (at - before);
+    }
+    before = at;
+    speed_before = speed;
+  }
+  return curve.empty() ? 1 : speed_before;
+}
+
+double EnoughOf(const SpeedCurve& curve) {
+  double enough = 0, most = 0;
+  for (const auto& [at, speed] : curve) {
+    if (speed <= most) continue;
+    most = speed;
+    enough = at;
+  }
+  return enough;
+}
+
 }  // namespace tide::sched

@@ -39,6 +39,13 @@ struct BatchModel {
   double BestBatch(int gpus) const;
 };
 
+/// Speed by how much a GPU has of something, ascending, over the speed with enough; from nothing at
+/// 0 straight lines between the points. Empty: it does not matter.
+using SpeedCurve = std::vector<std::pair<double, double>>;
+double SpeedAt(const SpeedCurve& curve, double amount);
+/// The least with which it is as fast as with any more.
+double EnoughOf(const SpeedCurve& curve);
+
 /// How one program behaves; jobs of a model share one. What is empty or zero is not known.
 struct JobProfile {
   std::vector<double> speed;       // [k - 1]: progress with k GPUs, any unit; beyond: as at the end
@@ -49,6 +56,7 @@ struct JobProfile {
   double scratch_gib = 0;                 // a GPU: what an iteration needs beyond
   std::vector<double> memory_speed;       // speed with a tenth, two tenths.. of the memory; full: 1
   BatchModel batch;                       // in place of `speed`
+  SpeedCurve cpu_speed, host_speed;       // by CPUs, by GiB of the machine's memory, of each GPU
 
   bool has_stages() const {
     return std::any_of(stage_s.begin(), stage_s.end(), [](double stage) { return stage > 0; });

@@ -21,6 +21,13 @@ int ClusterSpec::Gpus() const {
   return types.empty() ? nodes * gpus_per_node : count;
 }
 
+std::vector<double> ClusterSpec::Costs() const {
+  std::vector<double> costs;
+  for (const GpuType& type : types) costs.push_back(type.cost);
+  if (types.empty()) costs.push_back(GpuType().cost);
+  return costs;
+}
+
 int ClusterSpec::NodesLent() const {
   std::map<double, int> steps;
   for (const Loan& loan : loans) {
@@ -108,6 +115,11 @@ absl::Status CheckCluster(const ClusterSpec& cluster) {
     status.Update(absl::InvalidArgumentError(
         absl::StrCat("share_cost has ", cluster.share_cost.size(), " factors, one being ", cost,
                      "; give up to ", sched::kShareMax, ", from 1 upwards")));
+  }
+  for (const double host : {cluster.cpus_per_node, cluster.memory_gib_per_node}) {
+    if (host >= 0 && host < 1e9 && (host == 0 || cluster.types.empty())) continue;
+    status.Update(absl::InvalidArgumentError(
+        "cpus_per_node and memory_gib_per_node are numbers from 0, of nodes of one type of GPU"));
   }
   if (!(cluster.gpu_memory_gib >= 0)) {
     status.Update(absl::InvalidArgumentError("gpu_memory_gib is negative; give 0 or more"));

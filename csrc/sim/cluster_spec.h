@@ -45,12 +45,16 @@ struct ClusterSpec {
   int nodes_per_switch = 0;          // 0: one switch for all
   double switch_speed = 1;           // of a gang that needs several switches
   double gpu_memory_gib = 0;         // 0: memory is never short
+  double cpus_per_node = 0;          // 0: never short
+  double memory_gib_per_node = 0;    // of the machine; 0: never short
   std::vector<double> share_cost;    // of an iteration of 1, 2.. jobs that share; empty: no cost
   std::vector<GpuType> types;        // empty: `nodes` of one type
   std::vector<Loan> loans;           // beside `nodes`, with as many GPUs each
 
   int Nodes() const;
   int Gpus() const;
+  /// Of a GPU-hour, by type.
+  std::vector<double> Costs() const;
   /// At most at one time; neither counted in Nodes() nor in Gpus().
   int NodesLent() const;
 };

@@ -7,8 +7,13 @@
 
 namespace tide::sim {
 
-Holdings::Holdings(const ClusterSpec& cluster, const sched::Profiles& profiles, size_t jobs)
-    : cluster_(cluster), profiles_(profiles), holding_of_(jobs, -1) {
+Holdings::Holdings(const ClusterSpec& cluster, const sched::Profiles& profiles, size_t jobs,
+                   const sched::NodeTuner* tuner)
+    : cluster_(cluster),
+      profiles_(profiles),
+      tuner_(tuner),
+      nodes_of_jobs_(jobs, 0),
+      holding_of_(jobs, -1) {
   std::vector<GpuType> types = cluster.types;
   if (types.empty()) {
     types.push_back({.nodes = cluster.nodes, .gpus_per_node = cluster.gpus_per_node});
@@ -64,6 +69,7 @@ void Holdings::NoteNodes(const Allocation& nodes) {
   for (const NodeShare& share : nodes) {
     const int type = PoolOfNode(share.node);
     free_by_node_[share.node] = pools_[type].FreeOf(share.node - first_node_[type]);
+    if (host_matters()) TouchNode(share.node);  // its CPUs are divided anew
   }
 }
 
@@ -183,6 +189,7 @@ void Holdings::Release(int job) {
   holding.members.erase(std::find_if(holding.members.begin(), holding.members.end(),
                                      [&](const Member& member) { return member.job == job; }));
   holding_of_[job] = -1;
+  nodes_of_jobs_[job] = 0;
   if (!holding.members.empty()) {
     Touch(holding);
     return;
@@ -231,7 +238,10 @@ void Holdings::SetSpeed(int node, double speed) {
 }
 
 void Holdings::Touch(const Holding& holding) {
-  for (const Member& member : holding.members) touched_.push_back(member.job);
+  for (const Member& member : holding.members) {
+    touched_.push_back(member.job);
+    nodes_of_jobs_[member.job] = static_cast<int>(holding.nodes.size());
+  }
 }
 
 void Holdings::TouchNode(int node) {
@@ -273,6 +283,7 @@ double Holdings::RateOf(int job, double size_speed) const {
   rate *= slowest;
   if (holding.nodes.size() > 1 && IsSpread(job)) rate *= cluster_.spread_speed;
   if (switches_last > switches_first) rate *= cluster_.switch_speed;
+  if (host_matters()) rate *= HostSpeed(holding, job);
   return rate * TypeSpeed(holding, job) * CorunSpeed(holding, job);
 }
 
@@ -288,6 +299,35 @@ double Holdings::TypeSpeed(const Holding& holding, int job) const {
   for (const NodeShare& share : holding.nodes) {
     const auto type = static_cast<size_t>(TypeOfPool(PoolOfNode(share.node)));
     slowest = std::min(slowest, type < by_type.size() ? by_type[type] : 1);
+  }
+  return slowest;
+}
+
+// As fast as on the node where it has least. Jobs that share GPUs divide what comes with them.
+double Holdings::HostSpeed(const Holding& holding, int job) const {
+  const sched::NodeSize size{.gpus = cluster_.gpus_per_node,
+                             .cpus = cluster_.cpus_per_node,
+                             .memory_gib = cluster_.memory_gib_per_node};
+  double slowest = 1;
+  for (const NodeShare& own : holding.nodes) {
+    std::vector<sched::NodeDemand> demands;
+    size_t place = 0;
+    for (const int other : JobsOn(own.node)) {
+      const Holding& on = holdings_[holding_of_[other]];
+      if (other == job) place = demands.size();
+      sched::NodeDemand& demand = demands.emplace_back();
+      for (const NodeShare& share : on.nodes) {
+        if (share.node == own.node) demand.gpus = share.gpus;
+      }
+      demand.gpus /= static_cast<double>(on.members.size());
+      for (const Member& member : on.members) {
+        if (member.job != other || member.corun.profile < 0) continue;
+        demand.profile = &profiles_.of[member.corun.profile];
+      }
+    }
+    const std::vector<sched::NodePart> parts =
+        tuner_ == nullptr ? sched::ProportionalParts(demands, size) : tuner_->Divide(demands, size);
+    slowest = std::min(slowest, sched::HostSpeed(demands[place], parts[place], size));
   }
   return slowest;
 }

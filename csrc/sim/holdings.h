@@ -7,6 +7,7 @@
 #include "absl/container/inlined_vector.h"
 #include "absl/types/span.h"
 #include "sched/corun.h"
+#include "sched/node_tuning.h"
 #include "sim/cluster_spec.h"
 #include "sim/placement.h"
 
@@ -16,8 +17,9 @@ namespace tide::sim {
 
 class Holdings {
  public:
-  /// Both are borrowed.
-  Holdings(const ClusterSpec& cluster, const sched::Profiles& profiles, size_t jobs);
+  /// All are borrowed; `tuner` null: CPUs and memory are divided as GPUs are.
+  Holdings(const ClusterSpec& cluster, const sched::Profiles& profiles, size_t jobs,
+           const sched::NodeTuner* tuner = nullptr);
 
   /// `type` -1: a type that has all of them, the first, else of several. False: not so many are
   /// free.
@@ -60,6 +62,7 @@ class Holdings {
   /// Working GPUs of each type, and free ones of each node.
   absl::Span<const int> by_type() const { return by_type_; }
   absl::Span<const int> free_by_node() const { return free_by_node_; }
+  absl::Span<const int> nodes_of_jobs() const { return nodes_of_jobs_; }
 
  private:
   struct Member {
@@ -88,16 +91,21 @@ class Holdings {
   void TouchNode(int node);
   double TypeSpeed(const Holding& holding, int job) const;
   double CorunSpeed(const Holding& holding, int job) const;
+  double HostSpeed(const Holding& holding, int job) const;
+  bool host_matters() const {
+    return cluster_.cpus_per_node > 0 || cluster_.memory_gib_per_node > 0;
+  }
   Member* Find(int job);
   int NewHolding();
 
   const ClusterSpec& cluster_;
   const sched::Profiles& profiles_;
+  const sched::NodeTuner* const tuner_;
   int gpus_ = 0;
   std::vector<Nodes> pools_;      // by type; then what is lent
   std::vector<int> first_node_;   // of each pool
   std::vector<NodeState> nodes_;  // of all types
-  std::vector<int> by_type_, free_by_node_;
+  std::vector<int> by_type_, free_by_node_, nodes_of_jobs_;
   std::vector<Holding> holdings_;
   std::vector<int> unused_;  // holdings nobody has
   std::vector<int> holding_of_;

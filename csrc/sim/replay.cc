@@ -54,12 +54,11 @@ class Loop {
         span_from_s_(jobs_.size(), 0),
         batch_(jobs_.size(), 0),
         ends_(jobs_.size()),
-        holdings_(options.cluster, profiles_, jobs_.size()),
+        holdings_(options.cluster, profiles_, jobs_.size(),
+                  dynamic_cast<const sched::NodeTuner*>(policy_.get())),
+        costs_(options.cluster.Costs()),
         faults_(options.cluster.faults),
-        loans_(options.cluster) {
-    for (const GpuType& type : options.cluster.types) costs_.push_back(type.cost);
-    if (costs_.empty()) costs_.push_back(GpuType().cost);
-  }
+        loans_(options.cluster) {}
 
   absl::StatusOr<ReplayResult> Run() {
     while (Pending()) {

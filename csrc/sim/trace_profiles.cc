@@ -13,11 +13,12 @@ namespace tide::sim {
 namespace {
 
 constexpr absl::string_view kNames[] = {
-    "speedup",     "type_speed", "stage_io_ms", "stage_cpu_ms", "stage_gpu_ms", "stage_net_ms",
-    "busy",        "memory_gib", "scratch_gib", "memory_speed", "batch_size",   "batch_max",
-    "noise_scale", "step_ms",    "example_ms",  "sync_ms",      "sync_gpu_ms",  "overlap"};
+    "speedup",      "type_speed",  "stage_io_ms", "stage_cpu_ms", "stage_gpu_ms",
+    "stage_net_ms", "busy",        "memory_gib",  "scratch_gib",  "memory_speed",
+    "batch_size",   "batch_max",   "noise_scale", "step_ms",      "example_ms",
+    "sync_ms",      "sync_gpu_ms", "overlap",     "cpu_speed",    "host_speed"};
 constexpr int kSpeedup = 0, kTypeSpeed = 1, kFirstStage = 2, kBusy = 6, kMemory = 7, kScratch = 8,
-              kMemorySpeed = 9, kFirstOfBatch = 10, kExample = 14;
+              kMemorySpeed = 9, kFirstOfBatch = 10, kExample = 14, kCpuSpeed = 18, kHostSpeed = 19;
 constexpr int kCurveGpusMax = 1 << 16;
 
 absl::Status CellError(int line, int column, absl::string_view cell, absl::string_view wanted) {
@@ -48,6 +49,19 @@ bool ReadCurve(absl::string_view cell, std::vector<double>& speed) {
     }
     gpus_before = gpus;
     before = value;
+  }
+  return true;
+}
+
+bool ReadPoints(absl::string_view cell, sched::SpeedCurve& curve) {
+  for (const absl::string_view point : absl::StrSplit(cell, ';')) {
+    const std::pair<absl::string_view, absl::string_view> parts = absl::StrSplit(point, ':');
+    double at = 0, speed = 0;
+    if (!ReadNumber(parts.first, at) || !ReadNumber(parts.second, speed) || speed <= 0 ||
+        at <= (curve.empty() ? 0 : curve.back().first) || curve.size() == 100) {
+      return false;
+    }
+    curve.emplace_back(at, speed);
   }
   return true;
 }
@@ -100,6 +114,12 @@ absl::Status CheckBatch(int line, const sched::JobProfile& profile) {
 }
 
 absl::Status ReadCell(int line, int column, absl::string_view cell, sched::JobProfile& profile) {
+  if (column == kCpuSpeed || column == kHostSpeed) {
+    sched::SpeedCurve& curve = column == kCpuSpeed ? profile.cpu_speed : profile.host_speed;
+    if (ReadPoints(cell, curve)) return absl::OkStatus();
+    return CellError(line, column, cell,
+                     "amount:speed pairs of a GPU, ascending, such as 1:0.4;3:1");
+  }
   if (column >= kFirstOfBatch) return ReadBatch(line, column, cell, profile.batch);
   double value = 0;
   switch (column) {
@@ -153,8 +173,12 @@ absl::StatusOr<int> ProfileReader::Read(int line, const std::vector<absl::string
                : absl::StripAsciiWhitespace(cells[place]);
   };
   // Other layouts have a column batch_size, too.
-  const int columns = cell(kExample).empty() ? kFirstOfBatch : kColumns;
-  for (int column = 0; column < columns; ++column) {
+  const bool batch = !cell(kExample).empty();
+  const auto skips = [&](int column) {
+    return !batch && column >= kFirstOfBatch && column < kCpuSpeed;
+  };
+  for (int column = 0; column < kColumns; ++column) {
+    if (skips(column)) continue;
     absl::StrAppend(&key, cell(column), ",");
     says |= !cell(column).empty();
   }
@@ -162,11 +186,11 @@ absl::StatusOr<int> ProfileReader::Read(int line, const std::vector<absl::string
   const auto [found, is_new] = known_.try_emplace(key, static_cast<int>(profiles.of.size()));
   if (!is_new) return found->second;
   sched::JobProfile profile;
-  for (int column = 0; column < columns; ++column) {
-    if (cell(column).empty()) continue;
+  for (int column = 0; column < kColumns; ++column) {
+    if (cell(column).empty() || skips(column)) continue;
     TIDE_RETURN_IF_ERROR(ReadCell(line, column, cell(column), profile));
   }
-  if (columns == kColumns) TIDE_RETURN_IF_ERROR(CheckBatch(line, profile));
+  if (batch) TIDE_RETURN_IF_ERROR(CheckBatch(line, profile));
   profiles.of.push_back(std::move(profile));
   return found->second;
 }

@@ -18,7 +18,8 @@ namespace tide::sim {
 /// `scratch_gib`: of each GPU; `memory_speed`: "0.4;0.8;1" with that many equal parts of the
 /// memory; `batch_size`, `batch_max`, `noise_scale`: examples of a step, as asked for, at most, and
 /// the gradient noise scale; `step_ms`, `example_ms`, `sync_ms`, `sync_gpu_ms`, `overlap`: of
-/// sched::BatchModel; without `example_ms` the eight say nothing.
+/// sched::BatchModel; `cpu_speed`, `host_speed`: "1:0.4;3:1" by CPUs, by GiB of the machine's
+/// memory, of each GPU; without `example_ms` the eight say nothing.
 class ProfileReader {
  public:
   explicit ProfileReader(absl::string_view header);
@@ -28,7 +29,7 @@ class ProfileReader {
                            sched::Profiles& profiles);
 
  private:
-  static constexpr int kColumns = 18;
+  static constexpr int kColumns = 20;
   std::vector<int> places_;  // of each column; -1: not there
   absl::flat_hash_map<std::string, int> known_;
 };

@@ -85,6 +85,27 @@ def test_a_file_describes_nodes_faults_and_costs(tmp_path: pathlib.Path, capsys:
     assert result["evictions"] > 0 and result["gpu_seconds_lost"] > 0
 
 
+def test_a_file_describes_cpus_and_memory_of_nodes(tmp_path: pathlib.Path, capsys: Said) -> None:
+    trace, spec = tmp_path / "trace.csv", tmp_path / "cluster.toml"
+    trace.write_text(
+        "job_id,submit_s,gpus,duration_s,cpu_speed\n0,0,2,100,3:0.5;6:1\n1,0,2,100,1:1\n",
+        encoding="utf-8",
+    )
+    spec.write_text("nodes = 2\ngpus_per_node = 2\ncpus_per_node = 6\n", encoding="utf-8")
+    words = ["simulate", str(trace), "--cluster", str(spec), "--json", "-p"]
+    found = {}
+    for policy in ("srtf", "synergy"):
+        assert main([*words, policy]) == 0
+        found[policy] = last_json(capsys)["makespan_s"]
+    # By count the nodes are one: what the second job leaves of twelve CPUs goes to the first.
+    assert found == {"srtf": 200, "synergy": 116.667}
+    assert main([*words, "synergy", "--placement", "node"]) == 0
+    assert last_json(capsys)["makespan_s"] == 200
+    spec.write_text("nodes = 2\ngpus_per_node = 2\ncpus_per_node = -1\n", encoding="utf-8")
+    assert main([*words, "synergy"]) == 2
+    assert "cpus_per_node" in capsys.readouterr().err
+
+
 def test_lucid_has_a_profiler_that_is_set(capsys: Said) -> None:
     words = ["simulate", str(TRACES / "tiresias60.csv"), "--cluster", "16", "-p", "lucid", "--json"]
     assert main([*words, "--set", "profiler_gpus=4", "--set", "profiler_limit_s=100"]) == 0

@@ -146,6 +146,9 @@ def read_cluster(text: str, placement: str) -> Cluster:
                     f"the cluster has {what} of nodes, placement by count has no nodes",
                     advice="add --placement node",
                 )
+        for host in ("cpus_per_node", "memory_gib_per_node"):
+            if host in options:
+                options[host] *= nodes
         nodes, per_node = 1, nodes * per_node
         for kind in options.get("types", []):
             kind.update(nodes=1, gpus_per_node=kind["nodes"] * kind["gpus_per_node"])
@@ -177,6 +180,8 @@ _SPEC: Final[Mapping[str, Any]] = {
     "nodes_per_switch": int,
     "switch_speed": _NUMBER,
     "gpu_memory_gib": _NUMBER,
+    "cpus_per_node": _NUMBER,
+    "memory_gib_per_node": _NUMBER,
     "share_cost": list,
     "faults": list,
     "types": list,

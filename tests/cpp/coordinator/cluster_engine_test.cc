@@ -296,10 +296,20 @@ TEST_F(ClusterEngineTest, WrongInputsChangeNothing) {
   EXPECT_FALSE(ClusterEngine::Make({.policy = "none"}).ok());
 }
 
+TEST_F(ClusterEngineTest, APolicyThatNeedsWhatACoordinatorDoesNotDoIsRefusedWithTheReason) {
+  const auto engine = ClusterEngine::Make({.policy = "synergy"});
+  EXPECT_EQ(engine.status().code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_EQ(engine.status().message(),
+            "a coordinator cannot serve the policy synergy: it divides the CPUs and the memory of "
+            "machines among their jobs, which a coordinator does not; `tide simulate` can, or give "
+            "another --policy");
+}
+
 /// Random inputs under every policy: capacity holds, gangs are whole, and a replay of the rows in
 /// journal form gives the same decisions.
 TEST_F(ClusterEngineTest, UnderEveryPolicyCapacityHoldsAndTheRowsReplay) {
   for (const sched::ClusterPolicyInfo& info : sched::ClusterPolicies()) {
+    if (info.simulated_only != nullptr) continue;
     SCOPED_TRACE(info.name);
     const ClusterOptions options = {.policy = info.name, .min_run_s = 3};
     Make(options);

@@ -118,7 +118,7 @@ TEST_P(SnapshotOfPolicy, RestartsAtEveryKthInputGiveTheSameLogAndTheSameState) {
   for (uint64_t seed = 1; seed <= 4; ++seed) {
     const ClusterOptions options = OptionsOf(GetParam(), seed);
     History history(options, seed);
-    if (!history.made()) GTEST_SKIP() << GetParam() << " needs a solver that is not here";
+    if (!history.made()) GTEST_SKIP() << GetParam() << " cannot be served here";
     ASSERT_TRUE(history.engine().has_snapshot());
     ASSERT_GT(history.log().size(), 2000u);
     const std::string last = history.engine().Snapshot();
@@ -146,7 +146,7 @@ TEST_P(SnapshotOfPolicy, RestartsAtEveryKthInputGiveTheSameLogAndTheSameState) {
 TEST_P(SnapshotOfPolicy, AnOpenJobTakesAtMost350BytesAndOneThatHasEndedAtMost9) {
   const ClusterOptions options{.policy = GetParam()};
   auto made = ClusterEngine::Make(options);
-  if (!made.ok()) GTEST_SKIP() << GetParam() << " needs a solver that is not here";
+  if (!made.ok()) GTEST_SKIP() << GetParam() << " cannot be served here";
   ClusterEngine& engine = **made;
   double now_s = 0;
   const auto tell = [&](ClusterInputKind kind, int job) {

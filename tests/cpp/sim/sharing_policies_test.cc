@@ -175,6 +175,20 @@ TEST(SharingPoliciesTest, LucidLosesNobodyWithAProfilerThoughNodesFail) {
   }
 }
 
+TEST(SharingPoliciesTest, SynergyGivesCpusToTheJobThatCanUseThem) {
+  Trace trace = TraceOf({With(0, JobOf(0, 2, 100)), With(1, JobOf(0, 2, 100))});
+  trace.profiles.of.resize(2);
+  trace.profiles.of[0].cpu_speed = {{3, 0.5}, {6, 1}};
+  trace.profiles.of[1].cpu_speed = {{1, 1}};
+  const ClusterSpec cluster{.gpus_per_node = 4, .cpus_per_node = 12};
+  const auto synergy = Replay(trace, *sched::MakeClusterPolicy("synergy"), {.cluster = cluster});
+  const auto even = Replay(trace, *sched::MakeClusterPolicy("srtf"), {.cluster = cluster});
+  ASSERT_TRUE(synergy.ok() && even.ok()) << synergy.status() << even.status();
+  // Ten CPUs for two GPUs until the other ends at 100, then all twelve; in proportion six.
+  EXPECT_THAT(synergy->jct_s, ElementsAre(DoubleNear(100 + 100 / 6.0, 1e-9), 100));
+  EXPECT_THAT(even->jct_s, ElementsAre(200, 100));
+}
+
 TEST(SharingPoliciesTest, GavelRunsEachJobOnTheTypeThatSuitsIt) {
   if (!sched::CheckLinearSolver().ok()) GTEST_SKIP() << sched::CheckLinearSolver();
   // Both types are equally fast for the first; the second is lost on the slow one.

@@ -59,6 +59,16 @@ TEST(TraceTest, ABatchIsReadWhereTheTimeOfAnExampleIsThereAndIgnoredWhereNot) {
   EXPECT_EQ(batch.overlap, 1.5);
   EXPECT_EQ(trace->profiles.of[trace->jobs[1].profile].batch.BestBatch(2), 64);
   EXPECT_EQ(trace->jobs[2].profile, -1);
+  const auto curves = ParseTrace(
+      "job_id,submit_s,gpus,duration_s,cpu_speed,host_speed\na,0,1,1,1:0.4;3:1,10:1\n", "t");
+  ASSERT_TRUE(curves.ok()) << curves.status();
+  EXPECT_EQ(curves->profiles.of[0].cpu_speed, (sched::SpeedCurve{{1, 0.4}, {3, 1}}));
+  EXPECT_EQ(curves->profiles.of[0].host_speed, (sched::SpeedCurve{{10, 1}}));
+  for (const char* cell : {"3:1;1:0.4", "1", "1:0", "0:1", "1:one"}) {
+    const std::string text =
+        std::string("job_id,submit_s,gpus,duration_s,cpu_speed\na,0,1,1,") + cell;
+    EXPECT_THAT(ParseTrace(text, "t").status().message(), HasSubstr("cpu_speed is \"")) << cell;
+  }
   const std::string row = head + "example_ms,speedup\n";
   const std::pair<std::string, std::string> wrong[] = {
       {"a,0,2,10,64,32,0,1,\n", "batch_max is 32, less than batch_size, 64"},

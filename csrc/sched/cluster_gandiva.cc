@@ -1,11 +1,12 @@
-// gandiva: time slices for all, pairs that get more done together, idle
-// GPUs to jobs that can grow.
+// gandiva: time slices for all, pairs that get more done together, idle GPUs to jobs that can grow,
+// gangs moved to fewer nodes.
 #include <algorithm>
 #include <cmath>
 
 #include "absl/container/flat_hash_map.h"
 #include "sched/cluster_policies.h"
 #include "sched/corun.h"
+#include "sched/migration.h"
 #include "sched/share_deal.h"
 #include "sched/target_deal.h"
 
@@ -13,10 +14,11 @@ namespace tide::sched {
 namespace {
 
 constexpr double kQuantum = 60;
+constexpr double kMove = 30;  // seconds that a move costs, where the options do not say
 
 class Gandiva final : public ClusterPolicy {
  public:
-  explicit Gandiva(double quantum_s) : quantum_s_(quantum_s) {}
+  Gandiva(double quantum_s, double move_s) : quantum_s_(quantum_s), move_s_(move_s) {}
   std::unique_ptr<ClusterPolicy> Clone() const override { return std::make_unique<Gandiva>(*this); }
 
   ClusterDecision Decide(const ClusterInput& input) override {
@@ -36,6 +38,7 @@ class Gandiva final : public ClusterPolicy {
     GiveBack(input, groups, waits, decision.actions);
     if (!waits) Grow(input, groups, decision.actions);
     if (waits) decision.wake_s = slice_end_s_;
+    MoveOne(input, active_, move_s_, quantum_s_, decision);
     return decision;
   }
 
@@ -191,7 +194,7 @@ class Gandiva final : public ClusterPolicy {
     }
   }
 
-  const double quantum_s_;
+  const double quantum_s_, move_s_;
   std::vector<JobIndex> active_;
   double slice_end_s_ = 0;
 };
@@ -199,7 +202,8 @@ class Gandiva final : public ClusterPolicy {
 }  // namespace
 
 std::unique_ptr<ClusterPolicy> MakeGandiva(const ClusterPolicyOptions& options) {
-  return std::make_unique<Gandiva>(options.round_s > 0 ? options.round_s : kQuantum);
+  return std::make_unique<Gandiva>(options.round_s > 0 ? options.round_s : kQuantum,
+                                   options.restart_cost_s > 0 ? options.restart_cost_s : kMove);
 }
 
 }  // namespace tide::sched

@@ -1,21 +1,23 @@
 // philly: a quota of GPUs for each virtual cluster, borrowed while others leave theirs; gangs wait
-// a while for a place on few nodes.
+// a while for a place on few nodes, and are moved to fewer.
 #include <algorithm>
 #include <numeric>
 
 #include "absl/container/flat_hash_map.h"
 #include "sched/cluster_policies.h"
+#include "sched/migration.h"
 #include "sched/share_deal.h"
 
 namespace tide::sched {
 namespace {
 
 constexpr double kHold = 180;     // seconds for which a gang insists on few nodes
+constexpr double kMove = 30;      // seconds that a move costs, where the options do not say
 constexpr double kCrowded = 0.9;  // of the GPUs in use before anybody is preempted
 
 class Philly final : public ClusterPolicy {
  public:
-  explicit Philly(std::vector<double> quotas) : quotas_(std::move(quotas)) {}
+  Philly(std::vector<double> quotas, double move_s) : quotas_(std::move(quotas)), move_s_(move_s) {}
   std::unique_ptr<ClusterPolicy> Clone() const override { return std::make_unique<Philly>(*this); }
 
   ClusterDecision Decide(const ClusterInput& input) override {
@@ -52,6 +54,7 @@ class Philly final : public ClusterPolicy {
                                   .reason = "its virtual cluster is over its quota and another "
                                             "claims its own"});
     }
+    MoveOne(input, active_, move_s_, kHold, decision);
     return decision;
   }
 
@@ -160,13 +163,15 @@ class Philly final : public ClusterPolicy {
   }
 
   const std::vector<double> quotas_;  // by user, in order of appearance; others share equally
+  const double move_s_;
   std::vector<JobIndex> active_;
 };
 
 }  // namespace
 
 std::unique_ptr<ClusterPolicy> MakePhilly(const ClusterPolicyOptions& options) {
-  return std::make_unique<Philly>(options.quotas);
+  return std::make_unique<Philly>(options.quotas,
+                                  options.restart_cost_s > 0 ? options.restart_cost_s : kMove);
 }
 
 }  // namespace tide::sched

@@ -64,6 +64,7 @@ struct ClusterView {
   int gpus = 0;                           // that work now
   int gpus_per_node = 0;                  // 0: nodes do not matter
   absl::Span<const int> free_by_node;     // empty: nodes do not matter
+  absl::Span<const int> nodes_of_jobs;    // nodes that each job is on; empty: they do not matter
   absl::Span<const int> gpus_by_type;     // that work now; empty: one type
   absl::Span<const double> cost_by_type;  // of a GPU-hour; empty: all the same
 };

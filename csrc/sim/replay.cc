@@ -222,6 +222,7 @@ class Loop {
     if (options_.cluster.Nodes() > 1 || !options_.cluster.loans.empty()) {
       view.gpus_per_node = options_.cluster.gpus_per_node;
       view.free_by_node = holdings_.free_by_node();
+      view.nodes_of_jobs = holdings_.nodes_of_jobs();
     }
     if (options_.cluster.types.size() > 1) {
       view.gpus_by_type = holdings_.by_type();

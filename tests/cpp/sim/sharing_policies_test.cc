@@ -137,6 +137,33 @@ TEST(SharingPoliciesTest, PhillyHoldsAGangForAWhileRatherThanSpreadIt) {
   EXPECT_THAT(result->jct_s, ElementsAre(1000, 10, 1000, 109));
 }
 
+// Two nodes with three GPUs taken each; the third gang is spread, at half its speed.
+absl::StatusOr<ReplayResult> RunSpread(const char* policy, double first_s, double restart_cost_s) {
+  const Trace trace = TraceOf({JobOf(0, 3, first_s), JobOf(0, 3, 1000), JobOf(0, 2, 400)});
+  return Replay(trace, *sched::MakeClusterPolicy(policy, {.restart_cost_s = restart_cost_s}),
+                {.cluster = {.nodes = 2, .gpus_per_node = 4, .spread_speed = 0.5}});
+}
+
+TEST(SharingPoliciesTest, GandivaAndPhillyMoveAGangToOneNodeWhenThatHasRoom) {
+  const auto gandiva = RunSpread("gandiva", 100, 0);
+  ASSERT_TRUE(gandiva.ok()) << gandiva.status();
+  // By 100 it has done 50 s of its work; it has lost as much, more than 30 s.
+  EXPECT_THAT(gandiva->jct_s, ElementsAre(100, 1000, 100 + 350));
+  EXPECT_EQ(gandiva->preemptions, 1);
+  const auto philly = RunSpread("philly", 300, 0);
+  ASSERT_TRUE(philly.ok()) << philly.status();
+  // It insists on one node until 180.
+  EXPECT_THAT(philly->jct_s, ElementsAre(300, 1000, 300 + 340));
+  EXPECT_EQ(philly->preemptions, 1);
+}
+
+TEST(SharingPoliciesTest, NobodyIsMovedWhoHasLostLessThanAMoveCosts) {
+  const auto gandiva = RunSpread("gandiva", 100, 60);
+  ASSERT_TRUE(gandiva.ok()) << gandiva.status();
+  EXPECT_THAT(gandiva->jct_s, ElementsAre(100, 1000, 800));
+  EXPECT_EQ(gandiva->preemptions, 0);
+}
+
 TEST(SharingPoliciesTest, LucidProfilesSmallGangsFirstAndShortJobsEndThere) {
   // Two of four GPUs are the profiler's; the job of two waits there for the two of one.
   const Trace trace = TraceOf({JobOf(0, 1, 30), JobOf(0, 1, 200), JobOf(0, 2, 100)});

@@ -296,6 +296,28 @@ TEST_F(ClusterEngineTest, WrongInputsChangeNothing) {
   EXPECT_FALSE(ClusterEngine::Make({.policy = "none"}).ok());
 }
 
+TEST_F(ClusterEngineTest, PoliciesKnowWhichDevicesJobsHoldAndStartNobodyWithoutRoom) {
+  for (const char* policy :
+       {"lucid", "lyra", "sia-like", "optimus", "pollux", "gandiva", "muri-s"}) {
+    SCOPED_TRACE(policy);
+    auto engine = *ClusterEngine::Make({.policy = policy});
+    const auto tell = [&](ClusterInput input) {
+      auto changes = engine->Apply(input);
+      ASSERT_TRUE(changes.ok()) << changes.status();
+      for (const ClusterChange& change : *changes) {
+        EXPECT_NE(change.kind, ChangeKind::kPutOff) << change.reason;
+      }
+    };
+    tell({.kind = ClusterInputKind::kNode, .node = "n", .devices = 4});
+    for (const char* key : {"a", "b", "c", "d"}) {
+      tell({.kind = ClusterInputKind::kSubmit,
+            .spec = {.key = key, .devices = 2, .estimate_s = 100}});
+      tell({.kind = ClusterInputKind::kDecide});
+    }
+    EXPECT_EQ(engine->running_jobs(), 2u);
+  }
+}
+
 TEST_F(ClusterEngineTest, APolicyThatNeedsWhatACoordinatorDoesNotDoIsRefusedWithTheReason) {
   const auto engine = ClusterEngine::Make({.policy = "synergy"});
   EXPECT_EQ(engine.status().code(), absl::StatusCode::kFailedPrecondition);

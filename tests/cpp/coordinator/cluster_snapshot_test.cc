@@ -19,6 +19,8 @@ ClusterOptions OptionsOf(const std::string& policy, uint64_t seed) {
   options.policy_options.queue_limits_s = {200, 900};
   options.policy_options.starvation_knob = 2;
   if (seed % 2 == 0) options.min_run_s = 40;
+  if (seed % 2 == 1) options.policy_options.profiler_gpus = 3;
+  options.policy_options.profiler_limit_s = 50;
   if (seed % 3 == 0) options.fair_share = true;
   options.users = {{"u0", {.quota_devices = seed % 4 == 0 ? 6 : 0, .weight = 2}}};
   return options;

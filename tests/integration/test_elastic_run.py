@@ -205,4 +205,4 @@ def test_a_policy_in_the_script_chooses_the_size_and_changes_no_bits(
     )
     plain = json.loads(alone.stdout.splitlines()[-1])
     assert plain["digest"] == said["digest"] and plain["steps"] == said["steps"]
-    assert plain["noise"] == said["noise"] > 0
+    assert plain["noise"] == said["noise"]  # None where the signal is lost in the noise

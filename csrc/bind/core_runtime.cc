@@ -5,6 +5,7 @@
 
 #include <memory>
 
+#include "absl/strings/str_cat.h"
 #include "absl/synchronization/notification.h"
 #include "bind/status_error.h"
 #include "runtime/runtime.h"
@@ -62,7 +63,8 @@ void Released(Step step) {
   tide::bind::ThrowIfError(status);
 }
 
-void BeginIteration(int phase, const py::object& on_paused) {
+void BeginIteration(int phase, const py::object& on_paused, int64_t step) {
+  Running().SetStep(step);
   Wait wait(on_paused);
   Released([&] { return Running().BeginIteration(phase, [&wait] { return wait.Interrupted(); }); });
 }
@@ -191,22 +193,23 @@ py::dict Report() {
   return dict;
 }
 
-}  // namespace
-
-void BindRuntime(py::module_& module) {
-  module.def(
-      "start",
-      [] {
-        auto options = tide::bind::ValueOrThrow(tide::runtime::JobOptions::FromOptions());
-        return tide::bind::ValueOrThrow(Runtime::Start(options))->name();
-      },
-      "Starts the runtime of this process from the options; returns the job's name. Idempotent.");
-  module.def("started", [] { return Runtime::Current() != nullptr; });
-  module.def("api", [] { return py::capsule(Running().api(), TIDE_CORE_API_CAPSULE); });
+void BindBoundary(py::module_& module) {
   module.def("begin_iteration", &BeginIteration, py::arg("phase") = 0,
-             py::arg("on_paused") = py::none(),
-             "Waits for the turn; `on_paused` is called when the job is found paused. Raises "
-             "KeyboardInterrupt.");
+             py::arg("on_paused") = py::none(), py::arg("step") = 0,
+             "Waits for the turn; `on_paused` is called when the job is found paused. `step`: the "
+             "optimizer steps so far. Raises KeyboardInterrupt.");
+  module.def(
+      "join_gang",
+      [](uint64_t key, int rank, int size) {
+        if (size < 1 || size > tide::lane::kGangMax || rank < 0 || rank >= size) {
+          throw py::value_error(absl::StrCat("rank ", rank, " of ", size, " is in no gang of 1 to ",
+                                             tide::lane::kGangMax, " processes"));
+        }
+        Running().JoinGang({.key = key, .rank = rank, .size = size});
+      },
+      py::arg("key"), py::arg("rank"), py::arg("size"),
+      "From the next boundary on this process has turns together with those of the same key. 0: "
+      "with nobody, and none by itself.");
   module.def(
       "end_iteration",
       [](bool continuing) { Released([&] { return Running().EndIteration(continuing); }); },
@@ -221,6 +224,21 @@ void BindRuntime(py::module_& module) {
       return absl::OkStatus();
     });
   });
+}
+
+}  // namespace
+
+void BindRuntime(py::module_& module) {
+  module.def(
+      "start",
+      [] {
+        auto options = tide::bind::ValueOrThrow(tide::runtime::JobOptions::FromOptions());
+        return tide::bind::ValueOrThrow(Runtime::Start(options))->name();
+      },
+      "Starts the runtime of this process from the options; returns the job's name. Idempotent.");
+  module.def("started", [] { return Runtime::Current() != nullptr; });
+  module.def("api", [] { return py::capsule(Running().api(), TIDE_CORE_API_CAPSULE); });
+  BindBoundary(module);
   module.def(
       "carry_out_orders", [] { CarryOutOrders(Runtime::Returns::kWhenResumed); },
       "Carries out what was asked of the job, between two iterations and on the thread of them. "

@@ -32,7 +32,10 @@ SlotView ReadSlot(const shm::JobSlot& slot, int index) {
   view.budget_bytes_max = slot.budget_bytes_max.load(kRelaxed);
   view.budget_bytes_guaranteed = slot.budget_bytes_guaranteed.load(kRelaxed);
   view.reclaim_bytes = slot.reclaim_bytes.load(kRelaxed);
-  view.lane = slot.lane.load(kRelaxed);
+  view.lane = shm::TurnLane(slot.lane.load(kRelaxed));
+  view.gang = slot.gang.load(kRelaxed);
+  view.gang_rank = static_cast<int>(slot.gang_rank.load(kRelaxed));
+  view.gang_state = static_cast<shm::GangState>(slot.gang_state.load(kRelaxed));
   const uint32_t flags = slot.flags.load(kRelaxed);
   view.ready = (flags & shm::kReady) != 0;
   view.idle = (flags & shm::kIdle) != 0;
@@ -101,9 +104,17 @@ DeviceView DeviceBridge::Read() {
   view.used_bytes = file->Used().value();
   const shm::DeviceTable& table = file->table();
   for (int index = 0; index < shm::kSlotCount; ++index) {
-    if (shm::IsLive(table.slots[index])) view.slots.push_back(ReadSlot(table.slots[index], index));
+    if (!shm::IsLive(table.slots[index])) continue;
+    view.slots.push_back(ReadSlot(table.slots[index], index));
+    view.slots.back().turn = shm::HasTurn(table, index);
   }
-  for (int id = 0; id < shm::kLaneCount; ++id) view.lanes.push_back(ReadLane(table.lanes[id], id));
+  for (int id = 0; id < shm::kLaneCount; ++id) {
+    view.lanes.push_back(ReadLane(table.lanes[id], id));
+    for (int seat = id + shm::kLaneCount; seat < shm::kScratchCount; seat += shm::kLaneCount) {
+      view.lanes.back().scratch_bytes += table.lanes[seat].scratch_bytes.load(kRelaxed);
+      view.lanes.back().retired_bytes += table.lanes[seat].retired_bytes.load(kRelaxed);
+    }
+  }
   return view;
 }
 

@@ -22,6 +22,10 @@ struct SlotView {
   int64_t persistent_bytes = 0, scratch_peak_bytes = 0, peak_bytes = 0;
   int64_t budget_bytes_max = 0, budget_bytes_guaranteed = 0, reclaim_bytes = 0;
   int lane = -1;
+  bool turn = false;  // it holds the lane's turn, or its gang's leader does
+  uint64_t gang = 0;  // key of its gang; 0: none
+  int gang_rank = 0;
+  shm::GangState gang_state = shm::GangState::kApart;
   bool ready = false, idle = false;
   bool orphans = false;  // children of a job that has ended; no job themselves
   bool leaving = false;  // of a job that has said goodbye and is not dead yet

@@ -125,6 +125,25 @@ bool ExplainSlowed(const Inputs& in, Explanation& out) {
   return true;
 }
 
+// A follower of a gang waits for its leader, which waits for the turn.
+bool ExplainGang(const Inputs& in, Explanation& out) {
+  if (in.slot->gang == 0 || in.slot->gang_rank == 0) return false;
+  const bool held = in.slot->gang_state == shm::GangState::kHeld;
+  if (!held && in.slot->gang_state != shm::GangState::kParked) return false;
+  for (const SlotView& leader : in.view.slots) {
+    if (leader.gang != in.slot->gang || leader.gang_rank != 0) continue;
+    const std::string name = SlotName(in.state, leader);
+    out.reason = "waiting_for_gang";
+    out.text = held
+                   ? absl::StrCat("waiting for the turn of its gang, which ", name, " takes")
+                   : absl::StrCat("waiting until all ranks of its gang are between two iterations");
+    out.ahead.push_back(name);
+    out.advice.push_back(absl::StrCat("tide explain ", name, " says what that one waits for"));
+    return true;
+  }
+  return false;
+}
+
 bool ExplainTurn(const Inputs& in, Explanation& out) {
   if (in.slot->phase != shm::Phase::kWaiting) return false;
   const LaneView* lane = in.view.Lane(in.slot->lane);
@@ -269,10 +288,11 @@ Explanation Explain(const State& state, const Job& job, const DeviceView& view, 
   Explanation out;
   out.state = StateWord(job, slot);
   const Inputs in{state, job, view, slot, now};
-  const bool explained =
-      ExplainEnded(in, out) || ExplainPaused(in, out) || ExplainNoSlot(in, out) ||
-      ExplainQueued(in, out) || ExplainSlowed(in, out) || ExplainTurn(in, out) ||
-      ExplainLoading(in, out) || ExplainReclaim(in, out) || ExplainDemoted(in, out);
+  const bool explained = ExplainEnded(in, out) || ExplainPaused(in, out) ||
+                         ExplainNoSlot(in, out) || ExplainQueued(in, out) ||
+                         ExplainSlowed(in, out) || ExplainGang(in, out) || ExplainTurn(in, out) ||
+                         ExplainLoading(in, out) || ExplainReclaim(in, out) ||
+                         ExplainDemoted(in, out);
   if (!explained) ExplainRunning(in, out);
   if (job.live() && job.settled_revision < job.revision) {
     absl::StrAppend(&out.text, "; limit ", Limit(job.wanted.limit_bytes),

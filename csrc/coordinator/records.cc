@@ -75,7 +75,7 @@ wire::Value::Map JobRecord(const Job& job, const DeviceView& view, const SlotVie
   record.emplace_back("pace", slot != nullptr ? slot->pace : 1.0);
   record.emplace_back("slowdown", Slowdown(slot));
   record.emplace_back("lane", lane != nullptr ? lane->id : -1);
-  record.emplace_back("turn", lane != nullptr && lane->holder == slot->index);
+  record.emplace_back("turn", lane != nullptr && (slot->turn || lane->holder == slot->index));
   record.emplace_back("slot", slot != nullptr ? slot->index : -1);
   record.emplace_back("predicted_suspend_ms", PredictedSuspendMs(job, slot));
   record.emplace_back("script", job.script);

@@ -62,9 +62,9 @@ Turn::~Turn() {
 }
 
 absl::Status Turn::Join(LaneId lane, double weight, sched::Priority priority) {
-  if (lane.value() < 0 || lane.value() >= shm::kLaneCount) {
+  if (lane.value() < 0 || lane.value() >= shm::kScratchCount) {
     return absl::InvalidArgumentError(absl::StrCat(
-        "lane ", lane.value(), " does not exist; lanes are 0 to ", shm::kLaneCount - 1));
+        "lane ", lane.value(), " does not exist; lanes are 0 to ", shm::kScratchCount - 1));
   }
   TIDE_RETURN_IF_ERROR(CheckShare(weight));
   Leave();

@@ -48,7 +48,7 @@ sched::AdmissionDecision Runtime::DecideAdmission() {
 }
 
 bool Runtime::WaitsForAdmission() {
-  if (options_.lane < 0 || !Measured()) return false;
+  if (options_.lane < 0 || in_gang_ || !Measured()) return false;
   if (admitted_) {
     SpreadOverLanes();
     return false;

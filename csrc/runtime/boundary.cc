@@ -42,7 +42,13 @@ absl::Status Runtime::EndIteration(bool continuing) {
   EndPace(now);
   const absl::Status left = arena_->EndIteration();
   iteration_open_ = false;
-  keep_turn_ = !left.ok() || (continuing && now < hold_until_ns_);
+  survivors_stay_ = !left.ok();
+  // A gang gives its turn away where all its ranks have stopped: in LeadGang.
+  keep_turn_ = survivors_stay_ || (continuing && (now < hold_until_ns_ || LeadsGang()));
+  if (on_seat_ && !survivors_stay_) {
+    on_seat_ = false;
+    gang_->LeaveSeat();
+  }
   pager_->EndIteration();
   const int64_t iterations = iterations_.fetch_add(1, std::memory_order_relaxed) + 1;
   const arena::ArenaStats stats = arena_->Stats();
@@ -155,7 +161,7 @@ absl::Status Runtime::BeginIteration(int phase, const std::function<bool()>& int
   }
   const int64_t slowed = paced_ns_.load(std::memory_order_relaxed) - paced;
   waited_ns_.fetch_add(clock_.MonotonicNanos() - begin - slowed, std::memory_order_relaxed);
-  const bool use_lane = in_lane_ && arena_->lane_attached() && LaneMembers() > 1;
+  const bool use_lane = (in_lane_ || on_seat_) && arena_->lane_attached() && LaneMembers() > 1;
   lane_was_used_ = use_lane && !Learning(iterations_.load(std::memory_order_relaxed));
   UpdateRecording();
   StartStreaming();
@@ -168,7 +174,8 @@ absl::Status Runtime::BeginIteration(int phase, const std::function<bool()>& int
 }
 
 absl::Status Runtime::TakeTurn(int phase, const std::function<bool()>& interrupted) {
-  if (options_.lane >= 0 && !in_lane_) {
+  if (in_gang_) EnterGang();
+  if (options_.lane >= 0 && !in_lane_ && !in_gang_) {
     turn_ = std::make_unique<lane::Turn>(*device_, slot_id_, clock_);
     TIDE_RETURN_IF_ERROR(JoinLane(LaneId(DecideAdmission().lane)));
   }
@@ -180,18 +187,23 @@ absl::Status Runtime::TakeTurn(int phase, const std::function<bool()>& interrupt
     if (suspended_.load(std::memory_order_relaxed) || WaitsForAdmission()) {
       if (interrupted && interrupted())
         return Interrupted("interrupted while paused or waiting to be admitted");
-      LeaveMeter();                          // whoever stands still is slowed by nobody
-      if (in_lane_) turn_->SetReady(false);  // a turn that was kept goes to others
+      LeaveMeter();  // whoever stands still is slowed by nobody
+      if (in_lane_) GiveKeptTurn();
       SleepUntilOrdered();
       continue;
     }
-    if (!(in_lane_ && keep_turn_ && turn_->Holds()) && WaitsForPace()) {
+    const bool follows = gang_ != nullptr && gang_->lane() != LaneId();  // its leader is slowed
+    if (!follows && !(in_lane_ && keep_turn_ && turn_->Holds()) && WaitsForPace()) {
       if (interrupted && interrupted()) return Interrupted("interrupted while slowed");
       if (in_lane_) turn_->SetReady(false);
       SleepForPace();
       continue;
     }
     AskMeter(phase);
+    if (gang_ != nullptr) {
+      TIDE_ASSIGN_OR_RETURN(const bool ready, MeetGang(interrupted));
+      if (!ready) continue;
+    }
     if (!in_lane_) {
       if (DevicesAreBack()) return absl::OkStatus();
       if (interrupted && interrupted()) return Interrupted("interrupted without device memory");
@@ -219,9 +231,11 @@ absl::Status Runtime::TakeTurn(int phase, const std::function<bool()>& interrupt
     }
     if (status.ok()) {
       MapScratch();
+      if (LeadsGang()) gang_->Open(step_, WantsClose());
       return absl::OkStatus();
     }
     if (!absl::IsCancelled(status)) return status;
+    if (stop && LeadsGang()) LeaveGang();  // whoever follows must not wait for what comes now
     if (stop) return Interrupted("interrupted while waiting for the turn");
   }
 }
@@ -297,6 +311,9 @@ void Runtime::LeaveStuckHolder() {
   const absl::Duration silence = turn_->HolderSilence(&word);
   const int holder = shm::TurnWord::Holder(word);
   if (silence < grace || holder < 0) return;
+  // A gang has iterations on several seats: nobody can say which of them are still written to.
+  // relaxed: it changes between turns only
+  if (device_->slot(SlotId(holder)).gang_size.load(std::memory_order_relaxed) > 1) return;
   const absl::Duration patience = lane::HolderPatience(device_->slot(SlotId(holder)), grace);
   if (silence < patience) return;
   if (!scratch_ && !AttachScratch().ok()) return;  // it has not had a turn yet
@@ -331,6 +348,7 @@ void Runtime::MapScratch() {
 absl::Status Runtime::Leave() {
   TIDE_RETURN_IF_ERROR(EndIteration(/*continuing=*/false));
   LeaveMeter();
+  if (gang_ != nullptr) LeaveGang();
   scratch_.reset();
   if (in_lane_) turn_->Leave();
   in_lane_ = false;

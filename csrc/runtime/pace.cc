@@ -87,7 +87,7 @@ void Runtime::WaitInside() {
     const uint32_t word = slot().wake_word.load(std::memory_order_acquire);
     // In a lane that others share the turn is theirs while this job stands still: its boundary will
     // do. What is ordered is carried out there too, and a signal's handler runs in the interpreter.
-    let_go_ = !orders_.Empty() || (in_lane_ && LaneMembers() > 1) ||
+    let_go_ = !orders_.Empty() || ((in_lane_ || on_seat_) && LaneMembers() > 1) ||
               shm::FutexWait(slot().wake_word, word, pacer_->Wait()) == EINTR;
     now = clock_.MonotonicNanos();
     slot().heartbeat_ns.store(now, kRelaxed);  // relaxed: a time, read by itself

@@ -20,6 +20,7 @@
 #include "base/bytes.h"
 #include "base/clock.h"
 #include "base/ids.h"
+#include "lane/gang.h"
 #include "lane/scratch.h"
 #include "lane/turn.h"
 #include "pages/backend.h"
@@ -97,6 +98,12 @@ class Runtime {
   /// while waiting. Errors: Cancelled when it says so; nothing has begun then, and it may be called
   /// again.
   absl::Status BeginIteration(int phase, const std::function<bool()>& interrupted);
+  /// This process is one of several that step together: from the next boundary on it has turns with
+  /// its gang, and none by itself. A key of 0: its gang is not known yet. On the stepping thread.
+  void JoinGang(const lane::GangPlace& place);
+  /// The optimizer steps before the iteration that begins next, the same in all processes of a
+  /// gang.
+  void SetStep(int64_t step) { step_ = step; }
   /// The job will run `count` more iterations; 0: unknown. Turn policies that look ahead use it.
   void ExpectIterations(int64_t count);
   /// The job will run no more iterations for now (idle notebook, end of training).
@@ -157,6 +164,25 @@ class Runtime {
   int LaneMembers();
   /// Whether iteration `index` is one of those before lifetimes are known.
   static bool Learning(int64_t index);
+
+  // gang_boundary.cc
+  /// Enters the gang that JoinGang has named, leaving another one.
+  void EnterGang();
+  void LeaveGang();
+  bool LeadsGang() const { return gang_ != nullptr && gang_->leader(); }
+  /// Whether the gang's next boundary is to be one at which the turn may pass.
+  bool WantsClose();
+  lane::WaitHooks GangHooks(const std::function<bool()>& interrupted);
+  /// The leader's boundary: gives the turn away when its gang has stopped. The first time it makes
+  /// this process a member of the lane.
+  absl::Status LeadGang(const std::function<bool()>& interrupted);
+  /// A follower's boundary: waits while its gang has no turn, and takes its seat.
+  absl::Status FollowGang(const std::function<bool()>& interrupted);
+  void UseSeat();
+  /// Either of them. False: what was asked of the job meanwhile comes first.
+  absl::StatusOr<bool> MeetGang(const std::function<bool()>& interrupted);
+  /// A turn that was kept goes to others while this job stands still.
+  void GiveKeptTurn();
 
   // pace.cc
   /// The next iteration is wanted; tells the meter of a guaranteed job.
@@ -246,6 +272,12 @@ class Runtime {
   LaneId lane_;                     // the one it joined last
   bool admitted_ = false;           // its measured sizes were looked at and it may run
   bool queued_ = false;
+  bool in_gang_ = false;  // has turns with others or none
+  lane::GangPlace gang_place_;
+  std::unique_ptr<lane::Gang> gang_;  // null until the place has a key
+  bool on_seat_ = false;              // a follower whose iteration may use its seat
+  bool survivors_stay_ = false;       // survivors could not leave at the last boundary
+  int64_t step_ = 0;
   bool keep_turn_ = false;  // survivors could not leave, or hold_until_ns_ is not reached
   void SayBye(int status);
   bool says_bye_at_exit_ = false;

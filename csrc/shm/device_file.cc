@@ -129,7 +129,7 @@ void DeviceFile::Free(SlotId id) {
     return;
   }
   Bytes freed = EmptySlot(*table_, id);
-  for (int lane = 0; lane < kLaneCount; ++lane) freed += RecountLane(*table_, LaneId(lane));
+  for (int lane = 0; lane < kScratchCount; ++lane) freed += RecountLane(*table_, LaneId(lane));
   if (freed > Bytes(0)) AnnounceFreed(*table_, freed);
 }
 
@@ -140,7 +140,7 @@ void DeviceFile::Retire(SlotId id) {
   LeaveLane(*table_, id);
   if (!lock.ok()) return;  // somebody stopped holds it; who reaps us recounts the lanes
   Bytes freed;
-  for (int lane = 0; lane < kLaneCount; ++lane) freed += RecountLane(*table_, LaneId(lane));
+  for (int lane = 0; lane < kScratchCount; ++lane) freed += RecountLane(*table_, LaneId(lane));
   AnnounceFreed(*table_, freed);
 }
 
@@ -174,7 +174,7 @@ int DeviceFile::ReapDeadLocked() {
     Log(LogLevel::kInfo, absl::StrCat("event=slot_reaped slot=", i, " pid=", pid, " name=\"", name,
                                       "\" bytes=", held.value()));
   }
-  for (int lane = 0; lane < kLaneCount; ++lane) freed += RecountLane(*table_, LaneId(lane));
+  for (int lane = 0; lane < kScratchCount; ++lane) freed += RecountLane(*table_, LaneId(lane));
   if (freed > Bytes(0)) AnnounceFreed(*table_, freed);
   return reaped;
 }
@@ -284,10 +284,8 @@ std::vector<Holder> DeviceFile::WhoHoldsWhat() const {
     holder.outside = Bytes(slot.outside_now_bytes.load(kRelaxed));
     holder.demoted = Bytes(slot.demoted_bytes.load(kRelaxed));
     holder.guaranteed = Bytes(slot.budget_bytes_guaranteed.load(kRelaxed));
-    holder.lane = LaneId(slot.lane.load(kRelaxed));
-    const int lane = holder.lane.value();
-    holder.has_turn = lane >= 0 && lane < kLaneCount &&
-                      TurnWord::Holder(table_->lanes[lane].turn.load(kRelaxed)) == i;
+    holder.lane = LaneId(TurnLane(slot.lane.load(kRelaxed)));
+    holder.has_turn = HasTurn(*table_, i);
   }
   std::stable_sort(holders.begin(), holders.end(),
                    [](const Holder& a, const Holder& b) { return a.used() > b.used(); });

@@ -13,9 +13,13 @@
 namespace tide::shm {
 
 inline constexpr uint64_t kTableMagic = 0x454c424154454454;  // "TDETABLE"
-inline constexpr uint32_t kTableVersion = 3;
+inline constexpr uint32_t kTableVersion = 4;
 inline constexpr int kSlotCount = 256;
-inline constexpr int kLaneCount = 16;
+inline constexpr int kLaneCount = 16;  // that turns are taken in
+// Scratches of a lane: rank r of a gang uses seat r, jobs of one process use seat 0. Seat s of lane
+// l is entry s * kLaneCount + l; nobody takes turns in the entries of seats above 0.
+inline constexpr int kSeatCount = 8;
+inline constexpr int kScratchCount = kLaneCount * kSeatCount;
 inline constexpr int kNameBytes = 64;
 inline constexpr int kChildrenKept = 16;
 inline constexpr uint32_t kPaceWhole = 1'000'000;  // JobSlot::pace_ppm of a job that is not slowed
@@ -41,6 +45,15 @@ enum SlotFlags : uint32_t {
   kOrphans = 1u << 4,   // the owner is dead; the slot counts what its children still hold
   kQueued = 1u << 5,    // waits to be admitted: its pages are out and it takes no turns
   kLeaving = 1u << 6,   // ends: no member of a lane any more, counted until the process is dead
+  kOnSeat = 1u << 7,    // in an iteration on the scratch of a seat
+};
+
+/// What a follower of a gang may do; JobSlot::gang_state.
+enum class GangState : uint32_t {
+  kApart = 0,   // runs on memory of its own
+  kIn = 1,      // runs, on the scratch of its seat
+  kParked = 2,  // waits at a boundary, and may go on by itself
+  kHeld = 3,    // waits until the leader has the turn again
 };
 
 struct alignas(64) JobSlot {
@@ -93,6 +106,13 @@ struct alignas(64) JobSlot {
   std::atomic<uint64_t> lane_generation;  // generation of the scratch that the owner has mapped
   std::atomic<int64_t>
       retired_scratch_bytes;  // its charge once others have left it; under the device lock
+
+  // gang: processes of one job that have turns together; the leader (rank 0) takes them
+  std::atomic<uint64_t> gang;        // key that its members have in common; 0: none
+  std::atomic<uint32_t> gang_rank;   // written before the key
+  std::atomic<uint32_t> gang_size;   // the same
+  std::atomic<uint32_t> gang_state;  // GangState of a follower; by compare-and-swap, Note [Gangs]
+  std::atomic<int64_t> gang_close;   // of the leader: step before which all park; -1: none
 
   // pace; written by the owner. Of an opportunistic job:
   std::atomic<uint32_t> pace_ppm;      // share of time that it may run, in millionths
@@ -161,7 +181,7 @@ struct alignas(64) TableHeader {
 
 struct DeviceTable {
   TableHeader header;
-  LaneSlot lanes[kLaneCount];
+  LaneSlot lanes[kScratchCount];
   JobSlot slots[kSlotCount];
 };
 

@@ -92,6 +92,11 @@ void ResetSlot(JobSlot& slot) {
   slot.stopped_ns.store(kNeverRan, kRelaxed);
   slot.progress_sequence.store(0, kRelaxed);
   slot.remaining_ns.store(-1, kRelaxed);
+  slot.gang.store(0, kRelaxed);
+  slot.gang_rank.store(0, kRelaxed);
+  slot.gang_size.store(0, kRelaxed);
+  slot.gang_state.store(static_cast<uint32_t>(GangState::kApart), kRelaxed);
+  slot.gang_close.store(-1, kRelaxed);
   slot.lane.store(-1, kRelaxed);
   slot.flags.store(0, kRelaxed);
   slot.phase.store(static_cast<uint32_t>(Phase::kOutside), kRelaxed);
@@ -146,6 +151,18 @@ Bytes SlotHeld(const JobSlot& slot) {
 
 Bytes TableUsed(const DeviceTable& table) { return SumOverTable(table, SlotUsed); }
 Bytes TableHeld(const DeviceTable& table) { return SumOverTable(table, SlotHeld); }
+
+bool HasTurn(const DeviceTable& table, int slot) {
+  // relaxed throughout: a picture for people
+  const JobSlot& own = table.slots[slot];
+  const uint64_t gang = own.gang.load(kRelaxed);
+  const bool follows = own.gang_state.load(kRelaxed) == static_cast<uint32_t>(GangState::kIn);
+  const int lane = TurnLane(own.lane.load(kRelaxed));
+  if (lane < 0 || lane >= kLaneCount) return false;
+  const int holder = TurnWord::Holder(table.lanes[lane].turn.load(kRelaxed));
+  if (holder == slot) return true;
+  return holder >= 0 && gang != 0 && follows && table.slots[holder].gang.load(kRelaxed) == gang;
+}
 
 void WakeSlot(JobSlot& slot) {
   // release: who reads the new word also sees what was written before the wake (the turn, an order,

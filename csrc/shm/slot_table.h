@@ -24,6 +24,13 @@ inline bool IsLeaving(const JobSlot& slot) {
   return (slot.flags.load(std::memory_order_relaxed) & kLeaving) != 0;  // relaxed: a hint
 }
 
+/// The lane whose turns an entry of DeviceTable::lanes goes by: its own, or that of its seat. -1
+/// stays -1.
+constexpr int TurnLane(int entry) { return entry < 0 ? entry : entry % kLaneCount; }
+
+/// Whether a slot runs under its lane's turn: it holds it, or its gang's leader does.
+bool HasTurn(const DeviceTable& table, int slot);
+
 /// Bytes of one slot that count against the capacity: private, resident file window, and the most
 /// that was outside lately.
 Bytes SlotUsed(const JobSlot& slot);

@@ -79,6 +79,8 @@ class Gate:
         #: Called when the turn is here, before anything of the iteration: may write, may raise.
         self.after_begin: Callable[[], None] | None = None
         self.begun = False  # an iteration was ever begun
+        #: Steps so far where not the optimizer's count: the same in all processes of a job.
+        self.steps_of_job: Callable[[], int] | None = None
 
     def install(self, arm: Callable[[int], None]) -> None:
         """Sets the hooks in torch; `arm` says what operators are reported for."""
@@ -255,7 +257,8 @@ class Gate:
             first()
         if self.before_begin is not None:
             self.before_begin(self.steps_seen)
-        _core.begin_iteration(phase, self._paused)
+        steps = self.steps_seen if self.steps_of_job is None else self.steps_of_job()
+        _core.begin_iteration(phase, self._paused, steps)
         self.begun = True
         paused_s = self._notice.running()
         if paused_s is not None and self.on_held is not None:

@@ -5,6 +5,7 @@ Used by `tide run` and by the job itself, so it imports neither torch nor the co
 
 from __future__ import annotations
 
+import hashlib
 import os
 import socket
 import stat
@@ -43,11 +44,18 @@ JOB_VARIABLES: Final = (
     "TIDE_PRIORITY",
     "TIDE_LANE",
     "TIDE_ELASTIC_FD",
+    "TIDE_GANG",
     "TIDE_ON_SIGNAL",
 )
 CLAIM_VARIABLE: Final = "TIDE_JOB_PID"
 #: Value of TIDE_LANE for a process that takes no turns.
 NO_LANE: Final = "-1"
+#: "KEY:RANK:SIZE" of a process that has turns with others of its job; key 0: not known yet.
+GANG_VARIABLE: Final = "TIDE_GANG"
+#: Of a process whose gang is not known yet.
+GANG_TO_COME: Final = "0:0:1"
+#: Most processes of a gang, as `lane::kGangMax`.
+GANG_MAX: Final = 64
 
 #: Programs and modules that start ranks and train nothing themselves.
 LAUNCHERS: Final = frozenset({"torchrun", "accelerate", "deepspeed", "composer", "horovodrun"})
@@ -94,8 +102,7 @@ def claim_process(environ: MutableMapping[str, str] | None = None) -> bool:
         return False
     environ[CLAIM_VARIABLE] = own
     environ["TIDE_JOB_NAME"] = rank_name(environ.get("TIDE_JOB_NAME", ""), environ)
-    if has_peers(environ):
-        environ["TIDE_LANE"] = NO_LANE
+    _note_gang(environ, environ, "")
     return True
 
 
@@ -118,8 +125,8 @@ def claim_as_rank(rank: int, world_size: int, environ: MutableMapping[str, str])
     """
     given = {"RANK": str(rank), "WORLD_SIZE": str(world_size)}
     environ["TIDE_JOB_NAME"] = rank_name(environ.get("TIDE_JOB_NAME", ""), given)
-    if has_peers(given):
-        environ["TIDE_LANE"] = NO_LANE
+    parent = os.getppid()
+    _note_gang(environ, given, f"{parent}:{process_start_time(parent)}")
     # With the RANK of the environment: what this process spawns in turn has the same one.
     own = f"{os.getpid()}:{process_start_time(os.getpid())}:{environ.get('RANK', '')}"
     environ[CLAIM_VARIABLE] = own
@@ -137,13 +144,60 @@ def _claim_holds(claim: str, pid: int, start: int, rank: str) -> bool:
     return process_start_time(holder[0]) == holder[1]
 
 
+def _note_gang(environ: MutableMapping[str, str], given: Mapping[str, str], parent: str) -> None:
+    """Leaves in the environment of this process which gang it belongs to, if to any."""
+    if not has_peers(given):
+        environ.pop(GANG_VARIABLE, None)
+        return
+    rank, size = int(given["RANK"]), int(given["WORLD_SIZE"])
+    local = given.get("LOCAL_WORLD_SIZE", str(size))
+    if size > GANG_MAX or local != str(size):
+        environ["TIDE_LANE"] = NO_LANE  # ranks on other machines cannot be asked to stop
+        environ.pop(GANG_VARIABLE, None)
+        return
+    environ[GANG_VARIABLE] = f"{gang_key(environ, parent)}:{rank}:{size}"
+
+
+def gang_key(environ: Mapping[str, str], parent: str = "") -> int:
+    """What the ranks of one job on this machine have in common, and no other job's have.
+
+    Args:
+        environ: Environment that a launcher prepared. Two jobs of one machine differ in the port
+            where their ranks meet; a job that torchrun starts anew in the count of its restarts.
+        parent: Names the parent of spawned ranks, which may meet in a file.
+
+    Returns:
+        A number of 63 bits that is not 0.
+    """
+    names = ("TORCHELASTIC_RUN_ID", "TORCHELASTIC_RESTART_COUNT", "MASTER_ADDR", "MASTER_PORT")
+    if not parent and not environ.get("MASTER_PORT"):
+        parent = f"{os.getppid()}:{process_start_time(os.getppid())}"
+    return short_hash(parent, *(environ.get(name, "") for name in names))
+
+
+def short_hash(*words: str) -> int:
+    """63 bits of the words, never 0."""
+    found = hashlib.sha256("\0".join(words).encode(errors="replace")).digest()
+    return int.from_bytes(found[:8], "little") >> 1 or 1
+
+
+def gang_of(environ: Mapping[str, str]) -> tuple[int, int, int] | None:
+    """Key, rank and size of the gang that the environment names; None for a process of none."""
+    try:
+        key, rank, size = map(int, environ.get(GANG_VARIABLE, "").split(":"))
+    except ValueError:
+        return None
+    return key, rank, size
+
+
 def has_peers(environ: Mapping[str, str]) -> bool:
     """True for a rank of several, which must not take turns by itself.
 
     A rank that holds the turn waits inside a collective for one that waits for the turn: for ever.
     """
     world = environ.get("WORLD_SIZE", "")
-    return "RANK" in environ and world.isdigit() and int(world) > 1
+    rank = environ.get("RANK", "")
+    return rank.isdigit() and world.isdigit() and int(rank) < int(world) > 1
 
 
 def rank_name(name: str, environ: Mapping[str, str]) -> str:

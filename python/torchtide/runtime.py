@@ -97,7 +97,10 @@ def start(
         _cuda_autostart.check_option()
         tracking.check_option()
         adapter = _adapter.load()
+        gang = _gang()
         _core.start()
+        if gang is not None:
+            _core.join_gang(*gang)
         api = _core.api()
         problem = adapter.install_cpu_allocator(api)
         if problem:
@@ -111,6 +114,15 @@ def start(
         _signals.install()
         tracking.install()
     return str(_core.name())
+
+
+def _gang() -> tuple[int, int, int] | None:
+    """The gang of this process; where it may have none, a rank takes no turns."""
+    gang = _launch.gang_of(os.environ)
+    if gang is not None and _core.get_option("lane.gang") not in ("1", "true", "yes", "on"):
+        _core.set_option("lane", _launch.NO_LANE, "call")
+        return None
+    return gang
 
 
 def _find_daemon() -> None:

@@ -238,7 +238,8 @@ def test_ranks_are_jobs_of_their_own_and_their_workers_are_not() -> None:
         "TIDE_JOB_NAME": "x",
     }
     assert _launch.claim_process(environ)
-    assert (environ["TIDE_JOB_NAME"], environ["TIDE_LANE"]) == ("x[1]", "-1")
+    assert environ["TIDE_JOB_NAME"] == "x[1]"
+    assert environ["TIDE_GANG"] == f"{_launch.gang_key({})}:1:2" and "TIDE_LANE" not in environ
     worker = {**environ, "TIDE_JOB_PID": f"{parent}:{start}:1"}
     assert not _launch.claim_process(worker)
 
@@ -247,6 +248,7 @@ def test_one_rank_alone_keeps_the_plain_name_and_its_lane() -> None:
     environ = {"RANK": "0", "WORLD_SIZE": "1", "TIDE_JOB_NAME": "x", "TIDE_LANE": "2"}
     assert _launch.claim_process(environ)
     assert (environ["TIDE_JOB_NAME"], environ["TIDE_LANE"]) == ("x", "2")
+    assert "TIDE_GANG" not in environ
     assert _launch.rank_name("x", {"RANK": "11", "WORLD_SIZE": "16"}) == "x[11]"
     assert _launch.rank_name("x[3]", {"RANK": "3", "WORLD_SIZE": "8"}) == "x[3]"
     assert _launch.rank_name("", {"RANK": "3", "WORLD_SIZE": "8"}) == ""
@@ -279,7 +281,9 @@ def test_a_process_that_is_gone_has_no_start_time() -> None:
 def test_a_spawned_rank_takes_the_job_over_from_its_parent_and_its_workers_pass_through() -> None:
     claimed = {_launch.CLAIM_VARIABLE: "", "TIDE_JOB_NAME": "train"}
     _launch.claim_as_rank(1, 4, claimed)
-    assert (claimed["TIDE_JOB_NAME"], claimed["TIDE_LANE"]) == ("train[1]", "-1")
+    assert claimed["TIDE_JOB_NAME"] == "train[1]" and "TIDE_LANE" not in claimed
+    key = _launch.gang_key({}, f"{os.getppid()}:{_launch.process_start_time(os.getppid())}")
+    assert claimed["TIDE_GANG"] == f"{key}:1:4"
     child = "import os; from torchtide import _launch; print(_launch.claim_process())"
     environ = {**os.environ, **claimed, "PYTHONPATH": str(processes.SOURCE)}
     said = subprocess.run(
@@ -292,6 +296,38 @@ def test_one_spawned_process_alone_keeps_its_name_and_lane() -> None:
     claimed = {"TIDE_JOB_NAME": "train"}
     _launch.claim_as_rank(0, 1, claimed)
     assert claimed["TIDE_JOB_NAME"] == "train" and "TIDE_LANE" not in claimed
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"RANK": "1", "WORLD_SIZE": "4", "LOCAL_WORLD_SIZE": "2"},
+        {"RANK": "1", "WORLD_SIZE": "65", "LOCAL_WORLD_SIZE": "65"},
+    ],
+)
+def test_ranks_that_cannot_be_a_gang_take_no_turns(given: dict[str, str]) -> None:
+    environ = {**given, "TIDE_GANG": "5:0:2"}
+    assert _launch.claim_process(environ)
+    assert environ["TIDE_LANE"] == "-1" and "TIDE_GANG" not in environ
+
+
+def test_ranks_of_one_job_have_one_gang_and_those_of_another_have_another() -> None:
+    first = {"TORCHELASTIC_RUN_ID": "a", "MASTER_ADDR": "localhost", "MASTER_PORT": "29400"}
+    keys = {
+        _launch.gang_key({**first, "RANK": "0"}),
+        _launch.gang_key({**first, "MASTER_PORT": "29401"}),
+        _launch.gang_key({**first, "TORCHELASTIC_RESTART_COUNT": "1"}),
+        _launch.gang_key(first, "5:6"),
+        _launch.gang_key({}),
+    }
+    assert len(keys) == 5 and min(keys) > 0 and max(keys) < 1 << 63
+    assert _launch.gang_key({**first, "RANK": "1"}) in keys
+
+
+@pytest.mark.parametrize("text", ["", "1", "1:2", "a:0:1", "1:2:3:4"])
+def test_rubbish_names_no_gang(text: str) -> None:
+    assert _launch.gang_of({"TIDE_GANG": text}) is None
+    assert _launch.gang_of({"TIDE_GANG": "9:1:2"}) == (9, 1, 2)
 
 
 def test_what_multiprocessing_has_spawned_is_known_by_its_command_line() -> None:

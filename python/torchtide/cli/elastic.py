@@ -115,8 +115,9 @@ class Launcher:
         environ = {
             **self.environ,
             DESCRIPTOR: str(self.descriptor),
-            # A process that held the turn would wait for one that waits for the turn.
-            "TIDE_LANE": _launch.NO_LANE,
+            # Known with the first generation; a process that took turns by itself would wait for
+            # one that waits for the turn.
+            _launch.GANG_VARIABLE: _launch.GANG_TO_COME,
             "TIDE_JOB_NAME": f"{self.name}[{self._started}]",
         }
         limit = int(self.group.report()["limit"])

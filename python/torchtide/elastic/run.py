@@ -18,6 +18,7 @@ from torchtide.elastic.adapt import Observer, Policy, Report, squared_norm
 from torchtide.elastic.checkpoint import Resumable
 from torchtide.elastic.contexts import Contexts, Slot, tensors_digest
 from torchtide.elastic.data import Place, seed_all, stream_seed
+from torchtide.elastic.gang import GangOfRun
 from torchtide.elastic.loading import AnyLoader, make_loader
 from torchtide.elastic.orders import Orders
 from torchtide.elastic.training import Training
@@ -74,6 +75,7 @@ class Run(Resumable):
                 asked=f"processes={bounds}",
                 advice=f"tide run --processes {bounds[0]}:{bounds[1]} -- python train.py",
             )
+        self._gang = GangOfRun(int(os.environ[DESCRIPTOR])) if self._group else None
         torch.set_num_threads(threads)
         seed_all(stream_seed(seed, "start"))
 
@@ -326,6 +328,8 @@ class Run(Resumable):
         place = self._place()
         self._observer.begin(int(place["generation"]))
         self._tidy_state()
+        if self._gang is not None:
+            self._gang.join(place, lambda: self.step_index)
         self._begin, self._end = place["begin"], place["end"]
         self._exchange.begin(self._at())
         self._settled = False

@@ -58,7 +58,7 @@ TEST_F(TurnTest, WithoutALaneThereIsNothingToAcquire) {
 TEST_F(TurnTest, RefusesLanesAndWeightsThatDoNotExist) {
   Turn turn(*device_, *device_->Claim("member"), clock_);
   EXPECT_TRUE(absl::IsInvalidArgument(turn.Join(LaneId(-1))));
-  EXPECT_TRUE(absl::IsInvalidArgument(turn.Join(LaneId(shm::kLaneCount))));
+  EXPECT_TRUE(absl::IsInvalidArgument(turn.Join(LaneId(shm::kScratchCount))));
   for (const double weight : {0.0, -1.0, 1e9, std::numeric_limits<double>::quiet_NaN()}) {
     EXPECT_TRUE(absl::IsInvalidArgument(turn.Join(LaneId(0), weight))) << weight;
   }

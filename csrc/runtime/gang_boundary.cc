@@ -1,0 +1,120 @@
+// The boundary of a process that has turns together with others of its job.
+#include <memory>
+
+#include "absl/strings/str_cat.h"
+#include "base/log.h"
+#include "base/status.h"
+#include "lane/members.h"
+#include "runtime/cuda_job.h"
+#include "runtime/runtime.h"
+
+namespace tide::runtime {
+
+void Runtime::JoinGang(const lane::GangPlace& place) {
+  in_gang_ = true;
+  gang_place_ = place;
+}
+
+void Runtime::EnterGang() {
+  // Ranks with devices switch by themselves: device memory has no seats.
+  const bool wanted = options_.lane >= 0 && gang_place_.key != 0 && CudaJob::Current() == nullptr;
+  if (gang_ != nullptr && (!wanted || gang_->place() != gang_place_)) LeaveGang();
+  if (gang_ == nullptr && wanted) {
+    gang_ = std::make_unique<lane::Gang>(*device_, slot_id_, clock_, gang_place_);
+  }
+}
+
+void Runtime::LeaveGang() {
+  // The followers are told first: after the turn has passed nobody is on a seat by right.
+  gang_.reset();
+  on_seat_ = false;
+  scratch_.reset();
+  if (turn_ != nullptr) turn_->Leave();
+  in_lane_ = false;
+}
+
+bool Runtime::WantsClose() {
+  if (Learning(iterations_.load(std::memory_order_relaxed))) return false;
+  const shm::LaneSlot& lane = device_->lane(lane_);
+  // relaxed: times, each right by itself
+  const int64_t served_ns =
+      clock_.MonotonicNanos() - lane.granted_ns.load(std::memory_order_relaxed);
+  if (served_ns < lane.quantum_ns.load(std::memory_order_relaxed)) return false;
+  return lane::AnyReady(device_->table(), lane_, slot_id_) || WaitsForPace();
+}
+
+lane::WaitHooks Runtime::GangHooks(const std::function<bool()>& interrupted) {
+  lane::WaitHooks hooks;
+  hooks.on_wake = [this] { CarryOutOrders(Returns::kWhenResumed); };
+  hooks.cancelled = [&interrupted] { return interrupted && interrupted(); };
+  return hooks;
+}
+
+absl::StatusOr<bool> Runtime::MeetGang(const std::function<bool()>& interrupted) {
+  const bool held = in_lane_ && turn_->Holds();
+  const absl::Status met = LeadsGang() ? LeadGang(interrupted) : FollowGang(interrupted);
+  if (absl::IsCancelled(met)) return Interrupted("interrupted while waiting for the gang");
+  TIDE_RETURN_IF_ERROR(met);
+  if (suspended_.load(std::memory_order_relaxed)) return false;
+  return !(held && !turn_->Holds() && WaitsForPace());
+}
+
+void Runtime::GiveKeptTurn() {
+  turn_->SetReady(false);
+  // Followers that are in an iteration keep their seats, as Note [Gangs] says.
+  if (LeadsGang() && !survivors_stay_) turn_->Release(/*continuing=*/false);
+}
+
+absl::Status Runtime::LeadGang(const std::function<bool()>& interrupted) {
+  if (survivors_stay_ || (in_lane_ && !turn_->Holds())) return absl::OkStatus();
+  if (in_lane_ && !gang_->closing() && !WantsClose()) return absl::OkStatus();
+  const int64_t begin = clock_.MonotonicNanos();
+  const auto iteration =
+      absl::Nanoseconds(slot().last_iteration_ns.load(std::memory_order_relaxed));
+  TIDE_ASSIGN_OR_RETURN(const lane::Gang::Closing closing,
+                        gang_->Close(step_, lane::GangPatience(iteration), GangHooks(interrupted)));
+  // Nobody ran meanwhile: no service.
+  if (in_lane_) turn_->Excuse(absl::Nanoseconds(clock_.MonotonicNanos() - begin));
+  if (closing == lane::Gang::Closing::kOpen) return absl::OkStatus();
+  keep_turn_ = false;
+  if (in_lane_) {
+    turn_->SetLearning(Learning(iterations_.load(std::memory_order_relaxed)));
+    turn_->Release(!WaitsForPace());
+    return absl::OkStatus();
+  }
+  if (turn_ == nullptr) turn_ = std::make_unique<lane::Turn>(*device_, slot_id_, clock_);
+  const absl::Status joined = JoinLane(LaneId(DecideAdmission().lane));
+  if (!joined.ok()) gang_->Dissolve();
+  return joined;
+}
+
+absl::Status Runtime::FollowGang(const std::function<bool()>& interrupted) {
+  if (survivors_stay_) return absl::OkStatus();  // its seat holds them
+  const auto iteration =
+      absl::Nanoseconds(slot().last_iteration_ns.load(std::memory_order_relaxed));
+  // Twice the leader's, whose own iteration may have been longer.
+  TIDE_RETURN_IF_ERROR(
+      gang_->Follow(step_, 2 * lane::GangPatience(iteration), GangHooks(interrupted)));
+  UseSeat();
+  return absl::OkStatus();
+}
+
+void Runtime::UseSeat() {
+  const LaneId lane = gang_->lane();
+  if (lane == LaneId() || gang_place_.rank >= shm::kSeatCount) return;
+  const LaneId seat(gang_place_.rank * shm::kLaneCount + lane.value());
+  if (turn_ == nullptr) turn_ = std::make_unique<lane::Turn>(*device_, slot_id_, clock_);
+  if (turn_->lane() != seat) {
+    // Members map a seat's scratch only while they belong to it.
+    scratch_.reset();
+    if (const absl::Status joined = turn_->Join(seat); !joined.ok()) {
+      Log(LogLevel::kWarning, absl::StrCat("event=no_seat status=\"", joined.ToString(), "\""));
+      return;
+    }
+    lane_ = seat;
+  }
+  on_seat_ = gang_->TakeSeat();
+  if (on_seat_) MapScratch();
+}
+
+}  // namespace tide::runtime

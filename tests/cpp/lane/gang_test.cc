@@ -1,0 +1,268 @@
+// A gang's protocol: nobody is held who runs, nobody waits for ever, and the dead are not waited
+// for.
+#include "lane/gang.h"
+
+#include <signal.h>
+
+#include <memory>
+#include <thread>
+
+#include "cpp/lane/lane_workers.h"
+#include "gtest/gtest.h"
+
+namespace tide::lane {
+namespace {
+
+using shm::GangState;
+using testing::Announce;
+using testing::Await;
+using testing::Child;
+using testing::Shared;
+
+constexpr uint64_t kKey = 7;
+constexpr absl::Duration kShort = absl::Milliseconds(30);
+constexpr absl::Duration kLong = absl::Seconds(50);
+
+class GangTest : public ::testing::Test {
+ protected:
+  GangTest() : device_(*shm::DeviceFile::Open(temp_.path())) {}
+
+  std::unique_ptr<Gang> Rank(int rank, int size = 2, uint64_t key = kKey) {
+    const SlotId self = *device_->Claim("rank");
+    slots_[rank] = self;
+    return std::make_unique<Gang>(*device_, self, RealClock(), GangPlace{key, rank, size});
+  }
+  GangState State(int rank) {
+    return static_cast<GangState>(device_->slot(slots_[rank]).gang_state.load());
+  }
+  // The leader's boundaries before `step` and the next, with a follower that follows.
+  Gang::Closing CloseWith(Gang& leader, Gang& follower, int64_t step) {
+    EXPECT_EQ(*leader.Close(step, kLong, {}), Gang::Closing::kOpen) << "said, not done yet";
+    std::thread parked([&] { EXPECT_TRUE(follower.Follow(step + 1, kLong, {}).ok()); });
+    const auto closing = leader.Close(step + 1, kLong, {});
+    EXPECT_EQ(State(1), GangState::kHeld);
+    leader.Open(step + 1, /*again=*/false);
+    parked.join();
+    return *closing;
+  }
+
+  testing::TempDir temp_;
+  std::unique_ptr<shm::DeviceFile> device_;
+  SlotId slots_[4];
+};
+
+TEST_F(GangTest, FollowersAreHeldWhileTheGangHasNoTurnAndRunOnTheirSeatsAfterIt) {
+  auto leader = Rank(0), follower = Rank(1);
+  EXPECT_EQ(follower->lane(), LaneId());
+  EXPECT_EQ(CloseWith(*leader, *follower, 5), Gang::Closing::kClosed);
+  EXPECT_EQ(State(1), GangState::kIn);
+  EXPECT_EQ(follower->lane(), LaneId()) << "its leader is in no lane";
+  device_->slot(slots_[0]).lane.store(3);
+  EXPECT_EQ(follower->lane(), LaneId(3));
+  EXPECT_TRUE(follower->Follow(6, kShort, {}).ok()) << "nothing was said for this step";
+}
+
+TEST_F(GangTest, AFollowerRunsOnUpToTheStepThatWasSaid) {
+  auto leader = Rank(0), follower = Rank(1);
+  ASSERT_EQ(*leader->Close(5, kLong, {}), Gang::Closing::kOpen);
+  EXPECT_TRUE(follower->Follow(5, kLong, {}).ok());
+  EXPECT_EQ(State(1), GangState::kApart);
+}
+
+TEST_F(GangTest, AnIncompleteGangIsNotClosed) {
+  auto leader = Rank(0, 3), follower = Rank(1, 3);
+  for (int step = 0; step < 4; ++step) {
+    EXPECT_EQ(*leader->Close(step, kShort, {}), Gang::Closing::kOpen);
+    EXPECT_FALSE(leader->closing());
+  }
+  auto twin = Rank(1, 3);
+  EXPECT_EQ(*leader->Close(4, kShort, {}), Gang::Closing::kOpen);
+  EXPECT_FALSE(leader->closing()) << "three processes, but not three ranks";
+}
+
+TEST_F(GangTest, AGangOfOneIsClosedAtOnce) {
+  auto leader = Rank(0, 1);
+  EXPECT_EQ(*leader->Close(0, kShort, {}), Gang::Closing::kClosed);
+}
+
+TEST_F(GangTest, TheCloseIsTakenBackWhereAFollowerDoesNotCome) {
+  auto leader = Rank(0), follower = Rank(1);
+  ASSERT_EQ(*leader->Close(5, kLong, {}), Gang::Closing::kOpen);
+  EXPECT_EQ(*leader->Close(6, kShort, {}), Gang::Closing::kOpen);
+  EXPECT_FALSE(leader->closing());
+  EXPECT_TRUE(follower->Follow(6, kLong, {}).ok()) << "comes late and goes on";
+  EXPECT_EQ(State(1), GangState::kApart);
+}
+
+TEST_F(GangTest, ALeaderThatMakesNoStepsTakesTheCloseBack) {
+  auto leader = Rank(0), follower = Rank(1);
+  ASSERT_EQ(*leader->Close(5, absl::ZeroDuration(), {}), Gang::Closing::kOpen);
+  ASSERT_TRUE(leader->closing());
+  EXPECT_EQ(*leader->Close(5, absl::ZeroDuration(), {}), Gang::Closing::kOpen);
+  EXPECT_FALSE(leader->closing());
+}
+
+TEST_F(GangTest, AParkedFollowerWhoseLeaderDoesNotComeGoesOn) {
+  auto leader = Rank(0), follower = Rank(1);
+  ASSERT_EQ(*leader->Close(5, kLong, {}), Gang::Closing::kOpen);
+  EXPECT_TRUE(follower->Follow(6, kShort, {}).ok());
+  EXPECT_EQ(State(1), GangState::kApart);
+  EXPECT_TRUE(follower->Follow(7, kLong, {}).ok()) << "it waits for each close once";
+  EXPECT_EQ(*leader->Close(6, kShort, {}), Gang::Closing::kOpen);
+}
+
+TEST_F(GangTest, AfterThreeClosesInVainTheTurnPassesWithoutTheFollowers) {
+  auto leader = Rank(0), follower = Rank(1);
+  ASSERT_EQ(CloseWith(*leader, *follower, 0), Gang::Closing::kClosed);
+  int64_t step = 2, vain = 0;
+  Gang::Closing closing = Gang::Closing::kOpen;
+  for (; vain < 50'000'000 && closing == Gang::Closing::kOpen; ++vain, ++step) {
+    closing = *leader->Close(step, absl::ZeroDuration(), {});
+  }
+  EXPECT_EQ(closing, Gang::Closing::kApart);
+  // One that comes again brings the gang together again.
+  while (!leader->closing()) leader->Close(step, kShort, {}).IgnoreError();
+  std::thread parked([&] { EXPECT_TRUE(follower->Follow(step + 1, kLong, {}).ok()); });
+  EXPECT_EQ(*leader->Close(step + 1, kLong, {}), Gang::Closing::kClosed);
+  leader->Open(step + 1, false);
+  parked.join();
+}
+
+TEST_F(GangTest, CancelledWhileItWaitsALeaderLetsTheOthersGoOn) {
+  auto leader = Rank(0), follower = Rank(1);
+  ASSERT_EQ(*leader->Close(5, kLong, {}), Gang::Closing::kOpen);
+  const WaitHooks hooks{.cancelled = [] { return true; }};
+  EXPECT_TRUE(absl::IsCancelled(leader->Close(6, kLong, hooks).status()));
+  EXPECT_TRUE(follower->Follow(6, kLong, {}).ok());
+  EXPECT_FALSE(leader->closing());
+}
+
+TEST_F(GangTest, CancelledWhileItIsHeldAFollowerIsApart) {
+  auto leader = Rank(0), follower = Rank(1);
+  ASSERT_EQ(*leader->Close(5, kLong, {}), Gang::Closing::kOpen);
+  std::atomic<bool> stop{false};
+  const WaitHooks hooks{.cancelled = [&] { return stop.load(); }};
+  std::thread parked([&] { EXPECT_TRUE(absl::IsCancelled(follower->Follow(6, kLong, hooks))); });
+  EXPECT_EQ(*leader->Close(6, kLong, {}), Gang::Closing::kClosed);
+  stop.store(true);
+  device_->Wake(slots_[1]);
+  parked.join();
+  EXPECT_EQ(State(1), GangState::kApart);
+  leader->Open(6, false);
+  EXPECT_EQ(State(1), GangState::kApart) << "it is not brought in by who has not held it";
+}
+
+TEST_F(GangTest, ALeaderThatLeavesLetsItsFollowersGo) {
+  auto leader = Rank(0), follower = Rank(1);
+  ASSERT_EQ(*leader->Close(5, kLong, {}), Gang::Closing::kOpen);
+  std::thread parked([&] { EXPECT_TRUE(follower->Follow(6, kLong, {}).ok()); });
+  EXPECT_EQ(*leader->Close(6, kLong, {}), Gang::Closing::kClosed);
+  leader.reset();
+  parked.join();
+  EXPECT_EQ(State(1), GangState::kApart);
+}
+
+TEST_F(GangTest, OneSeatHasOneProcessAtATime) {
+  auto a = Rank(1), b = Rank(2, 3, kKey + 1);
+  const LaneId seat(shm::kLaneCount);
+  Turn turn_a(*device_, slots_[1], RealClock()), turn_b(*device_, slots_[2], RealClock());
+  ASSERT_TRUE(turn_a.Join(seat).ok() && turn_b.Join(seat).ok());
+  EXPECT_TRUE(a->TakeSeat());
+  EXPECT_FALSE(b->TakeSeat());
+  EXPECT_TRUE(a->TakeSeat()) << "b does not stand in its way";
+  a->LeaveSeat();
+  EXPECT_TRUE(b->TakeSeat());
+}
+
+// What processes of a gang and the test tell each other.
+struct GangBoard {
+  std::atomic<uint32_t> news{0};
+  std::atomic<int> ready{0};
+  std::atomic<bool> done{false};
+};
+
+TEST_F(GangTest, AHeldFollowerWhoseLeaderIsKilledGoesOn) {
+  Shared<GangBoard> board;
+  auto follower = Rank(1);
+  Child child([&] {
+    auto device = *shm::DeviceFile::Open(temp_.path());
+    Gang leader(*device, *device->Claim("leader"), RealClock(), {kKey, 0, 2});
+    if (*leader.Close(5, kLong, {}) != Gang::Closing::kOpen) return 1;
+    board->ready.store(1);
+    Announce(board->news);
+    if (*leader.Close(6, kLong, {}) != Gang::Closing::kClosed) return 2;
+    raise(SIGKILL);
+    return 0;
+  });
+  ASSERT_TRUE(Await(board->news, [&] { return board->ready.load() == 1; }));
+  EXPECT_TRUE(follower->Follow(6, kLong, {.tick = absl::Milliseconds(5)}).ok());
+  EXPECT_EQ(State(1), GangState::kApart);
+  EXPECT_EQ(child.Wait(), -SIGKILL);
+}
+
+TEST_F(GangTest, AFollowerThatIsKilledIsNotWaitedFor) {
+  Shared<GangBoard> board;
+  auto leader = Rank(0);
+  Child child([&] {
+    auto device = *shm::DeviceFile::Open(temp_.path());
+    Gang follower(*device, *device->Claim("follower"), RealClock(), {kKey, 1, 2});
+    board->ready.store(1);
+    Announce(board->news);
+    return Await(board->news, [&] { return board->done.load(); }) ? 0 : 1;
+  });
+  ASSERT_TRUE(Await(board->news, [&] { return board->ready.load() == 1; }));
+  ASSERT_EQ(*leader->Close(5, kLong, {}), Gang::Closing::kOpen);
+  ASSERT_TRUE(leader->closing());
+  child.Signal(SIGKILL);
+  child.AwaitZombie();
+  EXPECT_EQ(*leader->Close(6, kLong, {.tick = absl::Milliseconds(5)}), Gang::Closing::kClosed);
+}
+
+TEST_F(GangTest, ThousandsOfTurnsOfAGangOfThreeNeverHoldARunningFollower) {
+  Shared<GangBoard> board;
+  Shared<std::atomic<int64_t>> inside[2];
+  constexpr int64_t kSteps = 3000;
+  const auto follow = [&](int rank) {
+    auto device = *shm::DeviceFile::Open(temp_.path());
+    Gang gang(*device, *device->Claim("follower"), RealClock(), {kKey, rank, 3});
+    board->ready.fetch_add(1);
+    Announce(board->news);
+    for (int64_t step = 0; step < kSteps; ++step) {
+      if (!gang.Follow(step, kLong, {}).ok()) return 1;
+      // The leader takes part in each step: a follower ends none before it.
+      inside[rank - 1]->store(step + 1);
+      Announce(board->news);
+      const auto went = [&] { return board->ready.load() >= 3 + step || board->done.load(); };
+      if (!Await(board->news, went)) return 2;
+      inside[rank - 1]->store(-(step + 1));
+    }
+    return 0;
+  };
+  Child first([&] { return follow(1); }), second([&] { return follow(2); });
+  ASSERT_TRUE(Await(board->news, [&] { return board->ready.load() == 2; }));
+  auto leader = Rank(0, 3);
+  int64_t closed = 0;
+  for (int64_t step = 0; step < kSteps; ++step) {
+    const auto closing = *leader->Close(step, kLong, {});
+    if (closing == Gang::Closing::kClosed) {
+      ++closed;
+      EXPECT_LE(inside[0]->load(), 0) << "held in step " << step;
+      EXPECT_LE(inside[1]->load(), 0) << "held in step " << step;
+      leader->Open(step, /*again=*/step % 3 != 0);
+    }
+    board->ready.fetch_add(1);  // the collective of this step
+    Announce(board->news);
+    const auto there = [&] {
+      return std::abs(inside[0]->load()) > step && std::abs(inside[1]->load()) > step;
+    };
+    ASSERT_TRUE(Await(board->news, there)) << step;
+  }
+  board->done.store(true);
+  Announce(board->news);
+  EXPECT_EQ(first.Wait(), 0);
+  EXPECT_EQ(second.Wait(), 0);
+  EXPECT_GT(closed, kSteps / 3);
+}
+
+}  // namespace
+}  // namespace tide::lane

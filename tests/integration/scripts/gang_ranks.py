@@ -1,0 +1,77 @@
+"""A rank of a DDP job with large activations; says its digest and what it did in the lane."""
+
+import argparse
+import atexit
+import hashlib
+import json
+import os
+import pathlib
+import sys
+import time
+
+import torch
+import torch.distributed as dist
+
+
+def digest_of(model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> str:
+    found = hashlib.sha256()
+    for tensor in model.state_dict().values():
+        found.update(tensor.numpy().tobytes())
+    for state in optimizer.state_dict()["state"].values():
+        for value in state.values():
+            found.update(value.numpy().tobytes())
+    return found.hexdigest()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--out", required=True)
+    parser.add_argument("--steps", type=int, default=40)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--evaluate", action="store_true", help="rank 0 alone, the others wait")
+    parser.add_argument("--until", help="trains on until this file is there")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo")
+    rank = dist.get_rank()
+    torch.manual_seed(options.seed)
+    layers = [torch.nn.Linear(64, 512), torch.nn.ReLU(), torch.nn.Linear(512, 64)]
+    plain = torch.nn.Sequential(*layers)
+    model = torch.nn.parallel.DistributedDataParallel(plain)
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
+    step = 0
+    while step < options.steps or options.until:
+        torch.manual_seed(1000 * options.seed + 10 * step + rank)
+        batch = torch.randn(2048, 64)
+        optimizer.zero_grad()
+        model(batch).pow(2).mean().backward()
+        optimizer.step()
+        step += 1
+        sys.stdout.write(f"step {rank} {os.getpid()} {step}\n")
+        sys.stdout.flush()
+        if options.evaluate and step % 5 == 0:
+            if rank == 0:
+                end = time.monotonic() + 0.7  # longer than a gang waits for its ranks
+                with torch.no_grad():
+                    while time.monotonic() < end:
+                        plain(batch)
+            dist.barrier()
+        if options.until and step >= options.steps:
+            there = torch.tensor([float(pathlib.Path(options.until).exists())])
+            dist.all_reduce(there)
+            if there.item() > 0:
+                break
+    said = {"digest": digest_of(model, optimizer), "steps": step}
+    core = sys.modules.get("torchtide._core")
+    if core is not None and core.started():
+        core.validate()
+        report = core.report()
+        said |= {k: report[k] for k in ("lane_allocations", "lane_peak", "wait_seconds_total")}
+    pathlib.Path(f"{options.out}.{rank}.json").write_text(json.dumps(said))
+    dist.barrier()
+    # As in test_run_ranks.py: torch 2.15 may abort while the interpreter ends.
+    atexit._run_exitfuncs()
+    os._exit(0)
+
+
+main()

@@ -116,6 +116,20 @@ TEST_F(QueriesTest, ExplainSaysWhoHoldsTheTurnAndWhoIsAhead) {
             std::string::npos);
 }
 
+TEST_F(QueriesTest, ExplainSaysThatAParkedFollowerWaitsForItsGang) {
+  for (auto [slot, pid, name] : {std::tuple{0, 10, "train[0]"}, {1, 11, "train[1]"}}) {
+    SlotView& view = device_.Add(slot, pid, name);
+    view.lane = 0, view.phase = shm::Phase::kWaiting, view.gang = 7, view.gang_rank = slot;
+    StartJob(name, pid);
+  }
+  device_.view.slots[1].gang_state = shm::GangState::kHeld;
+  EXPECT_EQ(Why("train[1]"), "train[1]: waiting for the turn of its gang, which train[0] takes");
+  device_.view.slots[1].gang_state = shm::GangState::kParked;
+  EXPECT_EQ(Why("train[1]"),
+            "train[1]: waiting until all ranks of its gang are between two iterations");
+  EXPECT_NE(Why("train[0]").find("waiting for its turn"), std::string::npos);
+}
+
 TEST_F(QueriesTest, ExplainSaysWhatIsDemotedAndWhy) {
   SlotView& slot = device_.Add(0, 10, "train");
   slot.phase = shm::Phase::kRunning;

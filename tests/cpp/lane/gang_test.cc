@@ -9,6 +9,7 @@
 
 #include "cpp/lane/lane_workers.h"
 #include "gtest/gtest.h"
+#include "shm/slot_table.h"
 
 namespace tide::lane {
 namespace {
@@ -160,6 +161,19 @@ TEST_F(GangTest, ALeaderThatLeavesLetsItsFollowersGo) {
   leader.reset();
   parked.join();
   EXPECT_EQ(State(1), GangState::kApart);
+}
+
+TEST_F(GangTest, AFollowerThatIsInHasTheTurnThatItsLeaderHolds) {
+  auto leader = Rank(0), follower = Rank(1);
+  Turn turn(*device_, slots_[0], RealClock()), seat(*device_, slots_[1], RealClock());
+  ASSERT_TRUE(turn.Join(LaneId(2)).ok() && seat.Join(LaneId(shm::kLaneCount + 2)).ok());
+  ASSERT_EQ(CloseWith(*leader, *follower, 0), Gang::Closing::kClosed);
+  EXPECT_FALSE(shm::HasTurn(device_->table(), slots_[1].value())) << "nobody has it";
+  ASSERT_TRUE(turn.Acquire().ok());
+  EXPECT_TRUE(shm::HasTurn(device_->table(), slots_[0].value()));
+  EXPECT_TRUE(shm::HasTurn(device_->table(), slots_[1].value()));
+  leader->Dissolve();
+  EXPECT_FALSE(shm::HasTurn(device_->table(), slots_[1].value()));
 }
 
 TEST_F(GangTest, OneSeatHasOneProcessAtATime) {

@@ -5,7 +5,7 @@ from __future__ import annotations
 import collections.abc
 import typing
 import typing_extensions
-__all__: list[str] = ['Client', 'DaemonUnavailable', 'ElasticExchange', 'ElasticGroup', 'JobRow', 'ProtocolError', 'Trace', 'View', 'api', 'await_devices', 'begin_iteration', 'carry_out_orders', 'cluster_policies', 'cuda_api', 'cuda_boundary', 'cuda_host_mapping', 'cuda_make_room', 'cuda_memory_table', 'cuda_report', 'cuda_restore', 'cuda_resume', 'cuda_retire', 'cuda_set_framework', 'cuda_set_limit', 'cuda_start', 'cuda_started', 'cuda_suspend', 'cuda_validate', 'draw_trace', 'elastic_checksum', 'elastic_create', 'elastic_plan', 'end_iteration', 'expect_iterations', 'format_bytes', 'get_option', 'leave', 'memory_table', 'name', 'operators_wanted', 'options', 'owns', 'parse_bytes', 'parse_trace', 'read_trace', 'register', 'report', 'resume', 'runtime_dir', 'sample', 'set_limit', 'set_option', 'shutdown', 'simulate', 'start', 'started', 'suspend', 'validate']
+__all__: list[str] = ['Client', 'DaemonUnavailable', 'ElasticExchange', 'ElasticGroup', 'JobRow', 'ProtocolError', 'Trace', 'View', 'api', 'await_devices', 'begin_iteration', 'carry_out_orders', 'cluster_policies', 'cuda_api', 'cuda_boundary', 'cuda_host_mapping', 'cuda_make_room', 'cuda_memory_table', 'cuda_report', 'cuda_restore', 'cuda_resume', 'cuda_retire', 'cuda_set_framework', 'cuda_set_limit', 'cuda_start', 'cuda_started', 'cuda_suspend', 'cuda_validate', 'draw_trace', 'elastic_checksum', 'elastic_create', 'elastic_plan', 'end_iteration', 'expect_iterations', 'format_bytes', 'get_option', 'join_gang', 'leave', 'memory_table', 'name', 'operators_wanted', 'options', 'owns', 'parse_bytes', 'parse_trace', 'read_trace', 'register', 'report', 'resume', 'runtime_dir', 'sample', 'set_limit', 'set_option', 'shutdown', 'simulate', 'start', 'started', 'suspend', 'validate']
 class DaemonUnavailable(ConnectionError):
     pass
 class ProtocolError(RuntimeError):
@@ -228,9 +228,9 @@ def await_devices(on_paused: typing.Any = None) -> None:
     """
     Waits while the job is paused and its device memory away. Raises KeyboardInterrupt.
     """
-def begin_iteration(phase: typing.SupportsInt | typing.SupportsIndex = 0, on_paused: typing.Any = None) -> None:
+def begin_iteration(phase: typing.SupportsInt | typing.SupportsIndex = 0, on_paused: typing.Any = None, step: typing.SupportsInt | typing.SupportsIndex = 0) -> None:
     """
-    Waits for the turn; `on_paused` is called when the job is found paused. Raises KeyboardInterrupt.
+    Waits for the turn; `on_paused` is called when the job is found paused. `step`: the optimizer steps so far. Raises KeyboardInterrupt.
     """
 def carry_out_orders() -> None:
     """
@@ -311,6 +311,10 @@ def format_bytes(bytes: typing.SupportsInt | typing.SupportsIndex) -> str:
 def get_option(name: str) -> str:
     """
     Value of an option as text. Raises KeyError.
+    """
+def join_gang(key: typing.SupportsInt | typing.SupportsIndex, rank: typing.SupportsInt | typing.SupportsIndex, size: typing.SupportsInt | typing.SupportsIndex) -> None:
+    """
+    From the next boundary on this process has turns together with those of the same key. 0: with nobody, and none by itself.
     """
 def leave() -> None:
     ...

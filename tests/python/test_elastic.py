@@ -327,3 +327,17 @@ def test_what_is_done_between_steps_changes_nothing_and_may_end_the_loop() -> No
 
     assert digest(True) == digest(False)
     assert digest(True)[0] == list(range(1, 8))
+
+
+def test_a_state_that_could_not_travel_trains_on_while_nobody_joins() -> None:
+    with Run(2, (1, 2)) as run:
+        model = torch.nn.Linear(3, 1)
+        optimizer = torch.optim.SGD(model.parameters(), 0.1)
+        data = torch.utils.data.TensorDataset(torch.randn(16, 3))
+        _, _, loader = run.prepare(model, optimizer, data, batch_size=2)
+        run._group = True  # as under `tide run --processes`
+        for (x,) in run.iterations(loader):
+            run.backward(model(x).square().mean())
+            if run.step():
+                optimizer.state[model.weight]["odd"] = object()
+        assert run.step_index == 4 and run._expected

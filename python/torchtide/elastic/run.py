@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -67,6 +68,7 @@ class Run(Resumable):
         self._on_step: Callable[[], None] | None = None
         self._settled = True  # no step is half done
         self._state_read, self._expected = -1, False
+        self._gang: GangOfRun | None = None
         self._group = DESCRIPTOR in os.environ
         self._hosts = not self._group and hosts.launched()
         if not self._group and not self._hosts and bounds[0] > 1:
@@ -75,7 +77,6 @@ class Run(Resumable):
                 asked=f"processes={bounds}",
                 advice=f"tide run --processes {bounds[0]}:{bounds[1]} -- python train.py",
             )
-        self._gang = GangOfRun(int(os.environ[DESCRIPTOR])) if self._group else None
         torch.set_num_threads(threads)
         seed_all(stream_seed(seed, "start"))
 
@@ -131,7 +132,7 @@ class Run(Resumable):
             scheduler: of the learning rate, stepped after each step.
             scaler: a `torch.amp.GradScaler`; it sees the mean gradient.
             collate: makes a batch of a list of samples.
-            data_workers: processes that read ahead for this one.
+            data_workers: processes that read ahead for this one; 0: it reads itself.
             stream_bytes: room for the place of a stream in each logical worker's context.
             noise_scale: measures it for `report`; one more pass over each worker's gradients.
 
@@ -139,7 +140,8 @@ class Run(Resumable):
             The model and the optimizer themselves, and the loader for `iterations`.
 
         Raises:
-            OptionError: it cannot be trained elastically, or this process differs from others.
+            OptionError: something cannot be trained elastically, or this process differs from the
+                others of the job; the sentence says what.
         """
         options = {
             "workers": self.workers,
@@ -152,19 +154,9 @@ class Run(Resumable):
             "data_workers": data_workers,
         }
         loader = make_loader(dataset, batch_size, options, stream_bytes)
-        self.model, self.optimizer, self._loader = model, optimizer, loader
         self._observer = Observer(self.workers, loader.options.step_samples, noise_scale)
-        kept = scheduler, scaler, max_norm, self._observer.noise
-        self._training = Training(model, optimizer, *kept)
-        buffers, room = self._training.buffers, loader.context_bytes
-        self._contexts = Contexts(buffers, self._seed, room, norms=noise_scale)
-        self._slots: dict[tuple[int, int], Slot] = {}
-        sizes, room = self._training.gradients.sizes(), self._contexts.size_bytes
-        kind = hosts.HostsExchange if self._hosts else _core.ElasticExchange
-        self._exchange = kind(self.workers, sizes, room)
-        if self._group or self._hosts:
-            self._join_group()
-        self._training.gradients.attach(self._exchange)
+        noise = self._observer.noise
+        self._take_over(Training(model, optimizer, scheduler, scaler, max_norm, noise), loader)
         return model, optimizer, loader
 
     def iterations(self, loader: AnyLoader) -> Iterator[Any]:
@@ -242,14 +234,10 @@ class Run(Resumable):
         return self._finish()
 
     def report(self) -> Report:
-        """Times by size, throughput, noise scale and goodput, as far as they are known here.
-
-        Between two steps; in Lightning's and Trainer's callbacks too.
-        """
+        """Times by size, throughput, noise scale and goodput, as known here; between two steps."""
         if self._exchange is None or self.worker_id >= 0:
             raise OptionError("it belongs between two steps", asked="run.report()")
-        place = self._place()
-        return self._observer.report(self.step_index, int(place["processes"]), self._bounds)
+        return self._observer.report(self.step_index, self.processes, self._bounds)
 
     def on_step(self, function: Callable[[], None] | None) -> None:
         """Has `function` called after each step, in every process, before the next one begins.
@@ -368,7 +356,7 @@ class Run(Resumable):
         self._training.apply(norms)
         self.step_index += 1
         self._settled = True
-        self._observer.end(int(self._place()["processes"]))
+        self._observer.end(self.processes)
         if self._adapt is not None and self.is_main:
             self._observer.propose(self._adapt, self.report())
         if self._on_step is not None:
@@ -387,8 +375,9 @@ class Run(Resumable):
             self._exchange.drop_state()
         if not self._expected:
             self._expected = True
-            packed = states.Packed(self._state_tree())
-            self._exchange.expect_state(packed.size_bytes + states.ROOM_FOR_NUMBERS)
+            with contextlib.suppress(OptionError):  # no joiner yet who could not receive it
+                packed = states.Packed(self._state_tree())
+                self._exchange.expect_state(packed.size_bytes + states.ROOM_FOR_NUMBERS)
 
     def _state_tree(self) -> dict[str, Any]:
         return self._training.tree(self._contexts) | {"base": self._base}
@@ -431,6 +420,21 @@ class Run(Resumable):
     # --------------------------------------------------------------------------------------------
     # The other processes
 
+    def _take_over(self, training: Training, loader: AnyLoader) -> None:
+        """Lays out what the processes exchange, and joins the others."""
+        self.model, self.optimizer = training.model, training.optimizer
+        self._training, self._loader = training, loader
+        self._contexts = Contexts(
+            training.buffers, self._seed, loader.context_bytes, norms=training.noise is not None
+        )
+        self._slots: dict[tuple[int, int], Slot] = {}
+        kind = hosts.HostsExchange if self._hosts else _core.ElasticExchange
+        sizes = training.gradients.sizes()
+        self._exchange = kind(self.workers, sizes, self._contexts.size_bytes)
+        if self._group or self._hosts:
+            self._join_group()
+        training.gradients.attach(self._exchange)
+
     def _join_group(self) -> None:
         contract = self._contract()
         descriptor = int(os.environ.get(DESCRIPTOR, "-1"))
@@ -446,6 +450,7 @@ class Run(Resumable):
         if self._group:
             self._orders = Orders(self._exchange)
             self._observer.group = _core.ElasticGroup(descriptor)
+            self._gang = GangOfRun(descriptor)
 
     def _contract(self) -> dict[str, Any]:
         """All that must be equal for equal bits."""

@@ -13,6 +13,7 @@
 #include "base/status.h"
 #include "bind/status_error.h"
 #include "elastic/exchange.h"
+#include "runtime/runtime.h"
 #include "shm/futex.h"
 #include "shm/process.h"
 
@@ -72,6 +73,13 @@ class PyExchange {
     auto found = exchange_->Attach(std::move(copy), contract, Options());
     py::gil_scoped_acquire gil;
     return Result(std::move(found));
+  }
+  /// What the daemon orders is from now on for the job as a whole; needs the runtime.
+  static void TakeOrders(int fd) {
+    runtime::Runtime* const current = runtime::Runtime::Current();
+    if (current == nullptr) return;
+    auto group = ValueOrThrow(elastic::Group::Attach(Duplicate(fd)));
+    current->TakeOrdersThrough(std::make_shared<runtime::JobOrders>(std::move(group)));
   }
   /// Narrows the bounds of the launcher to those that the script asks for.
   void Bound(uint32_t low, uint32_t high) {
@@ -370,6 +378,7 @@ void BindElastic(py::module_& module) {
       .def(py::init<int, const std::vector<std::pair<int, size_t>>&, int64_t>(), py::arg("workers"),
            py::arg("parameters"), py::arg("context_bytes"))
       .def("attach", &PyExchange::Attach, py::arg("fd"), py::arg("contract"))
+      .def_static("take_orders", &PyExchange::TakeOrders, py::arg("fd"))
       .def("bound", &PyExchange::Bound, py::arg("low"), py::arg("high"))
       .def("started_at", &PyExchange::StartedAt, py::arg("base"))
       .def("stand", &PyExchange::Stand)

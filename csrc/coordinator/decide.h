@@ -118,6 +118,8 @@ void OnCommand(Context& context, PeerId peer, uint64_t request_id, const wire::C
 void OnSettingsCommand(Context& context, const Waiter& waiter, Job& job,
                        const wire::Command& command);
 void OnOrderCommand(Context& context, const Waiter& waiter, Job& job, const wire::Command& command);
+/// Changes the number of processes of the elastic job that `job` is one of; one order at a time.
+void OrderResize(Context& context, Job& job, int64_t processes, std::string by, int64_t timeout_ms);
 void OnGrantAck(Context& context, Job& job, const wire::GrantAck& ack);
 /// Takes over a limit that the job has set itself.
 void FollowOwnLimit(Context& context, Job& job, const wire::Report& report);

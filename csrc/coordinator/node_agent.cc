@@ -62,10 +62,33 @@ int64_t NodeAgent::running_devices() const {
   return devices;
 }
 
+int64_t NodeAgent::running_devices(const std::string& key) const {
+  const auto found = parts_.find(key);
+  return found != parts_.end() && found->second.runs ? found->second.devices : 0;
+}
+
+NodeAgent::Step NodeAgent::StepOf(const std::string& key, const Part& part) {
+  return {.key = key,
+          .state = part.granted.state,
+          .workers = part.granted.workers,
+          .reason = part.granted.reason,
+          .devices = part.granted.devices,
+          .revision = part.granted.revision};
+}
+
+std::vector<NodeAgent::Step> NodeAgent::Running() const {
+  std::vector<Step> running;
+  for (const auto& [key, part] : parts_) {
+    const bool runs = part.runs && part.granted.state == wire::AllocationState::kRun;
+    if (runs && part.granted.devices <= part.devices) running.push_back(StepOf(key, part));
+  }
+  return running;
+}
+
 std::vector<NodeAgent::Step> NodeAgent::NextSteps() const {
   std::vector<Step> steps;
   const auto add = [&](const std::string& key, const Part& part) {
-    steps.push_back({key, part.granted.state, part.granted.workers, part.granted.reason});
+    steps.push_back(StepOf(key, part));
   };
   for (const auto& [key, part] : parts_) {
     const bool run = part.granted.state == wire::AllocationState::kRun;

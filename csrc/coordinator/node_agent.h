@@ -38,15 +38,20 @@ class NodeAgent {
     wire::AllocationState state = wire::AllocationState::kHold;
     int64_t workers = 0;
     std::string reason;
+    int64_t devices = 0, revision = 0;
   };
   /// Steps that may be taken now; the caller says Took when one was carried out. Holds and ends
   /// come first, and a run waits until what it needs has been let go.
   std::vector<Step> NextSteps() const;
   void Took(const std::string& key, wire::AllocationState state);
+  /// What runs with its newest grant; not who waits for devices that others give back.
+  std::vector<Step> Running() const;
 
   bool Knows(const std::string& key) const { return parts_.contains(key); }
   /// Whether a process of this job may run; true for what the cluster knows nothing of.
   bool MayRun(const std::string& key) const;
+  /// Devices of a job that runs, as far as this machine has carried it out; 0 for others.
+  int64_t running_devices(const std::string& key) const;
   int64_t running_devices() const;
   bool connected() const { return connected_; }
   const NodeOptions& options() const { return options_; }
@@ -57,6 +62,8 @@ class NodeAgent {
     bool runs = false;                 // as far as this machine has carried it out
     int64_t devices = 0, workers = 0;  // while it runs
   };
+
+  static Step StepOf(const std::string& key, const Part& part);
 
   NodeOptions options_;
   std::map<std::string, Part> parts_;

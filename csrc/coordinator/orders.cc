@@ -21,6 +21,8 @@ absl::string_view Verb(wire::OrderKind kind) {
       return "resume";
     case wire::OrderKind::kLimitDevice:
       return "limit";
+    case wire::OrderKind::kResize:
+      return "resize";
     case wire::OrderKind::kStop:
       break;
   }
@@ -129,6 +131,10 @@ void Done(Context& context, Job& job, const PendingOrder& order, const wire::Ord
     kind = "device_limited";
     text = absl::StrCat("limit of ", job.name, " on device ", order.device, " is ",
                         Limit(order.bytes), " by ", by, ", in ", took);
+  } else if (order.kind == wire::OrderKind::kResize) {
+    kind = "job_resized";
+    text = absl::StrCat(JobOfProcess(job.name), " has ", Processes(order.processes), " by ", by,
+                        ", in ", took);
   } else {
     kind = "job_stopping";
     text = absl::StrCat(job.name, " stops at its boundary, asked by ", by);
@@ -141,8 +147,11 @@ void Done(Context& context, Job& job, const PendingOrder& order, const wire::Ord
 
 void Undone(Context& context, Job& job, const PendingOrder& order, absl::string_view code,
             absl::string_view reason) {
+  const bool resize = order.kind == wire::OrderKind::kResize;
   const std::string text =
-      absl::StrCat(Verb(order.kind), " of ", job.name, " was rolled back: ", reason);
+      resize ? absl::StrCat(JobOfProcess(job.name), " does not go on with ",
+                            Processes(order.processes), " as ", order.by, " wants: ", reason)
+             : absl::StrCat(Verb(order.kind), " of ", job.name, " was rolled back: ", reason);
   FailOrder(context, order, job, code, text,
             absl::StrCat("it goes on as before; give it longer: `tide ", Verb(order.kind), " ",
                          job.name, " --timeout 60`"));
@@ -163,7 +172,21 @@ void SendOrder(Context& context, const Job& job, PendingOrder& order) {
                                                        .kind = order.kind,
                                                        .deadline_ms = std::max<int64_t>(0, left_ms),
                                                        .device = order.device,
-                                                       .bytes = order.bytes}});
+                                                       .bytes = order.bytes,
+                                                       .processes = order.processes}});
+}
+
+void OrderResize(Context& context, Job& job, int64_t processes, std::string by,
+                 int64_t timeout_ms) {
+  PendingOrder& order = NewOrder(context, job, wire::OrderKind::kResize, timeout_ms);
+  order.by = std::move(by);
+  order.processes = processes;
+  Emit(context, "order_sent", job.name,
+       absl::StrCat("resize of ", JobOfProcess(job.name), " to ", Processes(processes),
+                    " asked by ", order.by, ", within ", Span(absl::Milliseconds(timeout_ms))),
+       {{"order", "resize"}, {"order_id", order.id}, {"processes", processes}});
+  Save(context, job);
+  SendOrder(context, job, order);
 }
 
 void OnOrderCommand(Context& context, const Waiter& waiter, Job& job,

@@ -121,6 +121,7 @@ struct PendingOrder {
   int64_t sent_ns = 0;
   std::string by;
   int64_t device = 0, bytes = 0;  // of a limit
+  int64_t processes = 0;          // of a resize
   bool rollback = false;          // the opposite of an order that expired
   std::vector<Waiter> waiters;
 };

@@ -47,6 +47,14 @@ absl::string_view SignalName(int64_t signal) {
   }
 }
 
+std::string Processes(int64_t count) {
+  return absl::StrCat(count, count == 1 ? " process" : " processes");
+}
+
+std::string JobOfProcess(absl::string_view name) {
+  return std::string(name.substr(0, name.find('[')));
+}
+
 std::string Parts(const wire::Value::Map& parts) {
   std::string text;
   for (const auto& [name, value] : parts) {

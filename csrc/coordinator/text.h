@@ -19,5 +19,9 @@ std::string Size(int64_t bytes);
 absl::string_view SignalName(int64_t signal);
 /// "persistent 900 MiB, pinned 200 MiB" from a map of bytes.
 std::string Parts(const wire::Value::Map& parts);
+/// "1 process", "2 processes".
+std::string Processes(int64_t count);
+/// "train" of "train[2]": the processes of a job are called after it.
+std::string JobOfProcess(absl::string_view name);
 
 }  // namespace tide::coordinator

@@ -1,9 +1,11 @@
 // What a joined daemon does for the coordinator.
 #include "coordinator/uplink.h"
 
-#include "absl/strings/match.h"
+#include <algorithm>
+
 #include "absl/strings/str_cat.h"
 #include "coordinator/decide.h"
+#include "coordinator/text.h"
 
 namespace tide::coordinator {
 namespace {
@@ -12,14 +14,14 @@ constexpr size_t kPassedMax = 1024;
 constexpr int64_t kPassedNs = 10'000'000'000;
 constexpr int64_t kReportNs = 1'000'000'000;  // of one job; a coordinator has thousands of them
 constexpr int64_t kOrderTimeoutMs = 60'000;
+constexpr int64_t kSizeAgainNs = 10'000'000'000;
 
 void SayAll(Context& context, std::vector<wire::Message> messages) {
   for (wire::Message& message : messages) context.effects.push_back(SendUp{std::move(message)});
 }
 
-/// The ranks of a job are called after it: train[0], train[1], ...
-bool IsOf(const std::string& name, const std::string& key) {
-  return name == key || (absl::StartsWith(name, key) && name[key.size()] == '[');
+std::string ByCluster(const NodeAgent::Step& step) {
+  return absl::StrCat("the cluster (", step.reason, ")");
 }
 
 /// Orders the processes of a job here to pause or to go on; true when all of them are where they
@@ -28,24 +30,80 @@ bool Steer(Context& context, const NodeAgent::Step& step) {
   const bool hold = step.state == wire::AllocationState::kHold;
   bool there = true;
   for (auto& [id, job] : context.state.jobs) {
-    if (!job.live() || !IsOf(job.name, step.key) || job.paused == hold) continue;
+    if (!job.live() || JobOfProcess(job.name) != step.key || job.paused == hold) continue;
     there = false;
     if (OrderUnderWay(context.state, job) || !job.attached()) continue;
-    OnOrderCommand(context, Waiter{}, job,
-                   {.what = hold ? "pause" : "resume",
-                    .timeout_ms = kOrderTimeoutMs,
-                    .by = absl::StrCat("the cluster (", step.reason, ")")});
+    OnOrderCommand(
+        context, Waiter{}, job,
+        {.what = hold ? "pause" : "resume", .timeout_ms = kOrderTimeoutMs, .by = ByCluster(step)});
   }
   return there;
+}
+
+/// A process through which an elastic job here can be told its size; nullptr: there is none.
+Job* ElasticJob(Context& context, const std::string& key) {
+  for (auto& [id, job] : context.state.jobs) {
+    const bool tellable = job.live() && job.attached() && job.report && job.report->processes > 0;
+    if (tellable && JobOfProcess(job.name) == key) return &job;
+  }
+  return nullptr;
+}
+
+bool ResizeUnderWay(Context& context, const std::string& key) {
+  for (const PendingOrder& order : context.state.orders) {
+    const Job* job = context.state.FindJob(order.job);
+    const bool resizes = order.kind == wire::OrderKind::kResize && job != nullptr;
+    if (resizes && JobOfProcess(job->name) == key) return true;
+  }
+  return false;
+}
+
+/// Brings an elastic job to the size of its grant, a process for each device here and never fewer
+/// than it can do with. A grant that it has followed is followed again only when it is above it.
+/// Returns whether the job holds no more than it was granted.
+bool FollowSize(Context& context, const NodeAgent::Step& step) {
+  UplinkState::Following& following = context.state.uplink.sizes[step.key];
+  Job* job = ElasticJob(context, step.key);
+  if (job == nullptr) return true;
+  const wire::Report& report = *job->report;
+  const int64_t high = std::max(report.processes_low, report.processes_high);
+  const int64_t wanted = std::clamp(step.devices, report.processes_low, high);
+  if (report.processes == wanted) {
+    if (following.revision < step.revision && wanted != step.devices) {
+      Emit(context, "grant_followed_in_part", step.key,
+           absl::StrCat(step.key, " goes on with ", Processes(wanted), ", granted are ",
+                        step.devices, " devices: it runs on ", report.processes_low, " to ", high));
+    }
+    following = {.revision = std::max(following.revision, step.revision)};
+  }
+  const bool above = report.processes > wanted;
+  const bool due = above || (report.processes < wanted && following.revision < step.revision);
+  if (due && !job->paused && !ResizeUnderWay(context, step.key) &&
+      context.now.mono_ns >= following.again_ns) {
+    following.again_ns = context.now.mono_ns + kSizeAgainNs;
+    OrderResize(context, *job, wanted, ByCluster(step), kOrderTimeoutMs);
+  }
+  return !above;
 }
 
 void TakeSteps(Context& context) {
   NodeAgent& agent = *context.state.uplink.agent;
   for (const NodeAgent::Step& step : agent.NextSteps()) {
-    // What has ended is nobody's to pause; what may run needs no answer to count as running.
-    const bool there = step.state == wire::AllocationState::kEnd || Steer(context, step);
-    if (there || step.state == wire::AllocationState::kRun) agent.Took(step.key, step.state);
+    if (step.state == wire::AllocationState::kEnd) {  // what has ended is nobody's to pause
+      context.state.uplink.sizes.erase(step.key);
+      agent.Took(step.key, step.state);
+      continue;
+    }
+    const bool there = Steer(context, step);
+    if (step.state == wire::AllocationState::kHold) {
+      if (there) agent.Took(step.key, step.state);
+      continue;
+    }
+    // What may run needs no answer to count as running; what it gives back counts once it has.
+    const bool gives_back = step.devices < agent.running_devices(step.key);
+    if (!gives_back || FollowSize(context, step)) agent.Took(step.key, step.state);
   }
+  for (const NodeAgent::Step& step : agent.Running()) FollowSize(context, step);
 }
 
 }  // namespace
@@ -121,7 +179,7 @@ bool PassUp(Context& context, PeerId peer, uint64_t request_id, const wire::Mess
 void ReportUp(Context& context, Job& job, const wire::Report& report) {
   UplinkState& uplink = context.state.uplink;
   if (!uplink.agent || !uplink.agent->connected()) return;
-  const std::string key = job.name.substr(0, job.name.find('['));
+  const std::string key = JobOfProcess(job.name);
   if (!uplink.agent->Knows(key) || context.now.mono_ns - job.reported_up_ns < kReportNs) return;
   job.reported_up_ns = context.now.mono_ns;
   wire::Report up = report;

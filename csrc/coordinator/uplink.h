@@ -23,6 +23,12 @@ struct UplinkState {
     int64_t deadline_ns = 0;
   };
   std::map<uint64_t, Passed> passed;  // by the number it went up with
+  /// How an elastic job follows the size of its grant.
+  struct Following {
+    int64_t revision = -1;  // of the grant whose size it has had
+    int64_t again_ns = 0;   // not before, after a try that came to nothing
+  };
+  std::map<std::string, Following> sizes;  // by key
   uint64_t next_request = 1;
 };
 

@@ -107,6 +107,30 @@ void DaemonLink::OnOrder(const wire::Order& order) {
                                   "stop a job with its own Ctrl-C or SIGTERM"});
     return;
   }
+  const std::shared_ptr<JobOrders> job = job_orders();
+  if (order.kind != wire::OrderKind::kLimitDevice && job != nullptr && job->active()) {
+    const absl::Time now = absl::Now();
+    // Before it joined it may have been told to pause by itself.
+    if (order.kind == wire::OrderKind::kResume)
+      orders_.PutMove({.kind = MoveKind::kResume}, nullptr);
+    job->Put(
+        {.id = order.order_id,
+         .kind = order.kind == wire::OrderKind::kSuspend  ? JobOrders::Kind::kPause
+                 : order.kind == wire::OrderKind::kResume ? JobOrders::Kind::kResume
+                                                          : JobOrders::Kind::kResize,
+         .processes = static_cast<uint32_t>(std::clamp<int64_t>(order.processes, 0, 1 << 16)),
+         .deadline = order.deadline_ms > 0 ? now + absl::Milliseconds(order.deadline_ms)
+                                           : absl::InfiniteFuture()},
+        now,
+        [this, id = order.order_id](const absl::Status& status, absl::Duration took,
+                                    const std::string& text) { AckOrder(id, status, took, text); });
+    device_.Wake(slot_);
+    return;
+  }
+  if (order.kind == wire::OrderKind::kResize) {
+    return AckOrder(order.order_id, absl::FailedPreconditionError("it is no elastic job"),
+                    absl::ZeroDuration(), "");
+  }
   MoveRequest request;
   request.order_id = order.order_id;
   request.kind = order.kind == wire::OrderKind::kSuspend  ? MoveKind::kSuspend
@@ -116,16 +140,31 @@ void DaemonLink::OnOrder(const wire::Order& order) {
   request.limit = Bytes(order.bytes);
   if (order.deadline_ms > 0) request.deadline = absl::Now() + absl::Milliseconds(order.deadline_ms);
   orders_.PutMove(request, [this, id = order.order_id](const MoveResult& result) {
-    wire::OrderAck ack;
-    ack.order_id = id;
-    ack.status = result.status.ok()                        ? wire::OrderStatus::kDone
-                 : absl::IsDeadlineExceeded(result.status) ? wire::OrderStatus::kRolledBack
-                                                           : wire::OrderStatus::kFailed;
-    ack.took_ms = absl::ToDoubleMilliseconds(result.took);
-    ack.text = result.status.ok() ? result.text : std::string(result.status.message());
-    session_->Post(std::move(ack));
+    AckOrder(id, result.status, result.took, result.text);
   });
   device_.Wake(slot_);
+}
+
+void DaemonLink::AckOrder(int64_t id, const absl::Status& status, absl::Duration took,
+                          std::string text) {
+  wire::OrderAck ack;
+  ack.order_id = id;
+  ack.status = status.ok()                        ? wire::OrderStatus::kDone
+               : absl::IsDeadlineExceeded(status) ? wire::OrderStatus::kRolledBack
+                                                  : wire::OrderStatus::kFailed;
+  ack.took_ms = absl::ToDoubleMilliseconds(took);
+  ack.text = status.ok() ? std::move(text) : std::string(status.message());
+  session_->Post(std::move(ack));
+}
+
+void DaemonLink::TakeOrdersThrough(std::shared_ptr<JobOrders> job) {
+  absl::MutexLock lock(&mu_);
+  job_orders_ = std::move(job);
+}
+
+std::shared_ptr<JobOrders> DaemonLink::job_orders() {
+  absl::MutexLock lock(&mu_);
+  return job_orders_;
 }
 
 void DaemonLink::Report() {
@@ -151,6 +190,16 @@ void DaemonLink::Report() {
       report.devices.push_back({figures.index, figures.name, figures.limit.value(),
                                 figures.device.value(), figures.host_mapped.value(),
                                 figures.away.value()});
+    }
+  }
+  if (const std::shared_ptr<JobOrders> job = job_orders()) {
+    job->Look(absl::Now());
+    if (job->active()) {
+      const JobOrders::Sizes sizes = job->sizes();
+      report.processes = sizes.processes;
+      report.processes_low = sizes.low;
+      report.processes_high = sizes.high;
+      session_->SetPaused(job->paused());
     }
   }
   session_->Post(std::move(report));

@@ -6,6 +6,7 @@
 #include <string>
 
 #include "absl/strings/string_view.h"
+#include "runtime/job_orders.h"
 #include "runtime/orders.h"
 #include "shm/device_file.h"
 #include "wire/session.h"
@@ -39,16 +40,22 @@ class DaemonLink {
   /// The name that the daemon gave (made unique); the wished one before it answered.
   std::string name() const;
   bool attached() const { return session_->attached(); }
+  /// This process is one of an elastic job from now on; null: no more.
+  void TakeOrdersThrough(std::shared_ptr<JobOrders> job);
 
  private:
   void OnWelcome(const wire::Welcome& welcome);
   void OnGrant(const wire::Grant& grant);
   void OnOrder(const wire::Order& order);
+  void AckOrder(int64_t id, const absl::Status& status, absl::Duration took, std::string text);
+  std::shared_ptr<JobOrders> job_orders();
   shm::JobSlot& slot() const { return device_.slot(slot_); }
 
   shm::DeviceFile& device_;
   Orders& orders_;
   const SlotId slot_;
+  absl::Mutex mu_;
+  std::shared_ptr<JobOrders> job_orders_ ABSL_GUARDED_BY(mu_);
   std::unique_ptr<wire::JobSession> session_;
 };
 

@@ -376,6 +376,13 @@ void Runtime::Register(const std::string& script) {
   link.guaranteed = options_.guaranteed;
   link.slot = slot_id_;
   link_ = std::make_unique<DaemonLink>(link, *device_, orders_);
+  link_->TakeOrdersThrough(job_orders_);
+}
+
+void Runtime::TakeOrdersThrough(std::shared_ptr<JobOrders> job) {
+  absl::MutexLock lock(&link_mu_);
+  job_orders_ = std::move(job);
+  if (link_) link_->TakeOrdersThrough(job_orders_);
 }
 
 std::string Runtime::name() {

@@ -142,6 +142,8 @@ class Runtime {
   void SampleSoon();
   /// Makes the job known to the daemon, now or whenever one answers; once.
   void Register(const std::string& script);
+  /// This process is one of an elastic job: what the daemon orders is for the job as a whole.
+  void TakeOrdersThrough(std::shared_ptr<JobOrders> job);
   /// Leaves lane and ledger; called at exit. The daemon is told the code, or without one the C
   /// library's when the process calls exit: an interpreter does not know it before.
   void Shutdown(std::optional<int> exit_code);
@@ -302,6 +304,7 @@ class Runtime {
   Orders orders_;
   absl::Mutex link_mu_;
   std::unique_ptr<DaemonLink> link_ ABSL_GUARDED_BY(link_mu_);
+  std::shared_ptr<JobOrders> job_orders_ ABSL_GUARDED_BY(link_mu_);
   std::atomic<bool> suspended_{false};
   std::atomic<int64_t> iterations_{0};
   std::atomic<int64_t> iterations_expected_{0};  // in all; 0: unknown

@@ -28,8 +28,8 @@ struct Words<GrantStatus> {
 };
 template <>
 struct Words<OrderKind> {
-  static constexpr std::array<absl::string_view, 4> kAll = {"suspend", "resume", "stop",
-                                                            "limit_device"};
+  static constexpr std::array<absl::string_view, 5> kAll = {"suspend", "resume", "stop",
+                                                            "limit_device", "resize"};
 };
 template <>
 struct Words<OrderStatus> {
@@ -221,7 +221,9 @@ void Fields(V& v, Report& m) {
   v("outside", m.outside, kRequired), v("phase", m.phase, kRequired);
   v("paused", m.paused), v("revision", m.revision), v("max_bytes", m.max_bytes);
   v("guaranteed_bytes", m.guaranteed_bytes), v("key", m.key);
-  v("devices", m.devices);
+  v("devices", m.devices), v("processes", m.processes);
+  v("processes_low", m.processes_low), v("processes_high", m.processes_high);
+  v.AtLeast("processes", m.processes, 0), v.AtLeast("processes_low", m.processes_low, 0);
 }
 template <typename V>
 void Fields(V& v, Event& m) {
@@ -259,6 +261,7 @@ template <typename V>
 void Fields(V& v, Order& m) {
   v("order_id", m.order_id, kRequired), v("kind", m.kind, kRequired);
   v("deadline_ms", m.deadline_ms, kRequired), v("device", m.device), v("bytes", m.bytes);
+  v("processes", m.processes);
 }
 template <typename V>
 void Fields(V& v, Query& m) {

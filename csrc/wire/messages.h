@@ -16,7 +16,7 @@ namespace tide::wire {
 enum class Role { kJob, kCli, kNode };
 enum class Priority { kOpportunistic, kNormal, kGuaranteed };  // numbers as in the device table
 enum class GrantStatus { kApplied, kDeferred, kStale, kConflict };
-enum class OrderKind { kSuspend, kResume, kStop, kLimitDevice };
+enum class OrderKind { kSuspend, kResume, kStop, kLimitDevice, kResize };
 enum class OrderStatus { kDone, kFailed, kRolledBack };
 enum class Tier { kOpportunistic, kStandard, kGuaranteed };  // numbers as sched::JobTier
 enum class AllocationState { kRun, kHold, kEnd };            // what a node's part of a job may do
@@ -81,6 +81,8 @@ struct Report {
   int64_t max_bytes = 0, guaranteed_bytes = 0;
   std::string key;  // over a node's link: of which job of the cluster
   std::vector<DeviceReport> devices;
+  // Of the elastic job that it is a process of: how many there are, and the bounds; 0: none.
+  int64_t processes = 0, processes_low = 0, processes_high = 0;
 };
 struct Event {
   int64_t seq = 0;
@@ -130,6 +132,7 @@ struct Order {
   int64_t deadline_ms = 0;
   // Of kLimitDevice: the device by the job's own numbers, and its limit; 0: none.
   int64_t device = 0, bytes = 0;
+  int64_t processes = 0;  // of kResize: of the whole elastic job
 };
 struct Query {
   std::string what;

@@ -136,6 +136,9 @@ class ElasticExchange:
     """
     One process's part of an elastic job.
     """
+    @staticmethod
+    def take_orders(fd: typing.SupportsInt | typing.SupportsIndex) -> None:
+        ...
     def __init__(self, workers: typing.SupportsInt | typing.SupportsIndex, parameters: collections.abc.Sequence[tuple[typing.SupportsInt | typing.SupportsIndex, typing.SupportsInt | typing.SupportsIndex]], context_bytes: typing.SupportsInt | typing.SupportsIndex) -> None:
         ...
     def advance(self, step: typing.SupportsInt | typing.SupportsIndex) -> bool:

@@ -1,7 +1,8 @@
 """What others want of an elastic job as a whole; each process carries it out at a boundary.
 
 `tide pause` and `tide limit` leave a wish in the memory that the processes share
-(csrc/elastic/layout.h); all of them follow it before the same step.
+(csrc/elastic/layout.h); all of them follow it before the same step. What the daemon orders one of
+the processes to do becomes such a wish too (csrc/runtime/job_orders.h).
 """
 
 from __future__ import annotations
@@ -18,8 +19,9 @@ _LOG = logging.getLogger("torchtide")
 class Orders:
     """The boundary of one process, after `exchange.advance` and before the next step."""
 
-    def __init__(self, exchange: Any) -> None:
-        """The exchange has joined its group."""
+    def __init__(self, exchange: Any, descriptor: int) -> None:
+        """The exchange has joined its group, which lies in the file behind `descriptor`."""
+        exchange.take_orders(descriptor)
         self._exchange = exchange
         self._followed: tuple[int, int] | None = None  # word of the limit, processes
         GATE.on_held = exchange.hold

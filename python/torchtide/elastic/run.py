@@ -448,7 +448,7 @@ class Run(Resumable):
                 )
         self._exchange.bound(*self._bounds)
         if self._group:
-            self._orders = Orders(self._exchange)
+            self._orders = Orders(self._exchange, descriptor)
             self._observer.group = _core.ElasticGroup(descriptor)
             self._gang = GangOfRun(descriptor)
 

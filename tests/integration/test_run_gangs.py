@@ -2,30 +2,25 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import pathlib
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
-import cli_processes as processes
 import pytest
 import torch  # noqa: F401  (this test runs on every supported torch)
 from elastic_harness import PACED, started, without_daemon
 from elastic_harness import await_step as await_elastic_step
 from elastic_harness import tide as ask
+from gang_harness import DEADLINE_S, Machine, await_step, ended, machine_of, options_of
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
-SCRIPT = str(pathlib.Path(__file__).parent / "scripts" / "gang_ranks.py")
-DEADLINE_S = 240.0
 #: Processes that start beside others on two busy cores take long.
 PATIENT = ("--timeout", "280")
 #: Trains until it is ended; each block of its iterations has 2 MiB.
@@ -42,80 +37,18 @@ for step in range(10**9):
     if step % 20 == 0:
         print("lane", _core.report()["lane_allocations"], flush=True)
 """
-LAUNCH = ("torchrun", "--standalone", "--nproc-per-node", "2", SCRIPT)
-
-
-@dataclass(frozen=True)
-class Machine:
-    """A daemon and a device of their own."""
-
-    folder: pathlib.Path
-    environ: dict[str, str]
-
-    def start(self, name: str, *options: str, tide: bool = True, **env: str) -> Any:
-        words = [*processes.TIDE, "run", "--name", name, "--"] if tide else []
-        environ = {**self.environ, **env}
-        if not tide:
-            environ["TIDE_DISABLE"] = "1"
-        return subprocess.Popen(
-            [*words, *LAUNCH, "--out", str(self.folder / name), *options],
-            env=environ,
-            cwd=self.folder,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-
-    def said(self, name: str) -> list[dict[str, Any]]:
-        return [json.loads((self.folder / f"{name}.{r}.json").read_text()) for r in range(2)]
-
-    def digest(self, name: str) -> set[str]:
-        return {rank["digest"] for rank in self.said(name)}
-
-    def tide(self, *words: str) -> dict[str, Any]:
-        answer: dict[str, Any] = json.loads(
-            processes.tide([*words, "--json"], self.environ, self.folder).stdout
-        )
-        return answer
 
 
 @pytest.fixture()
 def machine() -> Iterator[Machine]:
-    with tempfile.TemporaryDirectory(prefix="tide-gangs-") as path:
-        folder = pathlib.Path(path)
-        environ = processes.environment(
-            folder, TIDE_CAPACITY="4GiB", OMP_NUM_THREADS="1", TIDE_LANE_GANG="1"
-        )
-        found = Machine(folder, environ)
-        with contextlib.ExitStack() as stack:
-            stack.callback(processes.tide, ["shutdown"], environ, folder)
-            yield found
-
-
-def ended(job: Any) -> None:
-    _, errors = job.communicate(timeout=DEADLINE_S)
-    assert job.returncode == 0, errors
-
-
-def await_step(job: Any, rank: int, step: int) -> int:
-    """Reads the job's output until a rank has made that step; returns the rank's pid."""
-    end = time.monotonic() + DEADLINE_S
-    for line in job.stdout:
-        words = line.split()
-        if words[:2] == ["step", str(rank)] and int(words[3]) >= step:
-            return int(words[2])
-        assert time.monotonic() < end
-    raise AssertionError("the job ended before that step")
+    with machine_of() as found:
+        yield found
 
 
 def alone(machine: Machine, *seeds: int, steps: int) -> list[set[str]]:
     for seed in seeds:
         ended(machine.start(f"alone{seed}", *options_of(seed, steps), tide=False))
     return [machine.digest(f"alone{seed}") for seed in seeds]
-
-
-def options_of(seed: int, steps: int) -> tuple[str, ...]:
-    return "--seed", str(seed), "--steps", str(steps)
 
 
 def train_together(machine: Machine, steps: int, *options: str, **env: str) -> None:

@@ -23,6 +23,15 @@ def digest_of(model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> str:
     return found.hexdigest()
 
 
+def hold(out: str) -> None:
+    """Stops where it is while there is a pipe of that name, until somebody writes into it."""
+    pipe, held = pathlib.Path(f"{out}.hold"), pathlib.Path(f"{out}.held")
+    if pipe.exists():
+        held.touch()
+        pipe.read_bytes()
+        held.unlink()
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--out", required=True)
@@ -44,7 +53,10 @@ def main() -> None:
         torch.manual_seed(1000 * options.seed + 10 * step + rank)
         batch = torch.randn(2048, 64)
         optimizer.zero_grad()
-        model(batch).pow(2).mean().backward()
+        loss = model(batch).pow(2).mean()
+        if rank == 0:
+            hold(options.out)
+        loss.backward()
         optimizer.step()
         step += 1
         sys.stdout.write(f"step {rank} {os.getpid()} {step}\n")

@@ -1,0 +1,239 @@
+"""Jobs of two ranks beside a plain job that keeps the turn for as long as a test wants."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import cli_processes as processes
+
+SCRIPT = str(pathlib.Path(__file__).parent / "scripts" / "gang_ranks.py")
+DEADLINE_S = 240.0
+LAUNCH = ("torchrun", "--standalone", "--nproc-per-node", "2", SCRIPT)
+ANSWER_S = 60.0
+
+#: Trains until it is ended; "hold" on its input stops it inside of an iteration, with the turn,
+#: until "go".
+NEIGHBOUR = """
+import select, sys, torch
+from torchtide import _core
+torch.set_num_threads(1)
+model = torch.nn.Sequential(torch.nn.Linear(64, 512), torch.nn.ReLU(), torch.nn.Linear(512, 1))
+optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+step = 0
+while True:
+    optimizer.zero_grad()
+    loss = model(torch.randn(1024, 64)).pow(2).mean()
+    if select.select([sys.stdin], [], [], 0)[0]:
+        if sys.stdin.readline() != "hold\\n":
+            break
+        print("holds", step, flush=True)
+        sys.stdin.readline()
+    loss.backward()
+    optimizer.step()
+    step += 1
+    if step % 10 == 0:
+        print("step", step, _core.report()["lane_allocations"], flush=True)
+"""
+
+
+class Neighbour:
+    """The plain job."""
+
+    def __init__(self, job: subprocess.Popen[str]) -> None:
+        self.job = job
+
+    def tell(self, word: str) -> None:
+        assert self.job.stdin is not None
+        self.job.stdin.write(f"{word}\n")
+        self.job.stdin.flush()
+
+    def until(self, word: str, least: int = 0) -> int:
+        """The number in the first line of that word with at least so much."""
+        end = time.monotonic() + DEADLINE_S
+        assert self.job.stdout is not None
+        for line in self.job.stdout:
+            words = line.split()
+            if words[0] == word and int(words[1]) >= least:
+                return int(words[1])
+            assert time.monotonic() < end
+        raise AssertionError("the neighbour has ended")
+
+    def hold(self) -> None:
+        """It has the turn, and keeps it."""
+        self.tell("hold")
+        self.until("holds")
+
+    def let_go(self) -> None:
+        """Goes on where it was held, and makes steps."""
+        self.tell("go")
+        self.trains()
+
+    def trains(self) -> None:
+        """Makes steps from now on."""
+        self.until("step", self.until("step") + 30)
+
+    def ends(self) -> None:
+        self.tell("end")
+        _, errors = self.job.communicate(timeout=DEADLINE_S)
+        assert self.job.returncode == 0, errors
+
+
+@dataclass(frozen=True)
+class Machine:
+    """A daemon and a device of their own."""
+
+    folder: pathlib.Path
+    environ: dict[str, str]
+
+    def start(self, name: str, *options: str, tide: bool = True, **env: str) -> Any:
+        """A job of two ranks of torchrun, in a session of its own as under a terminal."""
+        command = [*LAUNCH, "--out", str(self.folder / name), *options]
+        return self.run(name, command, tide=tide, **env)
+
+    def run(self, name: str, command: list[str], tide: bool = True, **env: str) -> Any:
+        words = [*processes.TIDE, "run", "--name", name, "--"] if tide else []
+        environ = {**self.environ, **env}
+        if not tide:
+            environ["TIDE_DISABLE"] = "1"
+        return subprocess.Popen(
+            [*words, *command],
+            env=environ,
+            cwd=self.folder,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+
+    @contextlib.contextmanager
+    def neighbour(self, **env: str) -> Iterator[Neighbour]:
+        job = self.run("plain", [sys.executable, "-c", NEIGHBOUR], **env)
+        try:
+            yield Neighbour(job)
+        finally:
+            job.kill()
+            job.communicate()
+
+    def said(self, name: str) -> list[dict[str, Any]]:
+        return [json.loads((self.folder / f"{name}.{r}.json").read_text()) for r in range(2)]
+
+    def digest(self, name: str) -> set[str]:
+        return {rank["digest"] for rank in self.said(name)}
+
+    def tide(self, *words: str, code: int = 0) -> dict[str, Any]:
+        ended = processes.tide([*words, "--json"], self.environ, self.folder)
+        assert ended.returncode == code, ended.stdout + ended.stderr
+        answer: dict[str, Any] = json.loads(ended.stdout)
+        return answer
+
+    def records(self) -> dict[str, dict[str, Any]]:
+        """The jobs by their names."""
+        return {record["name"]: record for record in self.tide("ps")["jobs"]}
+
+    def until(self, condition: Callable[[dict[str, dict[str, Any]]], bool]) -> None:
+        """Asks for the jobs again until they are as they should be."""
+        end = time.monotonic() + ANSWER_S
+        while not condition(records := self.records()):
+            assert time.monotonic() < end, records
+
+    def parked(self, name: str) -> None:
+        """Until rank 0 waits for the turn, and rank 1 for rank 0."""
+        end = time.monotonic() + ANSWER_S
+        while (
+            self.tide("explain", f"{name}[1]")["reason"] != "waiting_for_gang"
+            or self.records()[f"{name}[0]"]["state"] != "waiting"
+        ):
+            assert time.monotonic() < end, self.records()
+
+    def hold(self, name: str) -> None:
+        """The job of ranks stops in its turn, inside of an iteration of rank 0."""
+        os.mkfifo(self.folder / f"{name}.hold")
+        self.until(lambda found: found[f"{name}[0]"]["state"] == "running" and self.stands(name))
+
+    def stands(self, name: str) -> bool:
+        return (self.folder / f"{name}.held").exists()
+
+    def let_go(self, name: str) -> None:
+        """The job of ranks goes on."""
+        pipe = self.folder / f"{name}.hold"
+        go = os.open(pipe, os.O_WRONLY)
+        pipe.unlink()
+        os.close(go)
+
+    def nothing_is_held(self) -> None:
+        """Once all jobs have ended the device has no bytes, in no slot and in no scratch."""
+        end = time.monotonic() + ANSWER_S
+        while (found := self.tide("top", "--once"))["used"] != 0:
+            assert time.monotonic() < end, found
+
+
+@contextlib.contextmanager
+def machine_of(**variables: str) -> Iterator[Machine]:
+    """A machine in a folder of its own; its daemon ends with it."""
+    with tempfile.TemporaryDirectory(prefix="tide-gangs-") as path:
+        folder = pathlib.Path(path)
+        environ = processes.environment(
+            folder,
+            **{
+                "TIDE_CAPACITY": "4GiB",
+                "OMP_NUM_THREADS": "1",
+                "TIDE_LANE_GANG": "1",
+                **variables,
+            },
+        )
+        with contextlib.ExitStack() as stack:
+            stack.callback(processes.tide, ["shutdown"], environ, folder)
+            yield Machine(folder, environ)
+
+
+def ended(job: Any) -> None:
+    _, errors = job.communicate(timeout=DEADLINE_S)
+    assert job.returncode == 0, errors
+
+
+def await_step(job: Any, rank: int, step: int) -> int:
+    """Reads the job's output until a rank has made that step; returns the rank's pid."""
+    end = time.monotonic() + DEADLINE_S
+    for line in job.stdout:
+        words = line.split()
+        if words[:2] == ["step", str(rank)] and int(words[3]) >= step:
+            return int(words[2])
+        assert time.monotonic() < end
+    raise AssertionError("the job ended before that step")
+
+
+def pids_of(job: Any, step: int) -> list[int]:
+    """Pids of both ranks, once each has made that step."""
+    found: dict[int, int] = {}
+    end = time.monotonic() + DEADLINE_S
+    for line in job.stdout:
+        words = line.split()
+        if words[:1] == ["step"] and int(words[3]) >= step:
+            found[int(words[1])] = int(words[2])
+        if len(found) == 2:
+            return [found[0], found[1]]
+        assert time.monotonic() < end
+    raise AssertionError("the job ended before that step")
+
+
+def options_of(seed: int, steps: int) -> tuple[str, ...]:
+    return "--seed", str(seed), "--steps", str(steps)
+
+
+def kill_group(job: Any) -> None:
+    """Nothing of the job is left, whatever became of it."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(job.pid, signal.SIGKILL)
+    job.wait()

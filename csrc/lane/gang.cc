@@ -56,6 +56,7 @@ Gang::Gang(shm::DeviceFile& device, SlotId self, Clock& clock, GangPlace place)
 Gang::~Gang() {
   if (getpid() != pid_) return;
   if (leader()) Dissolve();
+  SayStands(false);
   own().gang.store(0, std::memory_order_release);
   GoApart();
   LeaveSeat();
@@ -85,7 +86,10 @@ bool Gang::Complete() const {
 
 absl::StatusOr<Gang::Closing> Gang::Close(int64_t step, absl::Duration patience,
                                           const WaitHooks& hooks) {
-  if (place_.size == 1) return Closing::kClosed;
+  if (place_.size == 1) {
+    closed_ = true;
+    return Closing::kClosed;
+  }
   const int64_t begin_ns = clock_.MonotonicNanos();
   if (!closing()) {
     const bool apart = formed_ && vain_closes_ >= kVainClosesMax;
@@ -103,7 +107,7 @@ absl::StatusOr<Gang::Closing> Gang::Close(int64_t step, absl::Duration patience,
     if (HoldAll(tick)) {
       announced_step_ = -1;
       vain_closes_ = 0;
-      formed_ = true;
+      formed_ = closed_ = true;
       return Closing::kClosed;
     }
     if (hooks.cancelled && hooks.cancelled()) {
@@ -165,6 +169,8 @@ Gang::Closing Gang::Failed() {
 }
 
 void Gang::Open(int64_t step, bool again) {
+  closed_ = false;
+  if (closing() && announced_step_ <= step) TakeBack();  // this step is made: nobody may wait there
   if (again && vain_closes_ == 0 && place_.size > 1) {
     Announce(step + 1);
   } else if (!closing()) {
@@ -175,9 +181,39 @@ void Gang::Open(int64_t step, bool again) {
 
 void Gang::Dissolve() {
   TakeBack();
-  formed_ = false;
+  formed_ = closed_ = false;
   Release(GangState::kHeld, GangState::kApart);
   Release(GangState::kIn, GangState::kApart);
+}
+
+bool Gang::LookForStanding() {
+  somebody_stands_ = false;
+  for (const shm::JobSlot& slot : device_.table().slots) {
+    if (!Belongs(slot) || &slot == &own()) continue;
+    if ((slot.flags.load() & shm::kStands) == 0) continue;  // seq_cst: Note [A gang stands]
+    if (Alive(slot)) somebody_stands_ = true;
+  }
+  return somebody_stands_;
+}
+
+bool Gang::SomebodyStands() {
+  const uint32_t word = own().wake_word.load(std::memory_order_acquire);  // acquire: the flag too
+  if (word == looked_word_ && !somebody_stands_) return false;
+  looked_word_ = word;
+  return LookForStanding();
+}
+
+bool Gang::Stands() {
+  // seq_cst: Note [A gang stands]
+  const bool stood = (own().flags.load() & shm::kStands) != 0;
+  if (stood) own().flags.fetch_and(~static_cast<uint32_t>(shm::kStands));
+  if (!(stood ? LookForStanding() : SomebodyStands())) return false;
+  own().flags.fetch_or(shm::kStands);
+  if (stood) return true;
+  for (shm::JobSlot& slot : device_.table().slots) {
+    if (Belongs(slot) && &slot != &own()) shm::WakeSlot(slot);
+  }
+  return true;
 }
 
 // ------------------------------------------------------------------------------------------------
@@ -249,6 +285,33 @@ absl::Status Gang::Follow(int64_t step, absl::Duration patience, const WaitHooks
     }
     if (hooks.on_wake) hooks.on_wake();
     shm::FutexWait(own().wake_word, seen, hooks.tick);
+  }
+}
+
+bool Gang::MayStand() {
+  if (StateOf(own()) != GangState::kHeld) return false;
+  const shm::JobSlot* const leader = Leader();
+  return leader != nullptr && (leader->flags.load() & shm::kStands) != 0;  // seq_cst: as the flag
+}
+
+bool Gang::apart() const { return StateOf(own()) == GangState::kApart; }
+
+bool Gang::closed() const {
+  return place_.rank == 0 ? closed_ : StateOf(own()) == GangState::kHeld;
+}
+
+void Gang::SayStands(bool stands) {
+  const bool said = (own().flags.load() & shm::kStands) != 0;
+  if (said == stands) return;
+  // seq_cst: Note [A gang stands]
+  if (stands) {
+    own().flags.fetch_or(shm::kStands);
+  } else {
+    own().flags.fetch_and(~static_cast<uint32_t>(shm::kStands));
+  }
+  for (shm::JobSlot& slot : device_.table().slots) {
+    const bool leads = slot.gang_rank.load(kRelaxed) == 0;  // relaxed: published by the key
+    if (&slot != &own() && Belongs(slot) && (leader() || leads)) shm::WakeSlot(slot);
   }
 }
 

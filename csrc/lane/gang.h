@@ -45,6 +45,14 @@ absl::Duration GangPatience(absl::Duration iteration);
 /// kOnSeat and then looks for another with it (sequentially consistent, so of two at least one sees
 /// the other), and then stays on memory of its own: a leader may die, or give the turn away, while
 /// its followers are in an iteration.
+///
+/// Note [A gang stands]
+/// A gang one of whose processes is paused takes no turn: it would keep it in a collective. Who is
+/// to be paused says so (kStands in its flags), the leader has all stop, and only then memory
+/// moves. A held follower moves it when it has set its flag and then finds the leader's set; the
+/// leader clears its own and then looks for others' before it asks for the turn, and looks again
+/// before it lets them go. All of it is sequentially consistent, so that whoever is let go has not
+/// moved anything.
 class Gang {
  public:
   /// Publishes the place.
@@ -73,6 +81,11 @@ class Gang {
   void Open(int64_t step, bool again);
   /// Lets all followers go on memory of their own; the gang has to close anew before it has a turn.
   void Dissolve();
+  /// Whether a follower has said that it stands.
+  bool SomebodyStands();
+  /// Before the leader asks for the turn: whether it must not, because somebody stands. Those may
+  /// move their memory from then on, until an answer of false.
+  bool Stands();
 
   // Of a follower.
 
@@ -85,6 +98,17 @@ class Gang {
   /// else has not left it yet.
   bool TakeSeat();
   void LeaveSeat();
+  /// Whether its memory may be moved away now and the gang does not run on without it. False for
+  /// one that is apart: nothing is known of its gang then.
+  bool MayStand();
+  bool apart() const;
+
+  // Of both.
+
+  /// Says whether this process is paused or is to be.
+  void SayStands(bool stands);
+  /// The followers are held, the gang has no turn.
+  bool closed() const;
 
  private:
   shm::JobSlot& own() { return device_.slot(self_); }
@@ -92,6 +116,7 @@ class Gang {
   bool Belongs(const shm::JobSlot& slot) const;
   bool Complete() const;
   void Announce(int64_t step);
+  bool LookForStanding();
   bool HoldAll(bool look_for_dead);
   void TakeBack();
   Closing Failed();
@@ -113,6 +138,9 @@ class Gang {
   int64_t announced_ns_ = 0;
   int64_t retry_ns_ = 0;
   int vain_closes_ = 0;
+  bool closed_ = false;
+  bool somebody_stands_ = false;  // when it looked last
+  uint32_t looked_word_ = 0;      // of its wake word, which followers change when they say it
 
   // of a follower
   int64_t given_up_step_ = -1;  // the close that it waited for in vain

@@ -78,7 +78,7 @@ absl::Status Runtime::EndIteration(bool continuing) {
     turn_->Release(continuing && !WaitsForPace());
   }
   // Without the turn, unless it is kept: others compute while this job moves its memory.
-  CarryOutOrders(continuing && left.ok() ? Returns::kWhenResumed : Returns::kToProgram);
+  CarryOutOrders(continuing && left.ok() ? Returns::kToNextIteration : Returns::kToProgram);
   if (cuda != nullptr) cuda->AtBoundary();
   if (BoolOption("test.always_suspend") && (cuda == nullptr || !cuda->Capturing())) {
     TIDE_RETURN_IF_ERROR(Suspend());
@@ -181,9 +181,9 @@ absl::Status Runtime::TakeTurn(int phase, const std::function<bool()>& interrupt
   }
   turn_follows_ = true;
   const absl::Cleanup no_turn_follows = [this] { turn_follows_ = false; };
-  bool stop = false;
   for (;;) {
-    CarryOutOrders(Returns::kWhenResumed);
+    CarryOutOrders(Returns::kToNextIteration);
+    SayStands();
     if (suspended_.load(std::memory_order_relaxed) || WaitsForAdmission()) {
       if (interrupted && interrupted())
         return Interrupted("interrupted while paused or waiting to be admitted");
@@ -212,17 +212,8 @@ absl::Status Runtime::TakeTurn(int phase, const std::function<bool()>& interrupt
     }
     if (keep_turn_ && turn_->Holds() && DevicesAreBack()) return absl::OkStatus();
     if (iterations_.load(std::memory_order_relaxed) == 0) PredictRemaining(0);
-    lane::WaitHooks hooks;
-    hooks.on_wake = [this] {
-      CarryOutOrders(Returns::kWhenResumed);
-      if (CudaJob* cuda = CudaJob::Current()) cuda->AtBoundary(CudaJob::Idle::kYes);
-      LeaveStuckHolder();
-    };
-    hooks.cancelled = [&] {
-      stop = interrupted && interrupted();
-      return stop || suspended_.load(std::memory_order_relaxed);
-    };
-    const absl::Status status = turn_->Acquire(hooks);
+    bool stop = false;
+    const absl::Status status = AcquireTurn(interrupted, stop);
     if (status.ok() && !DevicesAreBack()) {
       turn_->Release(/*continuing=*/false);  // somebody else may be able to run
       if (interrupted && interrupted()) return Interrupted("interrupted without device memory");
@@ -230,14 +221,29 @@ absl::Status Runtime::TakeTurn(int phase, const std::function<bool()>& interrupt
       continue;
     }
     if (status.ok()) {
+      if (LeadsGang() && GangStands()) continue;
       MapScratch();
       if (LeadsGang()) gang_->Open(step_, WantsClose());
       return absl::OkStatus();
     }
     if (!absl::IsCancelled(status)) return status;
-    if (stop && LeadsGang()) LeaveGang();  // whoever follows must not wait for what comes now
     if (stop) return Interrupted("interrupted while waiting for the turn");
   }
+}
+
+absl::Status Runtime::AcquireTurn(const std::function<bool()>& interrupted, bool& stop) {
+  lane::WaitHooks hooks;
+  hooks.on_wake = [this] {
+    CarryOutOrders(Returns::kToNextIteration);
+    if (CudaJob* cuda = CudaJob::Current()) cuda->AtBoundary(CudaJob::Idle::kYes);
+    LeaveStuckHolder();
+  };
+  hooks.cancelled = [&] {
+    stop = interrupted && interrupted();
+    return stop || suspended_.load(std::memory_order_relaxed) ||
+           (LeadsGang() && gang_->SomebodyStands());
+  };
+  return turn_->Acquire(hooks);
 }
 
 bool Runtime::DevicesAreBack() {
@@ -283,6 +289,7 @@ void Runtime::SleepUntilOrdered() {
 }
 
 absl::Status Runtime::Interrupted(absl::string_view text) {
+  if (LeadsGang()) LeaveGang();  // whoever follows must not wait for what comes now
   CudaJob* const cuda = CudaJob::Current();
   if (cuda == nullptr) return absl::CancelledError(text);
   const bool suspended = suspended_.load(std::memory_order_relaxed);
@@ -348,7 +355,10 @@ void Runtime::MapScratch() {
 absl::Status Runtime::Leave() {
   TIDE_RETURN_IF_ERROR(EndIteration(/*continuing=*/false));
   LeaveMeter();
-  if (gang_ != nullptr) LeaveGang();
+  if (gang_ != nullptr) {
+    LeaveGang();
+    CarryOutOrders(Returns::kToProgram);  // what waited for the gang
+  }
   scratch_.reset();
   if (in_lane_) turn_->Leave();
   in_lane_ = false;

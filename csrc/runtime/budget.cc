@@ -332,7 +332,7 @@ bool Runtime::MayMove(Returns returns) {
   const CudaJob* cuda = CudaJob::Current();
   if (cuda == nullptr || suspended_.load(std::memory_order_relaxed) || !cuda->HoldsMemory())
     return true;
-  return returns == Returns::kWhenResumed && !cuda->Capturing();
+  return returns != Returns::kToProgram && !cuda->Capturing();
 }
 
 absl::StatusOr<Bytes> Runtime::LimitDevice(int device, Bytes limit) {
@@ -379,6 +379,7 @@ void Runtime::CarryOutOrders(Returns returns) {
     moved = true;
   }
   while (!orders_.Empty() && MayMove(returns)) {
+    if (returns != Returns::kWhenResumed && SuspendWaitsForGang()) break;
     const auto move = orders_.TakeMove();
     if (!move) break;
     CarryOutMove(*move);

@@ -9,6 +9,11 @@
 #include "runtime/runtime.h"
 
 namespace tide::runtime {
+namespace {
+
+constexpr int kPatiences = 4;  // of a gang, that a suspension waits for all to stop
+
+}  // namespace
 
 void Runtime::JoinGang(const lane::GangPlace& place) {
   in_gang_ = true;
@@ -34,6 +39,7 @@ void Runtime::LeaveGang() {
 }
 
 bool Runtime::WantsClose() {
+  if (orders_.Suspends() || gang_->SomebodyStands()) return true;
   if (Learning(iterations_.load(std::memory_order_relaxed))) return false;
   const shm::LaneSlot& lane = device_->lane(lane_);
   // relaxed: times, each right by itself
@@ -45,7 +51,11 @@ bool Runtime::WantsClose() {
 
 lane::WaitHooks Runtime::GangHooks(const std::function<bool()>& interrupted) {
   lane::WaitHooks hooks;
-  hooks.on_wake = [this] { CarryOutOrders(Returns::kWhenResumed); };
+  hooks.on_wake = [this] {
+    SayStands();
+    CarryOutOrders(Returns::kToNextIteration);
+    SayStands();
+  };
   hooks.cancelled = [&interrupted] { return interrupted && interrupted(); };
   return hooks;
 }
@@ -56,7 +66,51 @@ absl::StatusOr<bool> Runtime::MeetGang(const std::function<bool()>& interrupted)
   if (absl::IsCancelled(met)) return Interrupted("interrupted while waiting for the gang");
   TIDE_RETURN_IF_ERROR(met);
   if (suspended_.load(std::memory_order_relaxed)) return false;
+  if (LeadsGang() && in_lane_ && !turn_->Holds()) {
+    if (orders_.Suspends()) return false;  // its gang has stopped
+    if (GangStands()) {
+      if (interrupted && interrupted())
+        return Interrupted("interrupted while a process of the gang is paused");
+      SleepUntilOrdered();
+      return false;
+    }
+  }
   return !(held && !turn_->Holds() && WaitsForPace());
+}
+
+bool Runtime::SuspendWaitsForGang() {
+  if (gang_ == nullptr || gang_->place().size == 1 || !orders_.Suspends()) {
+    suspend_waits_ns_ = 0;
+    return false;
+  }
+  const bool waits =
+      LeadsGang() ? in_lane_ && turn_->Holds() : !gang_->apart() && !gang_->MayStand();
+  if (!waits) {
+    suspend_waits_ns_ = 0;
+    return false;
+  }
+  const int64_t now = clock_.MonotonicNanos();
+  if (suspend_waits_ns_ == 0) suspend_waits_ns_ = now;
+  const auto iteration =
+      absl::Nanoseconds(slot().last_iteration_ns.load(std::memory_order_relaxed));
+  // A close is said one step before, and waits for the others so long: twice, for one in vain.
+  return absl::Nanoseconds(now - suspend_waits_ns_) < kPatiences * lane::GangPatience(iteration);
+}
+
+void Runtime::SayStands() {
+  if (gang_ == nullptr) return;
+  const bool suspended = suspended_.load(std::memory_order_relaxed);
+  if (!LeadsGang()) gang_->SayStands(suspended || orders_.Suspends());
+  // Its flag lets others move their memory: it has no turn then. Taken back by Gang::Stands.
+  if (LeadsGang() && suspended) gang_->SayStands(true);
+}
+
+bool Runtime::GangStands() {
+  if (!gang_->Stands()) return false;
+  LeaveMeter();
+  turn_->Release(/*continuing=*/false);
+  slot().phase.store(static_cast<uint32_t>(shm::Phase::kWaiting), std::memory_order_relaxed);
+  return true;
 }
 
 void Runtime::GiveKeptTurn() {
@@ -79,7 +133,7 @@ absl::Status Runtime::LeadGang(const std::function<bool()>& interrupted) {
   keep_turn_ = false;
   if (in_lane_) {
     turn_->SetLearning(Learning(iterations_.load(std::memory_order_relaxed)));
-    turn_->Release(!WaitsForPace());
+    turn_->Release(!WaitsForPace() && !orders_.Suspends() && !gang_->SomebodyStands());
     return absl::OkStatus();
   }
   if (turn_ == nullptr) turn_ = std::make_unique<lane::Turn>(*device_, slot_id_, clock_);

@@ -53,6 +53,11 @@ bool Orders::Empty() {
   return !grant_ && moves_.empty();
 }
 
+bool Orders::Suspends() {
+  absl::MutexLock lock(&mu_);
+  return !moves_.empty() && moves_.front().request.kind == MoveKind::kSuspend;
+}
+
 int64_t Orders::revision() {
   absl::MutexLock lock(&mu_);
   return revision_;

@@ -72,6 +72,8 @@ class Orders {
   std::optional<PendingGrant> TakeGrant();
   std::optional<PendingMove> TakeMove();
   bool Empty();
+  /// Whether the move that TakeMove would return suspends.
+  bool Suspends();
   /// The latest revision that was put.
   int64_t revision();
 

@@ -104,6 +104,9 @@ class Runtime {
   /// The optimizer steps before the iteration that begins next, the same in all processes of a
   /// gang.
   void SetStep(int64_t step) { step_ = step; }
+  /// Whether the next iteration waits for the turn of its gang, and so do the gang's other
+  /// processes, all before the same step. On the stepping thread.
+  bool GangWaits() const { return gang_ != nullptr && gang_->closed(); }
   /// The job will run `count` more iterations; 0: unknown. Turn policies that look ahead use it.
   void ExpectIterations(int64_t count);
   /// The job will run no more iterations for now (idle notebook, end of training).
@@ -115,7 +118,9 @@ class Runtime {
   /// Whether the caller returns to the program before a suspended job has been resumed. It may then
   /// touch device memory, whose addresses would be empty: a suspension of a job that has some is
   /// left for a caller that waits.
-  enum class Returns { kToProgram, kWhenResumed };
+  /// kToNextIteration: it waits, too. With it and kToProgram the suspension of a process of a gang
+  /// is left until all of the gang have stopped.
+  enum class Returns { kToProgram, kWhenResumed, kToNextIteration };
   /// Carries pending orders out now: only at a quiet point on the stepping thread.
   void CarryOutOrders(Returns returns);
   /// Waits until the device memory of a suspended job is back; returns at once when none is away.
@@ -155,6 +160,9 @@ class Runtime {
 
   // boundary.cc
   absl::Status TakeTurn(int phase, const std::function<bool()>& interrupted);
+  /// Waits for the turn. Errors: Cancelled by `interrupted` (then `stop`), or for what was asked of
+  /// the job meanwhile.
+  absl::Status AcquireTurn(const std::function<bool()>& interrupted, bool& stop);
   /// What ends a wait of a suspended job whose program goes on all the same: Cancelled.
   absl::Status Interrupted(absl::string_view text);
   /// Before an iteration: brings back what has stepped aside. False: not all of it fits now.
@@ -185,6 +193,12 @@ class Runtime {
   absl::StatusOr<bool> MeetGang(const std::function<bool()>& interrupted);
   /// A turn that was kept goes to others while this job stands still.
   void GiveKeptTurn();
+  /// Whether the next order is a suspension that is better carried out once its gang has stopped.
+  bool SuspendWaitsForGang();
+  /// Tells the gang whether this process is paused or is to be.
+  void SayStands();
+  /// Of a leader without the turn: true while another process of its gang stands.
+  bool GangStands();
 
   // pace.cc
   /// The next iteration is wanted; tells the meter of a guaranteed job.
@@ -280,7 +294,8 @@ class Runtime {
   bool on_seat_ = false;              // a follower whose iteration may use its seat
   bool survivors_stay_ = false;       // survivors could not leave at the last boundary
   int64_t step_ = 0;
-  bool keep_turn_ = false;  // survivors could not leave, or hold_until_ns_ is not reached
+  int64_t suspend_waits_ns_ = 0;  // since when a suspension has waited for the gang; 0: none does
+  bool keep_turn_ = false;        // survivors could not leave, or hold_until_ns_ is not reached
   void SayBye(int status);
   bool says_bye_at_exit_ = false;
   bool turn_follows_ = false;  // the thread that trains is in TakeTurn

@@ -46,6 +46,7 @@ enum SlotFlags : uint32_t {
   kQueued = 1u << 5,    // waits to be admitted: its pages are out and it takes no turns
   kLeaving = 1u << 6,   // ends: no member of a lane any more, counted until the process is dead
   kOnSeat = 1u << 7,    // in an iteration on the scratch of a seat
+  kStands = 1u << 8,    // of a gang: paused or about to be; of its leader: the gang takes no turn
 };
 
 /// What a follower of a gang may do; JobSlot::gang_state.

@@ -278,5 +278,77 @@ TEST_F(GangTest, ThousandsOfTurnsOfAGangOfThreeNeverHoldARunningFollower) {
   EXPECT_GT(closed, kSteps / 3);
 }
 
+// A leader that holds its follower, before it asks for the turn.
+class StandingTest : public GangTest {
+ protected:
+  StandingTest() : leader_(Rank(0)), follower_(Rank(1)) {
+    EXPECT_EQ(*leader_->Close(5, kLong, {}), Gang::Closing::kOpen);
+    parked_ = std::thread([this] { EXPECT_TRUE(follower_->Follow(6, kLong, {}).ok()); });
+    EXPECT_EQ(*leader_->Close(6, kLong, {}), Gang::Closing::kClosed);
+  }
+  ~StandingTest() override {
+    leader_->Open(6, /*again=*/false);
+    parked_.join();
+  }
+  std::unique_ptr<Gang> leader_, follower_;
+  std::thread parked_;
+};
+
+TEST_F(StandingTest, AHeldFollowerMovesItsMemoryOnlyOnceTheLeaderStandsToo) {
+  EXPECT_TRUE(leader_->closed() && follower_->closed());
+  EXPECT_FALSE(leader_->Stands());
+  EXPECT_FALSE(follower_->MayStand());
+  follower_->SayStands(true);
+  EXPECT_FALSE(follower_->MayStand()) << "the leader may be about to let it go";
+  EXPECT_TRUE(leader_->SomebodyStands());
+  EXPECT_TRUE(leader_->Stands());
+  EXPECT_TRUE(follower_->MayStand());
+  EXPECT_TRUE(leader_->Stands()) << "for as long as it does";
+  follower_->SayStands(false);
+  EXPECT_FALSE(leader_->Stands());
+  follower_->SayStands(true);
+  EXPECT_FALSE(follower_->MayStand()) << "the leader has been told that nobody stands";
+  follower_->SayStands(false);
+}
+
+TEST_F(StandingTest, ALeaderThatStandsLetsFollowersStandAndLooksAtThemWhenItGoesOn) {
+  leader_->SayStands(true);
+  follower_->SayStands(true);
+  EXPECT_TRUE(follower_->MayStand());
+  EXPECT_TRUE(leader_->Stands()) << "it goes on, and the follower does not";
+  follower_->SayStands(false);
+  EXPECT_FALSE(leader_->Stands());
+}
+
+TEST_F(GangTest, AFollowerThatRunsOrIsApartMayNotStand) {
+  auto leader = Rank(0), follower = Rank(1);
+  follower->SayStands(true);
+  leader->SayStands(true);
+  EXPECT_TRUE(follower->apart());
+  EXPECT_FALSE(follower->MayStand());
+  EXPECT_EQ(CloseWith(*leader, *follower, 5), Gang::Closing::kClosed);
+  EXPECT_FALSE(follower->apart());
+  EXPECT_FALSE(follower->MayStand());
+}
+
+TEST_F(GangTest, WhoHasLeftDoesNotStandAnyMore) {
+  auto leader = Rank(0), follower = Rank(1);
+  follower->SayStands(true);
+  EXPECT_TRUE(leader->Stands());
+  follower.reset();
+  EXPECT_FALSE(leader->Stands());
+}
+
+// Story: a pause came between the step for which all were to stop and that step. The leader went on
+// without the close, and the followers waited for it until their patience was over.
+TEST_F(GangTest, ACloseThatWasPassedOverHoldsNobody) {
+  auto leader = Rank(0), follower = Rank(1);
+  ASSERT_EQ(*leader->Close(5, kLong, {}), Gang::Closing::kOpen);
+  ASSERT_TRUE(leader->closing());
+  leader->Open(6, /*again=*/false);
+  EXPECT_FALSE(leader->closing());
+  EXPECT_TRUE(follower->Follow(6, kLong, {}).ok()) << "at once";
+}
+
 }  // namespace
 }  // namespace tide::lane

@@ -44,7 +44,9 @@ TEST(OrdersTest, MovesComeOutInTheOrderInWhichTheyWerePut) {
   orders.PutMove({.order_id = 1, .kind = MoveKind::kSuspend}, nullptr);
   orders.PutMove({.order_id = 2, .kind = MoveKind::kResume}, nullptr);
   EXPECT_FALSE(orders.Empty());
+  EXPECT_TRUE(orders.Suspends()) << "the next one";
   EXPECT_EQ(orders.TakeMove()->request.order_id, 1);
+  EXPECT_FALSE(orders.Suspends());
   EXPECT_EQ(orders.TakeMove()->request.order_id, 2);
   EXPECT_FALSE(orders.TakeMove());
   EXPECT_TRUE(orders.Empty());

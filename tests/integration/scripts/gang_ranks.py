@@ -1,4 +1,7 @@
-"""A rank of a DDP job with large activations; says its digest and what it did in the lane."""
+"""A rank of a DDP job with large activations; says what it did in the lane, and its digest.
+
+The digest is that after `--steps`, also where the job trains on `--until` a file is there.
+"""
 
 import argparse
 import atexit
@@ -48,7 +51,7 @@ def main() -> None:
     plain = torch.nn.Sequential(*layers)
     model = torch.nn.parallel.DistributedDataParallel(plain)
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
-    step = 0
+    step, digest = 0, ""
     while step < options.steps or options.until:
         torch.manual_seed(1000 * options.seed + 10 * step + rank)
         batch = torch.randn(2048, 64)
@@ -59,6 +62,8 @@ def main() -> None:
         loss.backward()
         optimizer.step()
         step += 1
+        if step == options.steps:
+            digest = digest_of(model, optimizer)
         sys.stdout.write(f"step {rank} {os.getpid()} {step}\n")
         sys.stdout.flush()
         if options.evaluate and step % 5 == 0:
@@ -73,7 +78,7 @@ def main() -> None:
             dist.all_reduce(there)
             if there.item() > 0:
                 break
-    said = {"digest": digest_of(model, optimizer), "steps": step}
+    said = {"digest": digest, "steps": step}
     core = sys.modules.get("torchtide._core")
     if core is not None and core.started():
         core.validate()

@@ -43,6 +43,9 @@ class FieldArchive {
   explicit FieldArchive(absl::string_view bytes) : reading_(true), rest_(bytes) {}
 
   bool reading() const { return reading_; }
+  /// Of the layout, as far as its owner counts: what is read may lack fields that came later.
+  int version() const { return version_; }
+  void SetVersion(int version) { version_ = version; }
   /// DataLoss once something could not be read.
   const absl::Status& status() const { return status_; }
   /// Bytes that nobody has read.
@@ -154,6 +157,7 @@ class FieldArchive {
   }
 
   bool reading_ = false;
+  int version_ = 0;
   std::string bytes_;       // written
   absl::string_view rest_;  // to be read
   absl::Status status_;

@@ -17,7 +17,7 @@ constexpr int64_t kRepeatNs = 2'000'000'000;
 
 absl::string_view Code(const absl::Status& status) {
   if (absl::IsNotFound(status)) return "not_found";
-  if (absl::IsAlreadyExists(status)) return "conflict";
+  if (absl::IsAlreadyExists(status) || absl::IsFailedPrecondition(status)) return "conflict";
   if (absl::IsResourceExhausted(status)) return "too_many";
   if (absl::IsUnavailable(status)) return "unavailable";
   return "invalid";
@@ -89,28 +89,20 @@ void TellNodes(Context& context, JobIndex index) {
   }
 }
 
-std::string Places(const ClusterEngine& engine, const ClusterJob& job) {
-  std::string text;
-  for (const DeviceShare& share : job.placement) {
-    if (text.size() > 300) return text + ", ...";
-    absl::StrAppend(&text, text.empty() ? "" : ", ", share.devices, " on ",
-                    engine.devices().nodes()[share.node.value()].name);
-  }
-  return text;
-}
-
 void Report(Context& context, const ClusterChange& change) {
   constexpr const char* kKinds[] = {"cluster_start",  "cluster_preempt", "cluster_evict",
-                                    "cluster_refuse", "cluster_resize",  "action_not_carried_out"};
+                                    "cluster_refuse", "cluster_resize",  "action_not_carried_out",
+                                    "job_moves",      "job_moved",       "job_stays"};
   constexpr const char* kVerbs[] = {" starts on ", " is preempted",   " is evicted",
-                                    " is refused", " is resized to ", " stays as it is"};
+                                    " is refused", " is resized to ", " stays as it is",
+                                    " is to move", " has moved",      " stays where it is"};
   const size_t kind = static_cast<size_t>(change.kind);
   const ClusterEngine& engine = *context.state.cluster.engine;
   const ClusterJob& job = engine.job(change.job);
   const bool placed = change.kind == ChangeKind::kStart || change.kind == ChangeKind::kResize;
   Emit(context, kKinds[kind], job.spec.key,
-       absl::StrCat(job.spec.key, kVerbs[kind], placed ? Places(engine, job) : "", ": ",
-                    change.reason),
+       absl::StrCat(job.spec.key, kVerbs[kind], placed ? engine.devices().Words(job.placement) : "",
+                    ": ", change.reason),
        {{"revision", job.revision}, {"devices", job.devices()}});
 }
 
@@ -232,7 +224,8 @@ JobSpec SpecOf(const wire::Submit& submit, double now_s) {
           .devices_max = static_cast<int>(std::min(submit.devices_max, kDevicesMax)),
           .estimate_s = submit.estimate_s,
           .deadline_s = submit.deadline_s > 0 ? now_s + submit.deadline_s : sched::kNever,
-          .tier = static_cast<sched::JobTier>(submit.tier)};
+          .tier = static_cast<sched::JobTier>(submit.tier),
+          .movable = submit.movable};
 }
 
 void OnSubmit(Context& context, PeerId id, uint64_t request_id, const wire::Submit& submit) {
@@ -341,17 +334,59 @@ void OnReserve(Context& context, PeerId id, uint64_t request_id, const wire::Res
   Reply(context, id, request_id, {{"text", std::move(text)}});
 }
 
+void OnMove(Context& context, PeerId id, uint64_t request_id, const wire::Move& move) {
+  ClusterState& cluster = context.state.cluster;
+  if (absl::Status status = Serving(cluster); !status.ok())
+    return Refuse(context, id, request_id, status);
+  const bool unsaid = move.step == wire::MoveStep::kAsk && move.reason.empty();
+  const auto told = Tell(context, {.kind = ClusterInputKind::kMove,
+                                   .now_s = Now(context),
+                                   .spec = {.key = move.key},
+                                   .node = move.to,
+                                   .step = move.step,
+                                   .revision = move.revision,
+                                   .reason = unsaid ? "`tide move` asked for it" : move.reason});
+  if (!told.ok()) return Refuse(context, id, request_id, told.status());
+  Reply(context, id, request_id, *ClusterPlacement(cluster, move.key));
+}
+
+void OnDrain(Context& context, PeerId id, uint64_t request_id, const wire::Drain& drain) {
+  ClusterState& cluster = context.state.cluster;
+  if (absl::Status status = Serving(cluster); !status.ok())
+    return Refuse(context, id, request_id, status);
+  const auto told = Tell(context, {.kind = ClusterInputKind::kDrain,
+                                   .now_s = Now(context),
+                                   .node = drain.node,
+                                   .drains = !drain.undo});
+  if (!told.ok()) return Refuse(context, id, request_id, told.status());
+  const std::set<JobIndex>& jobs =
+      cluster.engine->jobs_on(cluster.engine->devices().IndexOf(drain.node));
+  const auto movable = std::count_if(jobs.begin(), jobs.end(), [&](JobIndex index) {
+    return cluster.engine->job(index).spec.movable;
+  });
+  std::string text =
+      drain.undo ? absl::StrCat("node ", drain.node, " takes jobs again")
+                 : absl::StrCat("node ", drain.node, " is being emptied: nothing is placed there, ",
+                                movable, " of its ", jobs.size(),
+                                " jobs move when there is room elsewhere, the others end there");
+  Emit(context, drain.undo ? "node_undrained" : "node_drained", "", text, {{"node", drain.node}});
+  Reply(context, id, request_id,
+        {{"node", drain.node}, {"jobs", jobs.size()}, {"text", std::move(text)}});
+}
+
 bool OnClusterQuery(Context& context, PeerId id, uint64_t request_id, const wire::Query& query) {
   const ClusterState& cluster = context.state.cluster;
   const bool explain = query.what == "explain" && context.state.FindJob(query.job) == nullptr;
-  if (query.what != "cluster" && query.what != "preview" && !explain) return false;
+  const bool placement = query.what == "placement";
+  if (query.what != "cluster" && query.what != "preview" && !placement && !explain) return false;
   if (!cluster.engine && PassUp(context, id, request_id, query)) return true;
   if (query.what == "cluster") {
     Reply(context, id, request_id, ClusterRecord(cluster));
     return true;
   }
-  auto data = explain ? ExplainClusterJob(cluster, query.job)
-                      : PreviewClusterJob(cluster, query.job, nullptr);
+  auto data = explain     ? ExplainClusterJob(cluster, query.job)
+              : placement ? ClusterPlacement(cluster, query.job)
+                          : PreviewClusterJob(cluster, query.job, nullptr);
   if (explain && !data.ok()) return false;
   data.ok() ? Reply(context, id, request_id, *std::move(data))
             : Refuse(context, id, request_id, data.status());

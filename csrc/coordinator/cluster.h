@@ -80,8 +80,10 @@ void OnAllocationAck(Context& context, PeerId id, const wire::AllocationAck& ack
 /// A report of a job of the cluster over its node's link.
 void OnClusterReport(Context& context, const wire::Report& report);
 void OnReserve(Context& context, PeerId id, uint64_t request_id, const wire::Reserve& reserve);
-/// The answers to `cluster`, to `preview` and, for what no job here is called, to `explain`; false
-/// when the query is another one or the cluster does not know either.
+void OnMove(Context& context, PeerId id, uint64_t request_id, const wire::Move& move);
+void OnDrain(Context& context, PeerId id, uint64_t request_id, const wire::Drain& drain);
+/// The answers to `cluster`, `placement`, `preview` and, for what no job here is called, `explain`;
+/// false when the query is another one or the cluster does not know either.
 bool OnClusterQuery(Context& context, PeerId id, uint64_t request_id, const wire::Query& query);
 void OnNodeClosed(Context& context, PeerId id, const std::string& node);
 
@@ -95,6 +97,9 @@ wire::Value::Map ClusterRecord(const ClusterState& cluster);
 /// Why a job of the cluster is as it is; NotFound when none is open under that key.
 absl::StatusOr<wire::Value::Map> ExplainClusterJob(const ClusterState& cluster,
                                                    const std::string& key);
+/// Where a job is and where it is to go; NotFound when none is open under that key.
+absl::StatusOr<wire::Value::Map> ClusterPlacement(const ClusterState& cluster,
+                                                  const std::string& key);
 /// When a job would start: of an open key, or of `spec` as if it were submitted now.
 absl::StatusOr<wire::Value::Map> PreviewClusterJob(const ClusterState& cluster,
                                                    const std::string& key, const JobSpec* spec);

@@ -27,6 +27,16 @@ void Remember(ClusterJob& job, NodeIndex node) {
   job.placement_before.push_back({.node = node, .devices = 0});
 }
 
+bool SameNodes(const Placement& now, const Placement& before) {
+  const auto in = [](const Placement& placement, const DeviceShare& share) {
+    return std::find(placement.begin(), placement.end(), share) != placement.end();
+  };
+  return std::all_of(now.begin(), now.end(),
+                     [&](const auto& share) { return in(before, share); }) &&
+         std::all_of(before.begin(), before.end(),
+                     [&](const auto& share) { return share.devices == 0 || in(now, share); });
+}
+
 }  // namespace
 
 sched::ClusterInput ClusterEngine::PolicyInput(const sched::ClusterView& cluster) {
@@ -34,8 +44,10 @@ sched::ClusterInput ClusterEngine::PolicyInput(const sched::ClusterView& cluster
 }
 
 std::vector<ClusterChange> ClusterEngine::Decide() {
+  EndLateMoves();
   FitCapacity();
-  std::vector<ClusterChange> changes = std::exchange(evicted_, {});
+  std::vector<ClusterChange> changes = std::exchange(untold_, {});
+  EmptyNodes(changes);
   for (int round = 0; round < kRoundsMax && DecideOnce(changes); ++round) {
   }
   Grow(changes);
@@ -171,6 +183,7 @@ void ClusterEngine::Start(const JobAction& action, std::vector<ClusterChange>& c
   }
   LogAction(action);
   job.placement = devices_.Take(view.gpus, job.placement_before);
+  job.away = job.first_start_s != kNever && !SameNodes(job.placement, job.placement_before);
   job.reason = action.reason;
   job.resized_s = now_s_;
   if (job.first_start_s == kNever) job.first_start_s = now_s_;
@@ -193,15 +206,24 @@ void ClusterEngine::MakeRoom(int devices, std::vector<ClusterChange>& changes) {
   while (devices_.free() < devices) {
     const JobIndex most = placed_.MostExtra();
     if (most.value() < 0) break;
-    ClusterJob& job = jobs_[most.value()];
-    const NodeIndex node = job.placement.back().node;
-    placed_.Remove(Placed(most));
-    devices_.RemoveOne(job.placement);
-    placed_.Add(Placed(most));
-    if (job.placement.back().node != node) Remember(job, node);
-    gate_.Use(views_[most.value()].user, -1, now_s_);
+    ShrinkOne(most, jobs_[most.value()].placement.back().node);
     shrunk.insert(most);
   }
+  SayShrunk(shrunk, changes);
+}
+
+void ClusterEngine::ShrinkOne(JobIndex index, NodeIndex node) {
+  ClusterJob& job = jobs_[index.value()];
+  const size_t nodes = job.placement.size();
+  placed_.Remove(Placed(index));
+  devices_.RemoveOne(job.placement, node);
+  placed_.Add(Placed(index));
+  if (job.placement.size() < nodes) Remember(job, node);
+  gate_.Use(views_[index.value()].user, -1, now_s_);
+}
+
+void ClusterEngine::SayShrunk(const std::set<JobIndex>& shrunk,
+                              std::vector<ClusterChange>& changes) {
   for (const JobIndex index : shrunk) {
     ClusterJob& job = jobs_[index.value()];
     ++job.revision;
@@ -214,7 +236,7 @@ void ClusterEngine::MakeRoom(int devices, std::vector<ClusterChange>& changes) {
 // What nobody uses goes to elastic jobs, one at a time to who has fewest for its gang; not more
 // often than the filter allows.
 void ClusterEngine::Grow(std::vector<ClusterChange>& changes) {
-  const int kept = devices_.working() - gate_.Open(capacity());
+  const int kept = capacity().devices - gate_.Open(capacity());
   std::set<JobIndex> grown;
   while (devices_.free() > kept) {
     const auto may_grow = [&](const std::pair<double, JobIndex>& entry) {

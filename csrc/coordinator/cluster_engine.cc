@@ -13,6 +13,16 @@ using sched::JobState;
 using sched::JobView;
 using sched::kNever;
 
+void ClusterJob::Replace(Placement now) {
+  Placement before = std::exchange(placement, std::move(now));
+  for (const DeviceShare& share : placement_before) {
+    const auto same = [&](const DeviceShare& other) { return other.node == share.node; };
+    if (std::none_of(before.begin(), before.end(), same))
+      before.push_back({.node = share.node, .devices = 0});
+  }
+  placement_before = std::move(before);
+}
+
 ClusterEngine::ClusterEngine(const ClusterOptions& options,
                              std::unique_ptr<sched::ClusterPolicy> policy)
     : options_(options), policy_(std::move(policy)), gate_(options) {
@@ -41,7 +51,10 @@ absl::StatusOr<std::unique_ptr<ClusterEngine>> ClusterEngine::MakeWith(
   return std::unique_ptr<ClusterEngine>(new ClusterEngine(options, std::move(policy)));
 }
 
-double ClusterEngine::wake_s() const { return std::min(wake_s_, gate_.NextChange(now_s_)); }
+double ClusterEngine::wake_s() const {
+  const double late_s = moving_.empty() ? kNever : moving_.begin()->first + kMoveLongestS;
+  return std::min({wake_s_, gate_.NextChange(now_s_), late_s});
+}
 
 JobIndex ClusterEngine::Find(const std::string& key) const {
   const auto found = by_key_.find(key);
@@ -65,6 +78,11 @@ absl::Status ClusterEngine::Check(const ClusterInput& input) const {
             "at most than at least");
       if (!(spec.estimate_s >= 0) || spec.estimate_s == kNever || !(spec.deadline_s >= 0))
         return absl::InvalidArgumentError("estimate and deadline are seconds from 0");
+      if (spec.movable && spec.devices_max != 0) {
+        return absl::InvalidArgumentError(
+            "a movable job has a fixed gang: an elastic one has no checkpoint that a signal asks "
+            "for; give it no devices_max");
+      }
       if (by_key_.contains(spec.key))
         return absl::AlreadyExistsError(absl::StrCat("a job ", spec.key, " is open"));
       if (open_.size() >= kClusterJobsMax) {
@@ -91,6 +109,10 @@ absl::Status ClusterEngine::Check(const ClusterInput& input) const {
         return absl::InvalidArgumentError(
             "a reservation has a name, devices and an end after its begin; there are at most 1000");
       return absl::OkStatus();
+    case ClusterInputKind::kMove:
+      return CheckMove(input);
+    case ClusterInputKind::kDrain:
+      return CheckDrain(input);
     case ClusterInputKind::kDecide:
       break;
   }
@@ -113,6 +135,12 @@ absl::StatusOr<std::vector<ClusterChange>> ClusterEngine::Apply(const ClusterInp
       break;
     case ClusterInputKind::kReserve:
       gate_.Reserve(input.reservation);
+      break;
+    case ClusterInputKind::kMove:
+      Move(input);
+      break;
+    case ClusterInputKind::kDrain:
+      Drain(input);
       break;
     case ClusterInputKind::kDecide:
       return Decide();
@@ -159,9 +187,11 @@ void ClusterEngine::Stop(JobIndex index) {
   view.held = 0;
   view.holding = -1;
   gate_.Use(view.user, -job.devices(), now_s_);
+  if (!job.target.empty()) DropTarget(index);
   placed_.Remove(Placed(index));
   devices_.Give(job.placement);
-  job.placement_before = std::exchange(job.placement, Placement());
+  job.Replace({});
+  job.away = job.stays = false;
   ++job.revision;
   --running_;
   running_gangs_ -= view.gpus;
@@ -201,7 +231,7 @@ void ClusterEngine::Evict(JobIndex index, std::string reason) {
   views_[index.value()].state = JobState::kPending;
   jobs_[index.value()].reason = reason;
   evictions_.push_back({.job = index, .kind = JobEventKind::kEviction});
-  evicted_.push_back({.job = index, .kind = ChangeKind::kEvict, .reason = std::move(reason)});
+  untold_.push_back({.job = index, .kind = ChangeKind::kEvict, .reason = std::move(reason)});
 }
 
 void ClusterEngine::SetNode(const ClusterInput& input) {
@@ -210,6 +240,12 @@ void ClusterEngine::SetNode(const ClusterInput& input) {
   const bool shrinks =
       known != nullptr && known->works && (!input.works || input.devices < known->devices);
   if (shrinks) {
+    for (const auto& [since_s, job] : std::set<std::pair<double, JobIndex>>(moving_)) {
+      const Placement& target = jobs_[job.value()].target;
+      const auto there = [&](const DeviceShare& share) { return share.node == index; };
+      if (std::any_of(target.begin(), target.end(), there))
+        Stay(job, absl::StrCat("node ", input.node, " is lost"));
+    }
     for (const JobIndex job : std::set<JobIndex>(placed_.On(index)))
       Evict(job, absl::StrCat("node ", input.node, " is lost"));
   }

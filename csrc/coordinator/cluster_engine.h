@@ -26,11 +26,19 @@ struct ClusterJob {
   bool at_gate = true;     // the policy has not been told of it
   bool withdrawn = false;  // ended while it waited in the policy, which will find out at its turn
   std::string reason;      // of what was done to it last
+  Placement target;        // kept for it until its command has left where it is; empty: it stays
+  double target_s = 0;     // since when
+  std::string target_why;
+  bool away = false;   // its command is where it ran before, or has ended there
+  bool stays = false;  // it did not leave a node that drains: that is not tried again by itself
   int devices() const {
     int sum = 0;
     for (const DeviceShare& share : placement) sum += share.devices;
     return sum;
   }
+  /// It has these devices now. Nodes where it was earlier stay in `placement_before`, without
+  /// devices: they may remember it and are told of what follows.
+  void Replace(Placement now);
 };
 
 /// Not thread-safe. Copying is explicit: a policy is cloned.
@@ -65,8 +73,11 @@ class ClusterEngine {
   const ClusterDevices& devices() const { return devices_; }
   const ClusterGate& gate() const { return gate_; }
   const ClusterOptions& options() const { return options_; }
+  /// Working devices that no job may start on: idle ones of nodes that drain, and what is kept for
+  /// jobs that are being moved.
+  int withheld() const { return devices_.withheld() + moving_devices_; }
   ClusterGate::Capacity capacity() const {
-    return {.devices = devices_.working(), .now_s = now_s_};
+    return {.devices = devices_.working() - withheld(), .now_s = now_s_};
   }
   /// Lines "SECONDS start|preempt|refuse KEY: REASON" since the last call, as the simulator writes.
   std::string TakeLog() { return std::exchange(log_, std::string()); }
@@ -116,7 +127,27 @@ class ClusterEngine {
   void Close(JobIndex job, sched::JobState state);
   void Evict(JobIndex job, std::string reason);
   void MakeRoom(int devices, std::vector<ClusterChange>& changes);
+  void ShrinkOne(JobIndex job, NodeIndex node);
+  void SayShrunk(const std::set<JobIndex>& shrunk, std::vector<ClusterChange>& changes);
   void FitCapacity();
+
+  // cluster_moves.cc
+  absl::Status UnknownNode(const std::string& name) const;
+  absl::Status CheckMove(const ClusterInput& input) const;
+  absl::Status CheckDrain(const ClusterInput& input) const;
+  bool MayMoveTo(JobIndex job, NodeIndex to, NodeIndex node) const;
+  int RoomFor(JobIndex job, NodeIndex to) const;
+  void Move(const ClusterInput& input);
+  void Drain(const ClusterInput& input);
+  void BeginMove(JobIndex job, NodeIndex to, std::string why, std::vector<ClusterChange>& changes);
+  void DropTarget(JobIndex job);
+  void Stay(JobIndex job, const std::string& why);
+  void Left(JobIndex job);
+  void GoBack(JobIndex job, const std::string& why);
+  void Settle(JobIndex job, Placement placement, const std::string& why);
+  void EmptyNodes(std::vector<ClusterChange>& changes);
+  void EndLateMoves();
+
   void Grow(std::vector<ClusterChange>& changes);
   void Decline(const sched::JobAction& action, std::vector<ClusterChange>& changes);
   void LogAction(const sched::JobAction& action);
@@ -139,12 +170,14 @@ class ClusterEngine {
   std::set<JobIndex> open_;
   PlacementIndex placed_;                                     // of running jobs
   std::vector<sched::JobEvent> ends_, evictions_, arrivals_;  // since the policy decided last
-  std::vector<ClusterChange> evicted_;                        // to be told at the next decision
+  std::vector<ClusterChange> untold_;  // changes between decisions, told with the next one
   std::string log_;
   double now_s_ = 0, wake_s_ = sched::kNever;
   double started_s_ = -sched::kNever;  // when a job was started last
   size_t running_ = 0;
-  int64_t running_gangs_ = 0;  // devices of the gangs that run
+  int64_t running_gangs_ = 0;                     // devices of the gangs that run
+  std::set<std::pair<double, JobIndex>> moving_;  // who has a target, since when
+  int moving_devices_ = 0;                        // of all targets
   bool dirty_ = false;
   bool has_snapshot_ = false;  // constant after construction, as is retold_
   bool retold_ = false;

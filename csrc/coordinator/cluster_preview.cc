@@ -27,6 +27,8 @@ std::unique_ptr<ClusterEngine> ClusterEngine::Copy() const {
   copy->started_s_ = started_s_;
   copy->running_ = running_;
   copy->running_gangs_ = running_gangs_;
+  copy->moving_ = moving_;
+  copy->moving_devices_ = moving_devices_;
   return copy;
 }
 

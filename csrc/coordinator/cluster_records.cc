@@ -23,21 +23,37 @@ const char* StateName(const ClusterEngine& engine, JobIndex index) {
   return engine.job(index).at_gate ? "held" : "waiting";
 }
 
+/// Where it is about to go, or that its command is not where its devices are.
+std::string MoveText(const ClusterEngine& engine, const ClusterJob& job) {
+  if (!job.target.empty()) {
+    return absl::StrCat("; it moves to ", engine.devices().Words(job.target),
+                        " once it has saved (", job.target_why, "), asked for ",
+                        Span(absl::Seconds(engine.now_s() - job.target_s)), " ago");
+  }
+  if (!job.away) return "";
+  const std::string before = engine.devices().Words(job.placement_before);
+  return job.spec.movable
+             ? absl::StrCat("; its command is still on ", before, " and is carried over")
+             : absl::StrCat("; what it started on ", before,
+                            " stays paused: it was not submitted with --movable");
+}
+
 std::string WhyText(const ClusterEngine& engine, JobIndex index) {
   const ClusterJob& job = engine.job(index);
   const JobView& view = engine.view(index);
   if (view.state == JobState::kRunning) {
     return absl::StrCat("runs on ", job.devices(), " devices since ",
-                        Span(absl::Seconds(engine.now_s() - view.since_s)), ": ", job.reason);
+                        Span(absl::Seconds(engine.now_s() - view.since_s)), ": ", job.reason,
+                        MoveText(engine, job));
   }
   if (job.at_gate) return engine.gate().Why(view, engine.capacity());
   return absl::StrFormat("it asks for %d devices, %d of %d are free; %s", view.gpus,
                          engine.devices().free(), engine.devices().working(), job.reason);
 }
 
-wire::Value::Map Places(const ClusterEngine& engine, const ClusterJob& job) {
+wire::Value::Map Places(const ClusterEngine& engine, const Placement& placement) {
   wire::Value::Map places;
-  for (const DeviceShare& share : job.placement) {
+  for (const DeviceShare& share : placement) {
     places.emplace_back(engine.devices().nodes()[share.node.value()].name, share.devices);
   }
   return places;
@@ -54,7 +70,9 @@ wire::Value::Map JobRecord(const ClusterState& cluster, JobIndex index) {
           {"devices", job.devices()},
           {"devices_wanted", job.spec.devices},
           {"devices_max", job.spec.devices_max},
-          {"nodes", Places(engine, job)},
+          {"nodes", Places(engine, job.placement)},
+          {"movable", job.spec.movable},
+          {"moves_to", Places(engine, job.target)},
           {"submitted_s", view.submit_s},
           {"executed_s", view.ExecutedAt(engine.now_s())},
           {"estimate_s", job.spec.estimate_s},
@@ -117,6 +135,7 @@ wire::Value::Map ClusterRecord(const ClusterState& cluster) {
                                                  {"devices", node.devices},
                                                  {"used", node.used},
                                                  {"works", node.works},
+                                                 {"drains", node.drains},
                                                  {"connected", linked}}));
   }
   for (const JobIndex index : engine.open_jobs()) {
@@ -181,7 +200,7 @@ absl::StatusOr<wire::Value::Map> ExplainClusterJob(const ClusterState& cluster,
   return wire::Value::Map{{"job", key},
                           {"state", StateName(engine, index)},
                           {"devices", engine.job(index).devices()},
-                          {"nodes", Places(engine, engine.job(index))},
+                          {"nodes", Places(engine, engine.job(index).placement)},
                           {"reason", engine.job(index).at_gate ? "held_at_gate"
                                      : running                 ? "running"
                                                                : "waiting_for_devices"},
@@ -189,6 +208,27 @@ absl::StatusOr<wire::Value::Map> ExplainClusterJob(const ClusterState& cluster,
                           {"ahead", Keys(engine, ahead)},
                           {"advice", Advice(engine, index)},
                           {"numbers", std::move(numbers)}};
+}
+
+absl::StatusOr<wire::Value::Map> ClusterPlacement(const ClusterState& cluster,
+                                                  const std::string& key) {
+  if (!cluster.engine) return absl::UnavailableError("this daemon serves no cluster");
+  const ClusterEngine& engine = *cluster.engine;
+  const JobIndex index = engine.Find(key);
+  if (index.value() < 0) return absl::NotFoundError(absl::StrCat("no open job has the key ", key));
+  const ClusterJob& job = engine.job(index);
+  wire::Value::Map record = {
+      {"key", key},
+      {"state", StateName(engine, index)},
+      {"revision", job.revision},
+      {"nodes", Places(engine, job.placement)},
+      {"away", job.away},
+      {"reports", cluster.figures[static_cast<size_t>(index.value())].reports},
+      {"text", absl::StrCat(key, ": ", WhyText(engine, index))}};
+  if (job.target.empty()) return record;
+  record.emplace_back("move", wire::Value(wire::Value::Map{{"nodes", Places(engine, job.target)},
+                                                           {"reason", job.target_why}}));
+  return record;
 }
 
 absl::StatusOr<wire::Value::Map> PreviewClusterJob(const ClusterState& cluster,

@@ -43,7 +43,8 @@ using sched::JobView;
 namespace {
 
 constexpr char kMagic[] = "tide-cluster";
-constexpr int kVersion = 1;
+constexpr int kVersion = 2;
+constexpr int kMovesVersion = 2;   // the first with moves and with nodes that drain
 constexpr int kPolicyVersion = 2;  // of the states of all policies; another one is told anew
 
 bool IsOpen(JobState state) { return state != JobState::kDone && state != JobState::kRefused; }
@@ -53,8 +54,9 @@ bool Within(int index, size_t size) { return index >= 0 && static_cast<size_t>(i
 }  // namespace
 
 void VisitFields(FieldArchive& archive, JobSpec& spec) {
-  auto& [key, user, group, devices, devices_max, estimate_s, deadline_s, tier] = spec;
+  auto& [key, user, group, devices, devices_max, estimate_s, deadline_s, tier, movable] = spec;
   archive(key, user, group, devices, devices_max, estimate_s, deadline_s, tier);
+  if (archive.version() >= kMovesVersion) archive(movable);
 }
 
 void VisitFields(FieldArchive& archive, DeviceShare& share) {
@@ -63,9 +65,12 @@ void VisitFields(FieldArchive& archive, DeviceShare& share) {
 }
 
 void VisitFields(FieldArchive& archive, ClusterJob& job) {
-  auto& [spec, placement, before, revision, first_start_s, resized_s, at_gate, withdrawn, reason] =
-      job;
+  auto& [spec, placement, before, revision, first_start_s, resized_s, at_gate, withdrawn, reason,
+         target, target_s, target_why, away, stays] = job;
   archive(spec, placement, before, revision, first_start_s, resized_s, at_gate, withdrawn, reason);
+  if (archive.version() < kMovesVersion) return;
+  archive(target, away, stays);
+  if (!target.empty()) archive(target_s, target_why);
 }
 
 void VisitFields(FieldArchive& archive, ClusterChange& change) {
@@ -85,8 +90,9 @@ void VisitFields(FieldArchive& archive, ClusterGate::User& user) {
 }
 
 void VisitFields(FieldArchive& archive, ClusterDevices::Node& node) {
-  auto& [name, devices, used, works] = node;
+  auto& [name, devices, used, works, drains] = node;
   archive(name, devices, used, works);
+  if (archive.version() >= kMovesVersion) archive(drains);
 }
 
 void ClusterGate::VisitFields(FieldArchive& archive) {
@@ -108,13 +114,10 @@ void ClusterDevices::VisitFields(FieldArchive& archive) {
   if (!archive.reading()) return;
   by_name_.clear();
   by_free_.clear();
-  free_ = working_ = 0;
+  free_ = working_ = withheld_ = draining_ = 0;
   for (size_t i = 0; i < nodes_.size(); ++i) {
-    const NodeIndex index(static_cast<int>(i));
-    by_name_[nodes_[i].name] = index;
-    free_ += nodes_[i].free();
-    working_ += nodes_[i].works ? nodes_[i].devices : 0;
-    if (nodes_[i].free() > 0) by_free_.insert({nodes_[i].free(), index});
+    by_name_[nodes_[i].name] = NodeIndex(static_cast<int>(i));
+    Count(nodes_[i], +1);
   }
 }
 
@@ -124,7 +127,7 @@ std::vector<JobIndex> ClusterEngine::Kept() const {
   for (const auto* events : {&ends_, &evictions_, &arrivals_}) {
     for (const sched::JobEvent& event : *events) kept.push_back(event.job);
   }
-  for (const ClusterChange& change : evicted_) kept.push_back(change.job);
+  for (const ClusterChange& change : untold_) kept.push_back(change.job);
   std::sort(kept.begin(), kept.end());
   kept.erase(std::unique(kept.begin(), kept.end()), kept.end());
   return kept;
@@ -173,7 +176,7 @@ void ClusterEngine::VisitPolicy(FieldArchive& archive, const std::vector<JobInde
 
 void ClusterEngine::VisitFields(FieldArchive& archive) {
   archive(now_s_, wake_s_, started_s_, dirty_, devices_, gate_, groups_);
-  archive(ends_, evictions_, arrivals_, evicted_);
+  archive(ends_, evictions_, arrivals_, untold_);
   const std::vector<JobIndex> kept = VisitJobs(archive);
   VisitPolicy(archive, kept);
   if (!archive.reading() || !archive.status().ok()) return;
@@ -200,7 +203,7 @@ absl::Status ClusterEngine::Rebuild(const std::vector<JobIndex>& kept) {
     const ClusterJob& job = jobs_[index.value()];
     const JobView& view = views_[index.value()];
     if (!Within(view.user, gate_.users().size())) return absl::DataLossError("no such user");
-    for (const Placement* placement : {&job.placement, &job.placement_before}) {
+    for (const Placement* placement : {&job.placement, &job.placement_before, &job.target}) {
       for (const DeviceShare& share : *placement) {
         if (!Within(share.node.value(), devices_.nodes().size()))
           return absl::DataLossError("no such node");
@@ -213,6 +216,9 @@ absl::Status ClusterEngine::Rebuild(const std::vector<JobIndex>& kept) {
     ++running_;
     running_gangs_ += view.gpus;
     placed_.Add(Placed(index));
+    if (job.target.empty()) continue;
+    moving_.insert({job.target_s, index});
+    moving_devices_ += view.gpus;
   }
   return absl::OkStatus();
 }
@@ -242,6 +248,7 @@ void ClusterEngine::Retell() {
 
 std::string ClusterEngine::Snapshot() {
   FieldArchive body;
+  body.SetVersion(kVersion);
   VisitFields(body);
   std::string bytes = body.Take();
   FieldArchive head;
@@ -262,15 +269,16 @@ absl::StatusOr<std::unique_ptr<ClusterEngine>> ClusterEngine::Restore(const Clus
   head(magic, version, checksum);
   TIDE_RETURN_IF_ERROR(head.status());
   if (magic != kMagic) return absl::DataLossError("it does not begin as a snapshot");
-  if (version != kVersion) {
+  if (version < 1 || version > kVersion) {
     return absl::FailedPreconditionError(
         absl::StrCat("the journal's snapshot of the cluster has version ", version,
-                     ", this tided reads ", kVersion, ": start the one that wrote it"));
+                     ", this tided reads 1 to ", kVersion, ": start the one that wrote it"));
   }
   const absl::string_view bytes = snapshot.substr(snapshot.size() - head.rest());
   if (XXH3_64bits(bytes.data(), bytes.size()) != checksum)
     return absl::DataLossError("its checksum is wrong");
   FieldArchive body(bytes);
+  body.SetVersion(version);
   engine->VisitFields(body);
   TIDE_RETURN_IF_ERROR(body.status());
   if (body.rest() > 0) return absl::DataLossError("it is longer than what it holds");

@@ -15,6 +15,7 @@ void SpecToValue(const JobSpec& spec, wire::Value::Map& map) {
   map.emplace_back("estimate_s", spec.estimate_s);
   if (spec.deadline_s != sched::kNever) map.emplace_back("deadline_s", spec.deadline_s);
   map.emplace_back("tier", static_cast<int>(spec.tier));
+  if (spec.movable) map.emplace_back("movable", true);
 }
 
 JobSpec SpecFromValue(const wire::Value& value) {
@@ -27,6 +28,7 @@ JobSpec SpecFromValue(const wire::Value& value) {
   spec.estimate_s = value.Float("estimate_s");
   spec.deadline_s = value.Float("deadline_s", sched::kNever);
   spec.tier = static_cast<sched::JobTier>(value.Int("tier", 1));
+  spec.movable = value.Bool("movable", false);
   return spec;
 }
 
@@ -53,6 +55,17 @@ wire::Value::Map ClusterInputToValue(const ClusterInput& input) {
       map.emplace_back("from_s", input.reservation.from_s);
       map.emplace_back("to_s", input.reservation.to_s);
       break;
+    case ClusterInputKind::kMove:
+      map.emplace_back("key", input.spec.key);
+      map.emplace_back("step", static_cast<int>(input.step));
+      if (!input.node.empty()) map.emplace_back("node", input.node);
+      if (input.revision != 0) map.emplace_back("revision", input.revision);
+      map.emplace_back("reason", input.reason);
+      break;
+    case ClusterInputKind::kDrain:
+      map.emplace_back("node", input.node);
+      map.emplace_back("drains", input.drains);
+      break;
     case ClusterInputKind::kDecide:
       break;
   }
@@ -61,7 +74,7 @@ wire::Value::Map ClusterInputToValue(const ClusterInput& input) {
 
 absl::StatusOr<ClusterInput> ClusterInputFromValue(const wire::Value& value) {
   const int64_t kind = value.Int("kind", -1);
-  if (kind < 0 || kind > static_cast<int64_t>(ClusterInputKind::kDecide)) {
+  if (kind < 0 || kind > static_cast<int64_t>(ClusterInputKind::kDrain)) {
     return absl::DataLossError(absl::StrCat("the journal has a cluster input of kind ", kind));
   }
   ClusterInput input;
@@ -76,6 +89,13 @@ absl::StatusOr<ClusterInput> ClusterInputFromValue(const wire::Value& value) {
                        .devices = input.devices,
                        .from_s = value.Float("from_s"),
                        .to_s = value.Float("to_s")};
+  const int64_t step = value.Int("step");
+  if (step < 0 || step > static_cast<int64_t>(wire::MoveStep::kFailed))
+    return absl::DataLossError(absl::StrCat("the journal has a step of a move ", step));
+  input.step = static_cast<wire::MoveStep>(step);
+  input.revision = value.Int("revision");
+  input.reason = value.Text("reason");
+  input.drains = value.Bool("drains", true);
   return input;
 }
 

@@ -9,7 +9,7 @@
 #include "absl/status/statusor.h"
 #include "base/ids.h"
 #include "sched/cluster_policy.h"
-#include "wire/value.h"
+#include "wire/messages.h"
 
 namespace tide::coordinator {
 
@@ -19,6 +19,8 @@ using NodeIndex = Id<struct NodeTag>;
 inline constexpr size_t kClusterJobsMax = 100'000;  // open at one time
 inline constexpr size_t kClusterNodesMax = 16'384;
 inline constexpr int64_t kNodeDevicesMax = 4096;
+/// How long devices are kept for a job that is to leave where it is. `tide submit` gives up sooner.
+inline constexpr double kMoveLongestS = 900;
 
 /// What a job asks the cluster for. Times are seconds.
 struct JobSpec {
@@ -29,6 +31,7 @@ struct JobSpec {
   double estimate_s = 0;  // 0: unknown
   double deadline_s = sched::kNever;  // on the cluster's clock
   sched::JobTier tier = sched::JobTier::kStandard;
+  bool movable = false;  // who runs it can carry it to other nodes by a checkpoint; of a fixed gang
 };
 
 struct Reservation {
@@ -62,15 +65,19 @@ using Placement = std::vector<DeviceShare>;
 
 /// All that the engine is ever told, in order; the same rows give the same decisions, so the rows
 /// are what is journalled.
-enum class ClusterInputKind { kSubmit, kFinish, kNode, kReserve, kDecide };
+enum class ClusterInputKind { kSubmit, kFinish, kNode, kReserve, kDecide, kMove, kDrain };
 struct ClusterInput {
   ClusterInputKind kind = ClusterInputKind::kDecide;
   double now_s = 0;
-  JobSpec spec;             // kSubmit; kFinish: its key
-  std::string node;         // kNode
+  JobSpec spec;             // kSubmit; kFinish, kMove: its key
+  std::string node;         // kNode, kDrain; kMove: to where, empty: wherever there is room
   int devices = 0;          // kNode
   bool works = true;        // kNode
   Reservation reservation;  // kReserve; no devices: it is lifted
+  wire::MoveStep step = wire::MoveStep::kAsk;  // kMove
+  int64_t revision = 0;                        // kMove, of a start that failed: which
+  std::string reason;                          // kMove
+  bool drains = true;                          // kDrain; false: the node takes jobs again
 };
 
 wire::Value::Map ClusterInputToValue(const ClusterInput& input);
@@ -90,8 +97,19 @@ struct ClusterHistory {
   bool upgraded = false;  // the journal was of a layout that had no snapshots
 };
 
-/// What a decision changed. kPutOff: an action of the policy that was not carried out.
-enum class ChangeKind { kStart, kPreempt, kEvict, kRefuse, kResize, kPutOff };
+/// What a decision changed. kPutOff: an action of the policy that was not carried out. kMoving:
+/// devices elsewhere are kept for it until its command has left; then kMoved, or kStays.
+enum class ChangeKind {
+  kStart,
+  kPreempt,
+  kEvict,
+  kRefuse,
+  kResize,
+  kPutOff,
+  kMoving,
+  kMoved,
+  kStays
+};
 struct ClusterChange {
   JobIndex job;
   ChangeKind kind = ChangeKind::kStart;

@@ -95,7 +95,9 @@ bool OnClusterMessage(Context& context, PeerId id, uint64_t request_id,
   if (peer.role == wire::Role::kJob) return false;
   const bool asks = std::holds_alternative<wire::Submit>(message) ||
                     std::holds_alternative<wire::Finish>(message) ||
-                    std::holds_alternative<wire::Reserve>(message);
+                    std::holds_alternative<wire::Reserve>(message) ||
+                    std::holds_alternative<wire::Move>(message) ||
+                    std::holds_alternative<wire::Drain>(message);
   if (asks && !context.state.cluster.engine && PassUp(context, id, request_id, message)) {
     return true;
   }
@@ -107,6 +109,10 @@ bool OnClusterMessage(Context& context, PeerId id, uint64_t request_id,
     OnFinish(context, id, request_id, *finish);
   } else if (const auto* reserve = std::get_if<wire::Reserve>(&message)) {
     OnReserve(context, id, request_id, *reserve);
+  } else if (const auto* move = std::get_if<wire::Move>(&message)) {
+    OnMove(context, id, request_id, *move);
+  } else if (const auto* drain = std::get_if<wire::Drain>(&message)) {
+    OnDrain(context, id, request_id, *drain);
   } else if (const auto* advance = std::get_if<wire::Advance>(&message)) {
     OnAdvance(context, id, request_id, *advance);
   } else if (peer.role != wire::Role::kNode) {

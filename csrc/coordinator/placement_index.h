@@ -29,6 +29,8 @@ class PlacementIndex {
   const std::set<JobIndex>& On(NodeIndex node) const;
   /// The elastic job with most devices beyond its gang, the oldest of equals; negative: none.
   JobIndex MostExtra() const { return extra_.empty() ? JobIndex() : extra_.begin()->second; }
+  /// Elastic jobs beyond their gangs, by minus the devices beyond, those with most first.
+  const std::set<std::pair<int, JobIndex>>& extra() const { return extra_; }
   /// Elastic jobs below their maximum, by devices over gang, the oldest of equals first.
   const std::set<std::pair<double, JobIndex>>& growable() const { return growable_; }
 

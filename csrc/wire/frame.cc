@@ -19,7 +19,7 @@ constexpr absl::string_view kKindNames[] = {
     "unknown",    "Hello",         "Welcome", "Register", "Report", "Event",  "GrantAck",
     "OrderAck",   "NeedMemory",    "Bye",     "Grant",    "Order",  "Query",  "Command",
     "Answer",     "Challenge",     "Proof",   "Join",     "Lease",  "Submit", "Finish",
-    "Allocation", "AllocationAck", "Advance", "Reserve"};
+    "Allocation", "AllocationAck", "Advance", "Reserve",  "Move",   "Drain"};
 constexpr size_t kKindCount = sizeof(kKindNames) / sizeof(kKindNames[0]);
 
 absl::Status Fail(FrameError error, absl::string_view text) {

@@ -46,6 +46,8 @@ enum class FrameKind : uint16_t {
   kAllocationAck = 22,
   kAdvance = 23,
   kReserve = 24,
+  kMove = 25,
+  kDrain = 26,
 };
 
 /// "Hello"; "unknown" for a number that is not a kind.

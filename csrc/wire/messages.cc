@@ -45,6 +45,10 @@ template <>
 struct Words<AllocationState> {
   static constexpr std::array<absl::string_view, 3> kAll = {"run", "hold", "end"};
 };
+template <>
+struct Words<MoveStep> {
+  static constexpr std::array<absl::string_view, 4> kAll = {"ask", "left", "stays", "failed"};
+};
 
 template <typename E>
 std::string ParseWord(absl::string_view word, E& out) {
@@ -301,6 +305,7 @@ void Fields(V& v, Submit& m) {
   v("key", m.key, kRequired), v("user", m.user), v("group", m.group);
   v("devices", m.devices, kRequired), v("estimate_s", m.estimate_s), v("deadline_s", m.deadline_s);
   v("tier", m.tier), v("devices_max", m.devices_max), v("preview", m.preview);
+  v("movable", m.movable);
   v.AtLeast("devices", m.devices, 1), v.AtLeast("devices_max", m.devices_max, 0);
 }
 template <typename V>
@@ -326,6 +331,15 @@ void Fields(V& v, Reserve& m) {
   v("name", m.name, kRequired), v("user", m.user), v("devices", m.devices, kRequired);
   v("from_s", m.from_s), v("for_s", m.for_s);
   v.AtLeast("devices", m.devices, 0);
+}
+template <typename V>
+void Fields(V& v, Move& m) {
+  v("key", m.key, kRequired), v("step", m.step), v("to", m.to), v("revision", m.revision);
+  v("reason", m.reason);
+}
+template <typename V>
+void Fields(V& v, Drain& m) {
+  v("node", m.node, kRequired), v("undo", m.undo);
 }
 
 template <typename M>
@@ -364,6 +378,7 @@ absl::string_view Word(Tier value) { return Words<Tier>::kAll[static_cast<size_t
 absl::string_view Word(AllocationState value) {
   return Words<AllocationState>::kAll[static_cast<size_t>(value)];
 }
+absl::string_view Word(MoveStep value) { return Words<MoveStep>::kAll[static_cast<size_t>(value)]; }
 absl::string_view Word(OrderStatus value) {
   return Words<OrderStatus>::kAll[static_cast<size_t>(value)];
 }

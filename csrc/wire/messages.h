@@ -20,6 +20,7 @@ enum class OrderKind { kSuspend, kResume, kStop, kLimitDevice, kResize };
 enum class OrderStatus { kDone, kFailed, kRolledBack };
 enum class Tier { kOpportunistic, kStandard, kGuaranteed };  // numbers as sched::JobTier
 enum class AllocationState { kRun, kHold, kEnd };            // what a node's part of a job may do
+enum class MoveStep { kAsk, kLeft, kStays, kFailed };        // of a job to other nodes
 
 /// The word on the wire: "guaranteed", "applied", "rolled_back", ...
 absl::string_view Word(Role value);
@@ -29,6 +30,7 @@ absl::string_view Word(OrderKind value);
 absl::string_view Word(OrderStatus value);
 absl::string_view Word(Tier value);
 absl::string_view Word(AllocationState value);
+absl::string_view Word(MoveStep value);
 /// Inverse of Word; InvalidArgument names the words that exist.
 absl::StatusOr<Priority> ParsePriority(absl::string_view word);
 
@@ -196,6 +198,7 @@ struct Submit {
   Tier tier = Tier::kStandard;
   bool preview = false;     // only say when it would start
   int64_t devices_max = 0;  // elastic: takes up to so many when they are idle; 0: a fixed gang
+  bool movable = false;     // who runs it can carry it to other nodes by a checkpoint
 };
 struct Finish {
   std::string key;
@@ -228,11 +231,24 @@ struct Reserve {
   double from_s = 0;
   double for_s = 0;
 };
+/// Carries a movable job to other nodes: asks for it, or says what became of it.
+struct Move {
+  std::string key;
+  MoveStep step = MoveStep::kAsk;
+  std::string to;        // kAsk: a node; empty: wherever there is room
+  int64_t revision = 0;  // kFailed: of the placement at which it could not be started
+  std::string reason;
+};
+/// No job is placed on a node any more, and those that can be moved leave it.
+struct Drain {
+  std::string node;
+  bool undo = false;
+};
 
 using Message =
     std::variant<Hello, Welcome, Register, Report, Event, GrantAck, OrderAck, NeedMemory, Bye,
                  Grant, Order, Query, Command, Answer, Challenge, Proof, Join, Lease, Submit,
-                 Finish, Allocation, AllocationAck, Advance, Reserve>;
+                 Finish, Allocation, AllocationAck, Advance, Reserve, Move, Drain>;
 
 /// The frame kind of a message.
 FrameKind KindOf(const Message& message);

@@ -181,6 +181,33 @@ TEST_F(ClusterJournalTest, AFileOfLayout1IsReplayedAndGoesOnWithSnapshots) {
   EXPECT_EQ(cluster().next_input, 122 + 3 + 1);
 }
 
+// Written before jobs could be moved: version 1 of the snapshot, and all inputs since the
+// beginning.
+TEST_F(ClusterJournalTest, ASnapshotOfVersion1IsTheStateThatItsInputsGive) {
+  std::filesystem::copy_file(std::string(TIDE_TEST_DATA) + "/cluster_snapshot_1.db", path());
+  ClusterHistory history;
+  {
+    auto journal = *OpenSqliteJournal(path());
+    history = journal->Load()->cluster;
+  }
+  ASSERT_EQ(history.snapshots.size(), 1u);
+  ASSERT_EQ(history.inputs.size(), 127u);
+  ClusterOptions options{.policy = kPolicy};
+  auto told = *ClusterEngine::Make(options);
+  std::string at_snapshot;
+  for (const auto& [seq, row] : history.inputs) {
+    ASSERT_TRUE(told->Apply(*ClusterInputFromValue(*wire::Unpack(row))).ok());
+    if (seq == history.snapshots[0].seq) at_snapshot = told->Snapshot();
+  }
+  auto restored = ClusterEngine::Restore(options, history.snapshots[0].bytes);
+  ASSERT_TRUE(restored.ok()) << restored.status();
+  EXPECT_FALSE((*restored)->retold());
+  EXPECT_GT((*restored)->running_jobs(), 0u);
+  EXPECT_TRUE((*restored)->Snapshot() == at_snapshot);
+  ASSERT_TRUE(Open(50).ok());
+  EXPECT_TRUE(State() == told->Snapshot());
+}
+
 TEST_F(ClusterJournalTest, OfTwoSnapshotsTheOneBeforeServesWhenTheLastIsDamaged) {
   for (const char* damage : {"substr(body, 1, length(body) / 2)", "x''",
                              "CAST(replace(hex(body), '6E', '6F') AS BLOB)"}) {

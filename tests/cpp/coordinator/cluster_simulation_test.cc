@@ -151,14 +151,34 @@ class ClusterSimulation : public ::testing::TestWithParam<uint64_t>, public Edge
                        .user = std::to_string(random_.Below(3)),
                        .devices = 1 + static_cast<int64_t>(random_.Below(6)),
                        .estimate_s = 1.0 + static_cast<double>(random_.Below(20)),
-                       .devices_max = random_.Below(4) == 0 ? 8 : 0},
+                       .devices_max = step % 4 == 0 ? 8 : 0,
+                       .movable = step % 4 != 0 && step % 2 == 0},
           key, true);
     }
+    if (random_.Below(40) == 0) {
+      Ask(wire::Drain{.node = std::to_string(random_.Below(kNodes)), .undo = random_.Below(2) == 0},
+          "", false);
+    }
+    if (step < kCalmFrom) RunMoves();
     for (const JobIndex index : std::set<JobIndex>(engine().open_jobs())) {
       const bool runs = engine().view(index).state == sched::JobState::kRunning;
       const std::string& key = engine().job(index).spec.key;
       if (engine().job(index).withdrawn || random_.Below(runs ? 25 : 400) != 0) continue;
       Ask(wire::Finish{.key = key}, key, false);
+    }
+  }
+
+  /// What `tide move` asks for and what `tide submit` answers, in any order, also twice.
+  void RunMoves() {
+    for (const JobIndex index : std::set<JobIndex>(engine().open_jobs())) {
+      const ClusterJob& job = engine().job(index);
+      const bool moves = !job.target.empty() || job.away;
+      if (!job.spec.movable || random_.Below(moves ? 5 : 30) != 0) continue;
+      wire::Move move = {.key = job.spec.key, .revision = job.revision, .reason = "chance"};
+      if (moves || random_.Below(4) == 0)
+        move.step = static_cast<wire::MoveStep>(1 + random_.Below(3));
+      if (random_.Below(2) == 0) move.to = std::to_string(random_.Below(kNodes));
+      Ask(std::move(move), "", false);
     }
   }
 
@@ -169,7 +189,7 @@ class ClusterSimulation : public ::testing::TestWithParam<uint64_t>, public Edge
     if (answer == nullptr || asked == pending_.end()) return;
     const auto [key, submit] = asked->second;
     pending_.erase(asked);
-    if (!answer->ok) return;
+    if (!answer->ok || key.empty()) return;
     submit ? (void)promised_.insert(key) : (void)promised_.erase(key);
   }
 
@@ -179,8 +199,10 @@ class ClusterSimulation : public ::testing::TestWithParam<uint64_t>, public Edge
       const ClusterJob& job = engine().job(index);
       const bool runs = engine().view(index).state == sched::JobState::kRunning;
       ASSERT_EQ(runs, job.devices() >= job.spec.devices) << job.spec.key << ": a part of a gang";
-      for (const DeviceShare& share : job.placement)
-        used[static_cast<size_t>(share.node.value())] += share.devices;
+      for (const Placement* placement : {&job.placement, &job.target}) {
+        for (const DeviceShare& share : *placement)
+          used[static_cast<size_t>(share.node.value())] += share.devices;
+      }
     }
     for (const int devices : used) ASSERT_LE(devices, kDevices) << "granted twice";
     for (const std::string& key : promised_) {
@@ -200,13 +222,23 @@ class ClusterSimulation : public ::testing::TestWithParam<uint64_t>, public Edge
     }
   }
 
+  /// Of a node, and kept for jobs that have not come yet.
+  int Kept(const std::string& name) const {
+    int kept = 0;
+    for (const JobIndex index : engine().open_jobs()) {
+      for (const DeviceShare& share : engine().job(index).target)
+        kept += engine().devices().nodes()[share.node.value()].name == name ? share.devices : 0;
+    }
+    return kept;
+  }
+
   void CheckCalm() {
     for (const SimNode& node : nodes_) {
       ASSERT_TRUE(node.agent && node.agent->connected());
       const std::string& name = node.agent->options().node;
       const auto* known = engine().devices().Find(name);
       ASSERT_TRUE(known != nullptr && known->works);
-      EXPECT_EQ(node.agent->running_devices(), known->used) << "node " << name;
+      EXPECT_EQ(node.agent->running_devices(), known->used - Kept(name)) << "node " << name;
     }
     for (const JobIndex index : engine().open_jobs()) {
       const ClusterJob& job = engine().job(index);
@@ -252,6 +284,8 @@ TEST_P(ClusterSimulation, NothingIsLostOrGrantedTwiceAndAllSettlesInACalm) {
     CheckInvariants();
   }
   if (!HasFatalFailure()) CheckCalm();
+  for (int node = 0; node < kNodes; ++node)
+    Ask(wire::Drain{.node = std::to_string(node), .undo = true}, "", false);
   // Every job that is left runs to its end when each ends as soon as it runs.
   for (int round = 0; round < 2000 && !engine().open_jobs().empty(); ++round) {
     clock_.Advance(absl::Milliseconds(500));

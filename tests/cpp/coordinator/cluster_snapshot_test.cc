@@ -42,6 +42,7 @@ class History {
   const std::vector<ClusterInput>& inputs() const { return inputs_; }
   const std::string& log() const { return log_; }
   ClusterEngine& engine() { return *engine_; }
+  int moves() const { return moves_; }
 
  private:
   static std::string Name(const char* prefix, uint64_t number) {
@@ -76,8 +77,31 @@ class History {
                             .devices = static_cast<int>(random_.Below(4)),
                             .from_s = from_s,
                             .to_s = from_s + 100}});
+    } else if (what == 12) {
+      Move();
+    } else if (what == 13 && random_.Below(2) == 0) {
+      Tell({.kind = ClusterInputKind::kDrain,
+            .node = Name("n", random_.Below(3)),
+            .drains = random_.Below(3) == 0});
     } else {
       Tell({.kind = ClusterInputKind::kDecide});
+    }
+  }
+
+  /// One step of a movable job: what is refused is left out.
+  void Move() {
+    for (const JobIndex index : std::set<JobIndex>(engine_->open_jobs())) {
+      const ClusterJob& job = engine_->job(index);
+      if (!job.spec.movable || random_.Below(2) == 0) continue;
+      ClusterInput input = {.kind = ClusterInputKind::kMove, .now_s = now_s_};
+      input.spec.key = job.spec.key;
+      input.step = static_cast<wire::MoveStep>(random_.Below(4));
+      if (random_.Below(2) == 0) input.node = Name("n", random_.Below(3));
+      input.revision = job.revision;
+      input.reason = "chance";
+      if (!engine_->Check(input).ok()) continue;
+      ++moves_;
+      Tell(std::move(input));
     }
   }
 
@@ -90,6 +114,7 @@ class History {
     spec.estimate_s = random_.Below(8) == 0 ? 0 : 5.0 * static_cast<double>(1 + random_.Below(80));
     spec.tier = static_cast<sched::JobTier>(random_.Below(3));
     if (random_.Below(3) == 0) spec.devices_max = spec.devices + 3;
+    spec.movable = spec.devices_max == 0 && random_.Below(2) == 0;
     if (random_.Below(3) == 0)
       spec.deadline_s = now_s_ + 10.0 * static_cast<double>(random_.Below(200));
     Tell({.kind = ClusterInputKind::kSubmit, .spec = spec});
@@ -112,6 +137,7 @@ class History {
   std::string log_;
   double now_s_ = 0;
   uint64_t next_job_ = 0;
+  int moves_ = 0;
 };
 
 class SnapshotOfPolicy : public ::testing::TestWithParam<const char*> {};
@@ -123,6 +149,7 @@ TEST_P(SnapshotOfPolicy, RestartsAtEveryKthInputGiveTheSameLogAndTheSameState) {
     if (!history.made()) GTEST_SKIP() << GetParam() << " cannot be served here";
     ASSERT_TRUE(history.engine().has_snapshot());
     ASSERT_GT(history.log().size(), 2000u);
+    ASSERT_GT(history.moves(), 10);
     const std::string last = history.engine().Snapshot();
     for (const size_t every : {1, 2, 7, 60, 350}) {
       SCOPED_TRACE(testing::Message() << "seed " << seed << ", restarts every " << every);
@@ -212,13 +239,13 @@ TEST(ClusterSnapshotTest, AnotherVersionIsRefusedWithWordsAndNotTakenForDamage) 
   History history(OptionsOf("fifo", 1), 1);
   std::string bytes = history.engine().Snapshot();
   const size_t version = 1 + std::string("tide-cluster").size();  // behind the length and the magic
-  ASSERT_EQ(bytes[version], 2) << "zigzag of 1";
-  bytes[version] = 4;
+  ASSERT_EQ(bytes[version], 4) << "zigzag of 2";
+  bytes[version] = 6;
   const auto restored = ClusterEngine::Restore(OptionsOf("fifo", 1), bytes);
   EXPECT_EQ(restored.status().code(), absl::StatusCode::kFailedPrecondition);
   EXPECT_EQ(restored.status().message(),
-            "the journal's snapshot of the cluster has version 2, this tided reads 1: start the "
-            "one that wrote it");
+            "the journal's snapshot of the cluster has version 3, this tided reads 1 to 2: "
+            "start the one that wrote it");
 }
 
 TEST(ClusterSnapshotTest, AnotherPolicyIsToldOfAllOpenJobsAndStartsThemWhereTheyRan) {
@@ -233,6 +260,13 @@ TEST(ClusterSnapshotTest, AnotherPolicyIsToldOfAllOpenJobsAndStartsThemWhereThey
     size_t open = 0;
     for (const JobIndex index : before.open_jobs()) open += !before.job(index).withdrawn;
     EXPECT_EQ(after->open_jobs().size(), open);
+    for (const char* node : {"n0", "n1", "n2"}) {  // whatever chance has made of them
+      for (const auto kind : {ClusterInputKind::kNode, ClusterInputKind::kDrain}) {
+        const ClusterInput input = {
+            .kind = kind, .now_s = after->now_s(), .node = node, .devices = 5, .drains = false};
+        ASSERT_TRUE(after->Apply(input).ok());
+      }
+    }
     ASSERT_TRUE(after->Apply({.kind = ClusterInputKind::kDecide, .now_s = after->now_s()}).ok());
     EXPECT_GT(after->running_jobs(), 0u);
     for (const JobIndex index : after->open_jobs()) {

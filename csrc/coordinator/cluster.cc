@@ -54,6 +54,8 @@ wire::Allocation AllocationOf(const ClusterEngine& engine, JobIndex index,
                               const std::string& node) {
   const ClusterJob& job = engine.job(index);
   wire::Allocation allocation{.key = job.spec.key, .revision = job.revision, .reason = job.reason};
+  allocation.holding = engine.view(index).holding + 1;
+  allocation.pace = job.pace;
   for (const DeviceShare& share : job.placement) {
     const std::string& name = engine.devices().nodes()[share.node.value()].name;
     allocation.nodes.emplace_back(name, share.devices);
@@ -92,10 +94,11 @@ void TellNodes(Context& context, JobIndex index) {
 void Report(Context& context, const ClusterChange& change) {
   constexpr const char* kKinds[] = {"cluster_start",  "cluster_preempt", "cluster_evict",
                                     "cluster_refuse", "cluster_resize",  "action_not_carried_out",
-                                    "job_moves",      "job_moved",       "job_stays"};
-  constexpr const char* kVerbs[] = {" starts on ", " is preempted",   " is evicted",
-                                    " is refused", " is resized to ", " stays as it is",
-                                    " is to move", " has moved",      " stays where it is"};
+                                    "job_moves",      "job_moved",       "job_stays",
+                                    "cluster_pace"};
+  constexpr const char* kVerbs[] = {
+      " starts on ",     " is preempted", " is evicted", " is refused",        " is resized to ",
+      " stays as it is", " is to move",   " has moved",  " stays where it is", " has another pace"};
   const size_t kind = static_cast<size_t>(change.kind);
   const ClusterEngine& engine = *context.state.cluster.engine;
   const ClusterJob& job = engine.job(change.job);
@@ -168,7 +171,10 @@ void OnJoin(Context& context, PeerId id, uint64_t request_id, const wire::Join& 
   if (status.ok() && join.devices > kNodeDevicesMax)
     status = absl::InvalidArgumentError(absl::StrCat("a node has at most ", kNodeDevicesMax));
   const int devices = static_cast<int>(std::min(join.devices, kNodeDevicesMax));
-  ClusterInput input = {.kind = ClusterInputKind::kNode, .node = join.node, .devices = devices};
+  ClusterInput input = {.kind = ClusterInputKind::kNode,
+                        .node = join.node,
+                        .devices = devices,
+                        .memory_gib = std::max(0.0, join.memory_gib)};
   if (status.ok()) {
     input.now_s = Now(context);
     status = cluster.engine->Check(input);
@@ -215,17 +221,23 @@ void OnLease(Context& context, PeerId id, uint64_t request_id, const wire::Lease
       Send{id, wire::Lease{.seq = lease.seq, .lease_ms = cluster.settings.lease_ms}, request_id});
 }
 
-JobSpec SpecOf(const wire::Submit& submit, double now_s) {
+absl::StatusOr<JobSpec> SpecOf(const wire::Submit& submit, double now_s) {
   constexpr int64_t kDevicesMax = 1 << 24;
-  return {.key = submit.key,
-          .user = submit.user,
-          .group = submit.group,
-          .devices = static_cast<int>(std::min(submit.devices, kDevicesMax)),
-          .devices_max = static_cast<int>(std::min(submit.devices_max, kDevicesMax)),
-          .estimate_s = submit.estimate_s,
-          .deadline_s = submit.deadline_s > 0 ? now_s + submit.deadline_s : sched::kNever,
-          .tier = static_cast<sched::JobTier>(submit.tier),
-          .movable = submit.movable};
+  std::shared_ptr<const sched::JobProfile> profile;
+  if (submit.profile) {
+    TIDE_ASSIGN_OR_RETURN(auto read, ProfileFromValue(*submit.profile));
+    profile = std::make_shared<const sched::JobProfile>(std::move(read));
+  }
+  return JobSpec{.key = submit.key,
+                 .user = submit.user,
+                 .group = submit.group,
+                 .devices = static_cast<int>(std::min(submit.devices, kDevicesMax)),
+                 .devices_max = static_cast<int>(std::min(submit.devices_max, kDevicesMax)),
+                 .estimate_s = submit.estimate_s,
+                 .deadline_s = submit.deadline_s > 0 ? now_s + submit.deadline_s : sched::kNever,
+                 .tier = static_cast<sched::JobTier>(submit.tier),
+                 .movable = submit.movable,
+                 .profile = std::move(profile)};
 }
 
 void OnSubmit(Context& context, PeerId id, uint64_t request_id, const wire::Submit& submit) {
@@ -233,18 +245,18 @@ void OnSubmit(Context& context, PeerId id, uint64_t request_id, const wire::Subm
   if (absl::Status status = Serving(cluster); !status.ok())
     return Refuse(context, id, request_id, status);
   const double now_s = Now(context);
+  const absl::StatusOr<JobSpec> spec = SpecOf(submit, now_s);
+  if (!spec.ok()) return Refuse(context, id, request_id, spec.status());
   if (submit.preview) {
-    const JobSpec spec = SpecOf(submit, now_s);
-    auto preview = PreviewClusterJob(cluster, submit.key, &spec);
+    auto preview = PreviewClusterJob(cluster, submit.key, &*spec);
     return preview.ok() ? Reply(context, id, request_id, *std::move(preview))
                         : Refuse(context, id, request_id, preview.status());
   }
-  const ClusterInput input = {
-      .kind = ClusterInputKind::kSubmit, .now_s = now_s, .spec = SpecOf(submit, now_s)};
+  const ClusterInput input = {.kind = ClusterInputKind::kSubmit, .now_s = now_s, .spec = *spec};
   const JobIndex known = cluster.engine->Find(submit.key);
   if (known.value() >= 0) {  // asked again after a lost answer
-    const JobSpec& spec = cluster.engine->job(known).spec;
-    if (spec.user == submit.user && spec.devices == submit.devices)
+    const JobSpec& open = cluster.engine->job(known).spec;
+    if (open.user == submit.user && open.devices == submit.devices)
       return Reply(context, id, request_id, StateRecord(*cluster.engine, known));
   }
   const auto told = Tell(context, input);

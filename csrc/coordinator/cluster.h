@@ -103,6 +103,7 @@ absl::StatusOr<wire::Value::Map> ClusterPlacement(const ClusterState& cluster,
 /// When a job would start: of an open key, or of `spec` as if it were submitted now.
 absl::StatusOr<wire::Value::Map> PreviewClusterJob(const ClusterState& cluster,
                                                    const std::string& key, const JobSpec* spec);
-JobSpec SpecOf(const wire::Submit& submit, double now_s);
+/// Errors: InvalidArgument for a profile that cannot be.
+absl::StatusOr<JobSpec> SpecOf(const wire::Submit& submit, double now_s);
 
 }  // namespace tide::coordinator

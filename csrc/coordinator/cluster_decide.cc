@@ -40,7 +40,8 @@ bool SameNodes(const Placement& now, const Placement& before) {
 }  // namespace
 
 sched::ClusterInput ClusterEngine::PolicyInput(const sched::ClusterView& cluster) {
-  return {.cluster = cluster, .jobs = views_, .events = {}, .now_s = now_s_};
+  return {
+      .cluster = cluster, .jobs = views_, .events = {}, .now_s = now_s_, .profiles = &profiles_};
 }
 
 std::vector<ClusterChange> ClusterEngine::Decide() {
@@ -115,34 +116,22 @@ void ClusterEngine::Carry(const ClusterDecision& decision, std::vector<ClusterCh
   for (const JobAction& action : decision.actions) {
     if (action.kind == JobActionKind::kPreempt || action.kind == JobActionKind::kRefuse)
       Withdraw(action, changes);
-    if (action.kind == JobActionKind::kResize || action.kind == JobActionKind::kPace)
-      Decline(action, changes);
+  }
+  for (const bool grows : {false, true}) {
+    for (const JobAction& action : decision.actions) {
+      if (action.kind != JobActionKind::kResize) continue;
+      if ((action.gpus > views_[action.job.value()].held) == grows) Resize(action, changes);
+    }
   }
   for (const JobAction& action : decision.actions) {
     if (action.kind == JobActionKind::kStart) Start(action, changes);
+    if (action.kind == JobActionKind::kPace) Pace(action, changes);
   }
 }
 
 void ClusterEngine::LogAction(const JobAction& action) {
   absl::StrAppendFormat(&log_, "%.3f %s %s: %s\n", now_s_, sched::JobActionWord(action.kind),
                         jobs_[action.job.value()].spec.key, action.reason);
-}
-
-// The devices beyond a gang are dealt out by the engine, and a machine sets the pace of its jobs
-// itself: the job goes on as it is. It is said when it is new.
-void ClusterEngine::Decline(const JobAction& action, std::vector<ClusterChange>& changes) {
-  ClusterJob& job = jobs_[action.job.value()];
-  if (views_[action.job.value()].state != JobState::kRunning) return;
-  std::string reason =
-      action.kind == JobActionKind::kResize
-          ? absl::StrCat("resizing it to ", action.gpus, " devices was not carried out (",
-                         action.reason, "): what is beyond its gang follows what is idle")
-          : absl::StrFormat(
-                "a pace of %g was not carried out (%s): its machine sets the pace of its jobs",
-                action.pace, action.reason);
-  if (job.reason == reason) return;
-  job.reason = reason;
-  changes.push_back({.job = action.job, .kind = ChangeKind::kPutOff, .reason = std::move(reason)});
 }
 
 void ClusterEngine::Withdraw(const JobAction& action, std::vector<ClusterChange>& changes) {
@@ -173,31 +162,41 @@ void ClusterEngine::Start(const JobAction& action, std::vector<ClusterChange>& c
     ends_.push_back({.job = index, .kind = JobEventKind::kCompletion});
     return;
   }
-  MakeRoom(view.gpus, changes);
-  if (view.gpus > devices_.free()) {  // the policy counts otherwise than we do: it is told so
-    job.reason = absl::StrCat("starting it was not carried out: it asks for ", view.gpus,
-                              " devices, ", devices_.free(), " are free");
-    evictions_.push_back({.job = index, .kind = JobEventKind::kEviction});
-    changes.push_back({.job = index, .kind = ChangeKind::kPutOff, .reason = job.reason});
-    return;
+  if (action.beside.value() >= 0) return StartBeside(action, changes);
+  const int gpus = action.gpus > 0 ? action.gpus : view.gpus;
+  MakeRoom(gpus, changes);
+  if (gpus > devices_.free()) {
+    return PutBack(index,
+                   absl::StrCat("starting it was not carried out: it asks for ", gpus, " devices, ",
+                                devices_.free(), " are free"),
+                   changes);
   }
   LogAction(action);
-  job.placement = devices_.Take(view.gpus, job.placement_before);
+  job.placement = devices_.Take(gpus, job.placement_before);
+  job.pace = action.pace;
+  running_held_ += gpus;
+  Started(index, gpus, action.reason, changes);
+  Enter(index, NewHolding(index));
+}
+
+// What it has beyond what the policy gave it is not the policy's.
+void ClusterEngine::Started(JobIndex index, int devices, std::string reason,
+                            std::vector<ClusterChange>& changes) {
+  ClusterJob& job = jobs_[index.value()];
+  JobView& view = views_[index.value()];
+  job.reason = std::move(reason);
   job.away = job.first_start_s != kNever && !SameNodes(job.placement, job.placement_before);
-  job.reason = action.reason;
   job.resized_s = now_s_;
   if (job.first_start_s == kNever) job.first_start_s = now_s_;
   ++job.revision;
   ++running_;
-  running_gangs_ += view.gpus;
   started_s_ = now_s_;
   view.state = JobState::kRunning;
-  view.held = view.gpus;  // what it has beyond its gang is not the policy's
-  view.holding = index.value();
+  view.held = devices;
   view.since_s = now_s_;
-  gate_.Use(view.user, view.gpus, now_s_);
-  placed_.Add(Placed(index));
-  changes.push_back({.job = index, .kind = ChangeKind::kStart, .reason = action.reason});
+  view.rate = 0;  // until it has entered
+  gate_.Use(view.user, devices, now_s_);
+  changes.push_back({.job = index, .kind = ChangeKind::kStart, .reason = job.reason});
 }
 
 // Devices beyond their gangs come back from elastic jobs, one at a time from who has most.
@@ -226,10 +225,8 @@ void ClusterEngine::SayShrunk(const std::set<JobIndex>& shrunk,
                               std::vector<ClusterChange>& changes) {
   for (const JobIndex index : shrunk) {
     ClusterJob& job = jobs_[index.value()];
-    ++job.revision;
-    job.resized_s = now_s_;
     job.reason = absl::StrCat("others start: it goes on with ", job.devices(), " devices");
-    changes.push_back({.job = index, .kind = ChangeKind::kResize, .reason = job.reason});
+    Resized(index, changes);
   }
 }
 
@@ -247,18 +244,13 @@ void ClusterEngine::Grow(std::vector<ClusterChange>& changes) {
     const auto least = std::find_if(growable.begin(), growable.end(), may_grow);
     if (least == growable.end()) break;
     const JobIndex index = least->second;
-    placed_.Remove(Placed(index));
-    devices_.AddOne(jobs_[index.value()].placement);
-    placed_.Add(Placed(index));
-    gate_.Use(views_[index.value()].user, +1, now_s_);
+    GrowBy(index, 1);
     grown.insert(index);
   }
   for (const JobIndex index : grown) {
     ClusterJob& job = jobs_[index.value()];
-    ++job.revision;
-    job.resized_s = now_s_;
     job.reason = absl::StrCat("devices are idle: it goes on with ", job.devices());
-    changes.push_back({.job = index, .kind = ChangeKind::kResize, .reason = job.reason});
+    Resized(index, changes);
   }
 }
 

@@ -29,6 +29,8 @@ ClusterEngine::ClusterEngine(const ClusterOptions& options,
   FieldArchive nothing;
   sched::PolicyArchive probe{.fields = nothing, .kept = {}};
   has_snapshot_ = policy_->VisitState(probe);
+  for (const sched::ClusterPolicyInfo& info : sched::ClusterPolicies())
+    policy_resizes_ |= info.resizes && options.policy == info.name;
 }
 
 absl::StatusOr<std::unique_ptr<ClusterEngine>> ClusterEngine::Make(const ClusterOptions& options) {
@@ -162,7 +164,16 @@ JobIndex ClusterEngine::Submit(const JobSpec& spec) {
   view.deadline_s = spec.deadline_s;
   // Above all revisions of an earlier job of the same key, which a node may still remember.
   const int64_t revision = static_cast<int64_t>(index.value()) << 20;
-  jobs_.push_back({.spec = spec, .revision = revision, .reason = "it has just been submitted"});
+  view.profile = ProfileOf(spec, view.group);
+  ClusterJob job{.spec = spec, .revision = revision, .reason = "it has just been submitted"};
+  job.spec.profile = nullptr;
+  if (spec.devices_max > spec.devices && view.profile >= 0 && policy_resizes_ &&
+      profiles_.of[view.profile].has_speed()) {
+    job.policy_sizes = true;
+    view.gpus_min = spec.devices;
+    view.gpus_max = spec.devices_max;
+  }
+  jobs_.push_back(std::move(job));
   views_.push_back(view);
   by_key_[spec.key] = index;
   open_.insert(index);
@@ -175,7 +186,7 @@ PlacedJob ClusterEngine::Placed(JobIndex index) const {
   return {.job = index,
           .placement = job.placement,
           .gang = views_[index.value()].gpus,
-          .devices_max = job.spec.devices_max};
+          .devices_max = job.policy_sizes || Shares(index) ? 0 : job.spec.devices_max};
 }
 
 // Takes the devices of a running job away; the caller says what it is then.
@@ -184,17 +195,19 @@ void ClusterEngine::Stop(JobIndex index) {
   JobView& view = views_[index.value()];
   view.executed_s = view.ExecutedAt(now_s_);
   view.since_s = now_s_;
-  view.held = 0;
-  view.holding = -1;
   gate_.Use(view.user, -job.devices(), now_s_);
   if (!job.target.empty()) DropTarget(index);
   placed_.Remove(Placed(index));
-  devices_.Give(job.placement);
+  if (Leave(index)) {
+    devices_.Give(job.placement);
+    running_held_ -= view.held;
+  }
+  view.held = 0;
+  job.pace = 1;
   job.Replace({});
   job.away = job.stays = false;
   ++job.revision;
   --running_;
-  running_gangs_ -= view.gpus;
 }
 
 void ClusterEngine::Close(JobIndex index, JobState state) {
@@ -250,6 +263,11 @@ void ClusterEngine::SetNode(const ClusterInput& input) {
       Evict(job, absl::StrCat("node ", input.node, " is lost"));
   }
   devices_.Set(input.node, input.devices, input.works);
+  // Of the least: a policy does not say which devices it hands out.
+  if (input.memory_gib > 0) {
+    double& least = profiles_.gpu_memory_gib;
+    least = least > 0 ? std::min(least, input.memory_gib) : input.memory_gib;
+  }
 }
 
 // After a reservation has begun there may be more running than is open: those with the least work
@@ -257,12 +275,10 @@ void ClusterEngine::SetNode(const ClusterInput& input) {
 void ClusterEngine::FitCapacity() {
   if (gate_.reservations().empty()) return;
   const int open = gate_.Open(capacity());
-  if (running_gangs_ <= open) return;
-  int used = 0;
+  if (running_held_ <= open) return;
   std::vector<JobIndex> running;
   for (const JobIndex index : open_) {
     if (views_[index.value()].state != JobState::kRunning) continue;
-    used += views_[index.value()].gpus;
     running.push_back(index);
   }
   const auto lost = [&](JobIndex index) {
@@ -272,13 +288,12 @@ void ClusterEngine::FitCapacity() {
   std::stable_sort(running.begin(), running.end(),
                    [&](JobIndex a, JobIndex b) { return lost(a) < lost(b); });
   for (const JobIndex index : running) {
-    if (used <= open) break;
+    if (running_held_ <= open) break;
     const std::string& user = jobs_[index.value()].spec.user;
     const auto owns = [&](const Reservation& reservation) {
       return reservation.user == user && reservation.from_s <= now_s_ && reservation.to_s > now_s_;
     };
     if (std::any_of(gate_.reservations().begin(), gate_.reservations().end(), owns)) continue;
-    used -= views_[index.value()].gpus;
     Evict(index, "a reservation begins, and it loses the least work");
   }
 }

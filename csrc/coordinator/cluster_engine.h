@@ -23,6 +23,9 @@ struct ClusterJob {
   int64_t revision = 0;        // grows with each change of the placement
   double first_start_s = sched::kNever;
   double resized_s = 0;
+  double pace = 1;  // share of the time of shared devices that it may use
+  bool policy_sizes =
+      false;               // its size is the policy's; others take what is idle beyond their gang
   bool at_gate = true;     // the policy has not been told of it
   bool withdrawn = false;  // ended while it waited in the policy, which will find out at its turn
   std::string reason;      // of what was done to it last
@@ -122,6 +125,24 @@ class ClusterEngine {
   void Carry(const sched::ClusterDecision& decision, std::vector<ClusterChange>& changes);
   void Withdraw(const sched::JobAction& action, std::vector<ClusterChange>& changes);
   void Start(const sched::JobAction& action, std::vector<ClusterChange>& changes);
+  std::string WhyNotBeside(JobIndex host, int devices) const;  // empty: it may
+  void StartBeside(const sched::JobAction& action, std::vector<ClusterChange>& changes);
+  void Started(JobIndex job, int devices, std::string reason, std::vector<ClusterChange>& changes);
+  void PutBack(JobIndex job, std::string reason, std::vector<ClusterChange>& changes);
+  void Resize(const sched::JobAction& action, std::vector<ClusterChange>& changes);
+  void Pace(const sched::JobAction& action, std::vector<ClusterChange>& changes);
+  void Resized(JobIndex job, std::vector<ClusterChange>& changes);
+  void GiveExtraBack(JobIndex job, std::vector<ClusterChange>& changes);
+  void ShrinkBy(JobIndex job, int devices);
+  void GrowBy(JobIndex job, int devices);
+  int ProfileOf(const JobSpec& spec, int group);
+  /// Whether others are on its devices as well.
+  bool Shares(JobIndex job) const;
+  int NewHolding(JobIndex job) const;
+  void Enter(JobIndex job, int holding);
+  /// Whether nobody is on its devices any more.
+  bool Leave(JobIndex job);
+  void UpdateRates(int holding);
   void Stop(JobIndex job);
   PlacedJob Placed(JobIndex job) const;
   void Close(JobIndex job, sched::JobState state);
@@ -149,7 +170,6 @@ class ClusterEngine {
   void EndLateMoves();
 
   void Grow(std::vector<ClusterChange>& changes);
-  void Decline(const sched::JobAction& action, std::vector<ClusterChange>& changes);
   void LogAction(const sched::JobAction& action);
   sched::ClusterInput PolicyInput(const sched::ClusterView& cluster);
   void VisitFields(FieldArchive& archive);
@@ -175,9 +195,13 @@ class ClusterEngine {
   double now_s_ = 0, wake_s_ = sched::kNever;
   double started_s_ = -sched::kNever;  // when a job was started last
   size_t running_ = 0;
-  int64_t running_gangs_ = 0;                     // devices of the gangs that run
-  std::set<std::pair<double, JobIndex>> moving_;  // who has a target, since when
-  int moving_devices_ = 0;                        // of all targets
+  int64_t running_held_ = 0;  // devices that the policy has handed out; those of several jobs once
+  sched::Profiles profiles_;
+  absl::flat_hash_map<int, int> profile_of_group_;  // of those of which something is known
+  absl::flat_hash_map<int, std::vector<JobIndex>> holdings_;  // who is on the same devices
+  bool policy_resizes_ = false;                               // constant after construction
+  std::set<std::pair<double, JobIndex>> moving_;              // who has a target, since when
+  int moving_devices_ = 0;                                    // of all targets
   bool dirty_ = false;
   bool has_snapshot_ = false;  // constant after construction, as is retold_
   bool retold_ = false;

@@ -50,6 +50,10 @@ absl::Status ClusterEngine::CheckMove(const ClusterInput& input) const {
     return absl::AlreadyExistsError(
         absl::StrCat(key, " is being carried over to ", devices_.Words(job.placement), " already"));
   }
+  if (Shares(index)) {
+    return absl::FailedPreconditionError(absl::StrCat(
+        key, " shares its devices with another job; it can be moved when it is alone"));
+  }
   const NodeIndex to = devices_.IndexOf(input.node);
   if (!input.node.empty()) {
     const ClusterDevices::Node* node = devices_.Find(input.node);
@@ -94,7 +98,7 @@ int ClusterEngine::RoomFor(JobIndex job, NodeIndex to) const {
       there += allowed(share.node) ? share.devices : 0;
     room += std::min(-minus_extra, there);
   }
-  return static_cast<int>(std::min<int64_t>(room, gate_.Open(capacity()) - running_gangs_));
+  return static_cast<int>(std::min<int64_t>(room, gate_.Open(capacity()) - running_held_));
 }
 
 void ClusterEngine::BeginMove(JobIndex index, NodeIndex to, std::string why,
@@ -197,7 +201,7 @@ void ClusterEngine::GoBack(JobIndex index, const std::string& why) {
     before.push_back(share);
     had += share.devices;
   }
-  if (!room || had != views_[index.value()].gpus) return Evict(index, why);
+  if (!room || had != views_[index.value()].gpus || Shares(index)) return Evict(index, why);
   placed_.Remove(Placed(index));
   devices_.Give(job.placement);
   Settle(index, devices_.Take(had, before), why);
@@ -253,7 +257,7 @@ void ClusterEngine::EmptyNodes(std::vector<ClusterChange>& changes) {
         ShrinkOne(index, node);
         shrunk.insert(index);
       }
-      const bool settled = job.target.empty() && !job.away && !job.stays;
+      const bool settled = job.target.empty() && !job.away && !job.stays && !Shares(index);
       if (job.spec.movable && settled && RoomFor(index, NodeIndex()) >= gang)
         BeginMove(index, NodeIndex(), devices_.nodes()[i].name + " is being emptied", changes);
     }

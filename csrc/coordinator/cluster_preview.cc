@@ -26,7 +26,10 @@ std::unique_ptr<ClusterEngine> ClusterEngine::Copy() const {
   copy->wake_s_ = wake_s_;
   copy->started_s_ = started_s_;
   copy->running_ = running_;
-  copy->running_gangs_ = running_gangs_;
+  copy->running_held_ = running_held_;
+  copy->profiles_ = profiles_;
+  copy->profile_of_group_ = profile_of_group_;
+  copy->holdings_ = holdings_;
   copy->moving_ = moving_;
   copy->moving_devices_ = moving_devices_;
   return copy;
@@ -51,7 +54,9 @@ std::vector<JobIndex> ClusterEngine::NextEnds(double& next_s, Forecast& forecast
       forecast.guessed = true;
       continue;
     }
-    const double end_s = std::max(now_s_, view.since_s + (view.duration_s - view.executed_s));
+    if (view.rate <= 0) continue;
+    const double left_s = (view.duration_s - view.executed_s) / view.rate;
+    const double end_s = std::max(now_s_, view.since_s + left_s);
     if (end_s > next_s) continue;
     if (end_s < next_s) ending.clear();
     next_s = end_s;

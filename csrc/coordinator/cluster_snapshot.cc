@@ -35,6 +35,22 @@ void VisitFields(FieldArchive& archive, ClusterPolicyOptions& options) {
 
 }  // namespace tide::sched
 
+namespace tide::sched {
+
+void VisitFields(FieldArchive& archive, BatchModel& model) {
+  auto& [own, most, noise, step_s, example_s, sync_s, sync_gpu_s, overlap] = model;
+  archive(own, most, noise, step_s, example_s, sync_s, sync_gpu_s, overlap);
+}
+
+void VisitFields(FieldArchive& archive, JobProfile& profile) {
+  auto& [speed, type_speed, stage_s, busy, memory_gib, scratch_gib, memory_speed, batch, cpu_speed,
+         host_speed] = profile;
+  archive(speed, type_speed, stage_s, busy, memory_gib, scratch_gib, memory_speed, batch);
+  archive(cpu_speed, host_speed);
+}
+
+}  // namespace tide::sched
+
 namespace tide::coordinator {
 
 using sched::JobState;
@@ -43,9 +59,10 @@ using sched::JobView;
 namespace {
 
 constexpr char kMagic[] = "tide-cluster";
-constexpr int kVersion = 2;
-constexpr int kMovesVersion = 2;   // the first with moves and with nodes that drain
-constexpr int kPolicyVersion = 2;  // of the states of all policies; another one is told anew
+constexpr int kVersion = 3;
+constexpr int kMovesVersion = 2;    // the first with moves and with nodes that drain
+constexpr int kSharingVersion = 3;  // the first with jobs that share devices, and with profiles
+constexpr int kPolicyVersion = 2;   // of the states of all policies; another one is told anew
 
 bool IsOpen(JobState state) { return state != JobState::kDone && state != JobState::kRefused; }
 
@@ -54,7 +71,9 @@ bool Within(int index, size_t size) { return index >= 0 && static_cast<size_t>(i
 }  // namespace
 
 void VisitFields(FieldArchive& archive, JobSpec& spec) {
-  auto& [key, user, group, devices, devices_max, estimate_s, deadline_s, tier, movable] = spec;
+  auto& [key, user, group, devices, devices_max, estimate_s, deadline_s, tier, movable, profile] =
+      spec;
+  (void)profile;  // the engine has taken it over
   archive(key, user, group, devices, devices_max, estimate_s, deadline_s, tier);
   if (archive.version() >= kMovesVersion) archive(movable);
 }
@@ -65,12 +84,13 @@ void VisitFields(FieldArchive& archive, DeviceShare& share) {
 }
 
 void VisitFields(FieldArchive& archive, ClusterJob& job) {
-  auto& [spec, placement, before, revision, first_start_s, resized_s, at_gate, withdrawn, reason,
-         target, target_s, target_why, away, stays] = job;
+  auto& [spec, placement, before, revision, first_start_s, resized_s, pace, policy_sizes, at_gate,
+         withdrawn, reason, target, target_s, target_why, away, stays] = job;
   archive(spec, placement, before, revision, first_start_s, resized_s, at_gate, withdrawn, reason);
   if (archive.version() < kMovesVersion) return;
   archive(target, away, stays);
   if (!target.empty()) archive(target_s, target_why);
+  if (archive.version() >= kSharingVersion) archive(pace, policy_sizes);
 }
 
 void VisitFields(FieldArchive& archive, ClusterChange& change) {
@@ -177,6 +197,8 @@ void ClusterEngine::VisitPolicy(FieldArchive& archive, const std::vector<JobInde
 void ClusterEngine::VisitFields(FieldArchive& archive) {
   archive(now_s_, wake_s_, started_s_, dirty_, devices_, gate_, groups_);
   archive(ends_, evictions_, arrivals_, untold_);
+  if (archive.version() >= kSharingVersion)
+    archive(profiles_.of, profiles_.gpu_memory_gib, profile_of_group_);
   const std::vector<JobIndex> kept = VisitJobs(archive);
   VisitPolicy(archive, kept);
   if (!archive.reading() || !archive.status().ok()) return;
@@ -214,11 +236,15 @@ absl::Status ClusterEngine::Rebuild(const std::vector<JobIndex>& kept) {
     if (!job.withdrawn) by_key_[job.spec.key] = index;
     if (view.state != JobState::kRunning) continue;
     ++running_;
-    running_gangs_ += view.gpus;
-    placed_.Add(Placed(index));
+    std::vector<JobIndex>& members = holdings_[view.holding];
+    if (members.empty()) running_held_ += view.held;
+    members.push_back(index);
     if (job.target.empty()) continue;
     moving_.insert({job.target_s, index});
     moving_devices_ += view.gpus;
+  }
+  for (const JobIndex index : open_) {
+    if (views_[index.value()].state == JobState::kRunning) placed_.Add(Placed(index));
   }
   return absl::OkStatus();
 }

@@ -1,7 +1,11 @@
 // Inputs of the engine as values for the journal.
 #include "coordinator/cluster_types.h"
 
+#include <algorithm>
+
 #include "absl/strings/str_cat.h"
+#include "absl/types/span.h"
+#include "base/status.h"
 
 namespace tide::coordinator {
 namespace {
@@ -16,6 +20,7 @@ void SpecToValue(const JobSpec& spec, wire::Value::Map& map) {
   if (spec.deadline_s != sched::kNever) map.emplace_back("deadline_s", spec.deadline_s);
   map.emplace_back("tier", static_cast<int>(spec.tier));
   if (spec.movable) map.emplace_back("movable", true);
+  if (spec.profile != nullptr) map.emplace_back("profile", ProfileToValue(*spec.profile));
 }
 
 JobSpec SpecFromValue(const wire::Value& value) {
@@ -29,10 +34,70 @@ JobSpec SpecFromValue(const wire::Value& value) {
   spec.deadline_s = value.Float("deadline_s", sched::kNever);
   spec.tier = static_cast<sched::JobTier>(value.Int("tier", 1));
   spec.movable = value.Bool("movable", false);
+  if (const wire::Value* profile = value.Find("profile"); profile != nullptr) {
+    if (auto read = ProfileFromValue(*profile); read.ok())
+      spec.profile = std::make_shared<const sched::JobProfile>(*std::move(read));
+  }
   return spec;
 }
 
+constexpr size_t kSizesMax = 4096;  // of a curve
+
+absl::Status ReadNumbers(const wire::Value& value, const char* key, size_t most,
+                         std::vector<double>& out) {
+  const wire::Value* list = value.Find(key);
+  if (list == nullptr) return absl::OkStatus();
+  const auto* numbers = list->As<wire::Value::Array>();
+  if (numbers == nullptr || numbers->size() > most)
+    return absl::InvalidArgumentError(
+        absl::StrCat("profile.", key, " is a list of at most ", most));
+  for (const wire::Value& number : *numbers) {
+    const double* real = number.As<double>();
+    const int64_t* whole = number.As<int64_t>();
+    const double read = real != nullptr    ? *real
+                        : whole != nullptr ? static_cast<double>(*whole)
+                                           : -1;
+    if (!(read >= 0) || read == sched::kNever)
+      return absl::InvalidArgumentError(absl::StrCat("profile.", key, " has numbers from 0"));
+    out.push_back(read);
+  }
+  return absl::OkStatus();
+}
+
+wire::Value Numbers(absl::Span<const double> numbers) {
+  return wire::Value(wire::Value::Array(numbers.begin(), numbers.end()));
+}
+
 }  // namespace
+
+absl::StatusOr<sched::JobProfile> ProfileFromValue(const wire::Value& value) {
+  sched::JobProfile profile;
+  if (value.As<wire::Value::Map>() == nullptr)
+    return absl::InvalidArgumentError("a profile is a map");
+  TIDE_RETURN_IF_ERROR(ReadNumbers(value, "speed", kSizesMax, profile.speed));
+  std::vector<double> stages;
+  TIDE_RETURN_IF_ERROR(ReadNumbers(value, "stage_s", sched::kStages, stages));
+  std::copy(stages.begin(), stages.end(), profile.stage_s.begin());
+  profile.busy = value.Float("busy", 1);
+  profile.memory_gib = value.Float("memory_gib");
+  profile.scratch_gib = value.Float("scratch_gib");
+  if (!(profile.busy > 0 && profile.busy <= 1))
+    return absl::InvalidArgumentError("profile.busy is a share of the time, above 0 and at most 1");
+  for (const double gib : {profile.memory_gib, profile.scratch_gib}) {
+    if (!(gib >= 0) || gib == sched::kNever)
+      return absl::InvalidArgumentError("profile.memory_gib and scratch_gib are GiB from 0");
+  }
+  return profile;
+}
+
+wire::Value ProfileToValue(const sched::JobProfile& profile) {
+  wire::Value::Map map = {{"busy", profile.busy},
+                          {"memory_gib", profile.memory_gib},
+                          {"scratch_gib", profile.scratch_gib}};
+  if (!profile.speed.empty()) map.emplace_back("speed", Numbers(profile.speed));
+  if (profile.has_stages()) map.emplace_back("stage_s", Numbers(profile.stage_s));
+  return wire::Value(std::move(map));
+}
 
 wire::Value::Map ClusterInputToValue(const ClusterInput& input) {
   wire::Value::Map map = {{"kind", static_cast<int>(input.kind)}, {"now_s", input.now_s}};
@@ -47,6 +112,7 @@ wire::Value::Map ClusterInputToValue(const ClusterInput& input) {
       map.emplace_back("node", input.node);
       map.emplace_back("devices", input.devices);
       map.emplace_back("works", input.works);
+      if (input.memory_gib > 0) map.emplace_back("memory_gib", input.memory_gib);
       break;
     case ClusterInputKind::kReserve:
       map.emplace_back("key", input.reservation.name);
@@ -84,6 +150,7 @@ absl::StatusOr<ClusterInput> ClusterInputFromValue(const wire::Value& value) {
   input.node = value.Text("node");
   input.devices = static_cast<int>(value.Int("devices"));
   input.works = value.Bool("works", true);
+  input.memory_gib = value.Float("memory_gib");
   input.reservation = {.name = value.Text("key"),
                        .user = value.Text("user"),
                        .devices = input.devices,

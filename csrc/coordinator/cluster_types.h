@@ -2,6 +2,7 @@
 #pragma once
 
 #include <map>
+#include <memory>
 #include <string>
 #include <utility>
 #include <vector>
@@ -32,6 +33,9 @@ struct JobSpec {
   double deadline_s = sched::kNever;  // on the cluster's clock
   sched::JobTier tier = sched::JobTier::kStandard;
   bool movable = false;  // who runs it can carry it to other nodes by a checkpoint; of a fixed gang
+  /// How it behaves, for the policies that share devices or choose sizes; null: as an earlier job
+  /// of its user, group and devices, or unknown. The engine takes it over and keeps none here.
+  std::shared_ptr<const sched::JobProfile> profile;
 };
 
 struct Reservation {
@@ -72,6 +76,7 @@ struct ClusterInput {
   JobSpec spec;             // kSubmit; kFinish, kMove: its key
   std::string node;         // kNode, kDrain; kMove: to where, empty: wherever there is room
   int devices = 0;          // kNode
+  double memory_gib = 0;    // kNode: of each device; 0: unknown
   bool works = true;        // kNode
   Reservation reservation;  // kReserve; no devices: it is lifted
   wire::MoveStep step = wire::MoveStep::kAsk;  // kMove
@@ -79,6 +84,12 @@ struct ClusterInput {
   std::string reason;                          // kMove
   bool drains = true;                          // kDrain; false: the node takes jobs again
 };
+
+/// {speed: [by number of devices], stage_s: [4], busy, memory_gib, scratch_gib}, as
+/// sched::JobProfile has them; what is absent is unknown. Errors: InvalidArgument with the key for
+/// what cannot be.
+absl::StatusOr<sched::JobProfile> ProfileFromValue(const wire::Value& value);
+wire::Value ProfileToValue(const sched::JobProfile& profile);
 
 wire::Value::Map ClusterInputToValue(const ClusterInput& input);
 absl::StatusOr<ClusterInput> ClusterInputFromValue(const wire::Value& value);
@@ -108,7 +119,8 @@ enum class ChangeKind {
   kPutOff,
   kMoving,
   kMoved,
-  kStays
+  kStays,
+  kPace
 };
 struct ClusterChange {
   JobIndex job;

@@ -22,7 +22,8 @@ std::vector<wire::Message> NodeAgent::Connected(int64_t now_ns) {
   return {wire::Hello{.role = wire::Role::kNode}, wire::Join{.node = options_.node,
                                                              .devices = options_.devices,
                                                              .incarnation = options_.incarnation,
-                                                             .held = wire::Value(std::move(held))}};
+                                                             .held = wire::Value(std::move(held)),
+                                                             .memory_gib = options_.memory_gib}};
 }
 
 std::vector<wire::Message> NodeAgent::OnMessage(const wire::Message& message, int64_t now_ns) {
@@ -58,8 +59,23 @@ bool NodeAgent::Silent(int64_t now_ns) const {
 
 int64_t NodeAgent::running_devices() const {
   int64_t devices = 0;
-  for (const auto& [key, part] : parts_) devices += part.runs ? part.devices : 0;
+  std::map<int64_t, int64_t> shared;
+  for (const auto& [key, part] : parts_) {
+    if (!part.runs) continue;
+    if (part.holding == 0) devices += part.devices;
+    if (part.holding != 0) shared[part.holding] = std::max(shared[part.holding], part.devices);
+  }
+  for (const auto& [holding, most] : shared) devices += most;
   return devices;
+}
+
+int64_t NodeAgent::Beyond(const std::string& key, int64_t holding, int64_t devices) const {
+  int64_t others = 0;
+  for (const auto& [other, part] : parts_) {
+    if (part.runs && holding != 0 && part.holding == holding && other != key)
+      others = std::max(others, part.devices);
+  }
+  return std::max<int64_t>(0, devices - others);
 }
 
 int64_t NodeAgent::running_devices(const std::string& key) const {
@@ -73,7 +89,8 @@ NodeAgent::Step NodeAgent::StepOf(const std::string& key, const Part& part) {
           .workers = part.granted.workers,
           .reason = part.granted.reason,
           .devices = part.granted.devices,
-          .revision = part.granted.revision};
+          .revision = part.granted.revision,
+          .pace = part.granted.pace};
 }
 
 std::vector<NodeAgent::Step> NodeAgent::Running() const {
@@ -98,12 +115,14 @@ std::vector<NodeAgent::Step> NodeAgent::NextSteps() const {
   int64_t used = running_devices();
   for (const auto& [key, part] : parts_) {
     if (part.granted.state != wire::AllocationState::kRun) continue;
-    const int64_t devices = part.runs ? part.devices : 0;
-    const bool same =
-        part.runs && part.devices == part.granted.devices && part.workers == part.granted.workers;
-    if (same || used - devices + part.granted.devices > options_.devices) continue;
+    const wire::Allocation& granted = part.granted;
+    const int64_t devices = part.runs ? Beyond(key, part.holding, part.devices) : 0;
+    const int64_t wanted = Beyond(key, granted.holding, granted.devices);
+    const bool same = part.runs && part.devices == granted.devices &&
+                      part.workers == granted.workers && part.holding == granted.holding;
+    if (same || used - devices + wanted > options_.devices) continue;
     // What it gives back counts when it has been given back.
-    used += std::max<int64_t>(0, part.granted.devices - devices);
+    used += std::max<int64_t>(0, wanted - devices);
     add(key, part);
   }
   return steps;
@@ -120,6 +139,7 @@ void NodeAgent::Took(const std::string& key, wire::AllocationState state) {
   part.runs = state == wire::AllocationState::kRun;
   part.devices = part.runs ? part.granted.devices : 0;
   part.workers = part.runs ? part.granted.workers : 0;
+  part.holding = part.runs ? part.granted.holding : 0;
 }
 
 bool NodeAgent::MayRun(const std::string& key) const {

@@ -13,6 +13,7 @@ namespace tide::coordinator {
 struct NodeOptions {
   std::string node;
   int64_t devices = 1;
+  double memory_gib = 0;    // of each device; 0: unknown
   int64_t incarnation = 0;  // of this start of the daemon
 };
 
@@ -39,6 +40,7 @@ class NodeAgent {
     int64_t workers = 0;
     std::string reason;
     int64_t devices = 0, revision = 0;
+    double pace = 1;
   };
   /// Steps that may be taken now; the caller says Took when one was carried out. Holds and ends
   /// come first, and a run waits until what it needs has been let go.
@@ -52,6 +54,7 @@ class NodeAgent {
   bool MayRun(const std::string& key) const;
   /// Devices of a job that runs, as far as this machine has carried it out; 0 for others.
   int64_t running_devices(const std::string& key) const;
+  /// Devices that are in use; those that jobs share count once.
   int64_t running_devices() const;
   bool connected() const { return connected_; }
   const NodeOptions& options() const { return options_; }
@@ -61,9 +64,13 @@ class NodeAgent {
     wire::Allocation granted;
     bool runs = false;                 // as far as this machine has carried it out
     int64_t devices = 0, workers = 0;  // while it runs
+    int64_t holding = 0;
   };
 
   static Step StepOf(const std::string& key, const Part& part);
+
+  /// Devices of `part` beyond those that others of its holding are on.
+  int64_t Beyond(const std::string& key, int64_t holding, int64_t devices) const;
 
   NodeOptions options_;
   std::map<std::string, Part> parts_;

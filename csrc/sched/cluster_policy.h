@@ -164,6 +164,7 @@ struct ClusterPolicyInfo {
   const char* name;
   const char* summary;                   // the rule in one line
   const char* simulated_only = nullptr;  // why a coordinator cannot serve it
+  bool resizes = false;                  // it chooses the sizes of elastic jobs
 };
 
 /// In the order in which they are documented.

@@ -4,6 +4,7 @@
 #include <algorithm>
 
 #include "absl/container/btree_map.h"
+#include "absl/container/flat_hash_map.h"
 
 namespace tide::sched {
 
@@ -47,13 +48,15 @@ void ApplyGroups(const ClusterInput& input, const std::vector<JobIndex>& active,
 }
 
 std::vector<ShareGroup> GroupsNow(const ClusterInput& input, const std::vector<JobIndex>& active) {
-  absl::btree_map<int, ShareGroup> by_holding;
+  std::vector<ShareGroup> groups;
+  absl::flat_hash_map<int, size_t> group_of;  // by holding, whose numbers mean nothing
   for (const JobIndex job : active) {
     const JobView& view = input.jobs[job.value()];
-    if (view.state == JobState::kRunning) by_holding[view.holding].push_back(job);
+    if (view.state != JobState::kRunning) continue;
+    const auto [entry, is_new] = group_of.try_emplace(view.holding, groups.size());
+    if (is_new) groups.emplace_back();
+    groups[entry->second].push_back(job);
   }
-  std::vector<ShareGroup> groups;
-  for (auto& [holding, group] : by_holding) groups.push_back(std::move(group));
   return groups;
 }
 

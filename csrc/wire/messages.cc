@@ -293,7 +293,7 @@ void Fields(V& v, Proof& m) {
 template <typename V>
 void Fields(V& v, Join& m) {
   v("node", m.node, kRequired), v("devices", m.devices, kRequired);
-  v("incarnation", m.incarnation, kRequired), v("held", m.held);
+  v("incarnation", m.incarnation, kRequired), v("held", m.held), v("memory_gib", m.memory_gib);
   v.AtLeast("devices", m.devices, 1);
 }
 template <typename V>
@@ -305,7 +305,7 @@ void Fields(V& v, Submit& m) {
   v("key", m.key, kRequired), v("user", m.user), v("group", m.group);
   v("devices", m.devices, kRequired), v("estimate_s", m.estimate_s), v("deadline_s", m.deadline_s);
   v("tier", m.tier), v("devices_max", m.devices_max), v("preview", m.preview);
-  v("movable", m.movable);
+  v("movable", m.movable), v("profile", m.profile);
   v.AtLeast("devices", m.devices, 1), v.AtLeast("devices_max", m.devices_max, 0);
 }
 template <typename V>
@@ -317,6 +317,7 @@ void Fields(V& v, Allocation& m) {
   v("key", m.key, kRequired), v("revision", m.revision, kRequired);
   v("state", m.state, kRequired), v("devices", m.devices, kRequired);
   v("workers", m.workers), v("nodes", m.nodes), v("reason", m.reason);
+  v("holding", m.holding), v("pace", m.pace);
 }
 template <typename V>
 void Fields(V& v, AllocationAck& m) {

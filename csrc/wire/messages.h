@@ -181,6 +181,7 @@ struct Join {
   int64_t devices = 0;
   int64_t incarnation = 0;
   Value held;
+  double memory_gib = 0;  // of each device; 0: unknown
 };
 /// From a node: it lives. To it: its grants hold for so long.
 struct Lease {
@@ -196,9 +197,10 @@ struct Submit {
   double estimate_s = 0;  // 0: unknown
   double deadline_s = 0;  // after submission; 0: none
   Tier tier = Tier::kStandard;
-  bool preview = false;     // only say when it would start
-  int64_t devices_max = 0;  // elastic: takes up to so many when they are idle; 0: a fixed gang
-  bool movable = false;     // who runs it can carry it to other nodes by a checkpoint
+  bool preview = false;          // only say when it would start
+  int64_t devices_max = 0;       // elastic: takes up to so many when they are idle; 0: a fixed gang
+  bool movable = false;          // who runs it can carry it to other nodes by a checkpoint
+  std::optional<Value> profile;  // how it behaves: a map, as docs/reference/cluster.md says
 };
 struct Finish {
   std::string key;
@@ -213,6 +215,9 @@ struct Allocation {
   int64_t workers = 0;
   Value::Map nodes;
   std::string reason;
+  // Jobs that share devices have equal numbers, and count once; 0: nobody is on its devices.
+  int64_t holding = 0;
+  double pace = 1;  // share of the time of shared devices that it may use
 };
 struct AllocationAck {
   std::string key;

@@ -1,46 +1,11 @@
 // The cluster's engine: gangs, gates, the filter, elastic jobs, lost nodes, previews.
-#include "coordinator/cluster_engine.h"
-
 #include "base/random.h"
-#include "gtest/gtest.h"
+#include "cpp/coordinator/engine_fixture.h"
 
 namespace tide::coordinator {
 namespace {
 
 using sched::JobState;
-
-class ClusterEngineTest : public testing::Test {
- protected:
-  void Make(ClusterOptions options = {}) { engine_ = *ClusterEngine::Make(options); }
-  void Node(const std::string& name, int devices, bool works = true) {
-    Apply({.kind = ClusterInputKind::kNode, .node = name, .devices = devices, .works = works});
-  }
-  void Submit(JobSpec spec) { Apply({.kind = ClusterInputKind::kSubmit, .spec = std::move(spec)}); }
-  void Finish(const std::string& key) {
-    Apply({.kind = ClusterInputKind::kFinish, .spec = {.key = key}});
-  }
-  std::vector<ClusterChange> Decide() {
-    return changes_ = Apply({.kind = ClusterInputKind::kDecide});
-  }
-  std::vector<ClusterChange> Apply(ClusterInput input) {
-    input.now_s = now_s_;
-    auto applied = engine_->Apply(input);
-    EXPECT_TRUE(applied.ok()) << applied.status();
-    return applied.ok() ? *std::move(applied) : std::vector<ClusterChange>();
-  }
-  bool Runs(const std::string& key) const {
-    const JobIndex index = engine_->Find(key);
-    return index.value() >= 0 && engine_->view(index).state == JobState::kRunning;
-  }
-  const ClusterJob& Job(const std::string& key) const { return engine_->job(engine_->Find(key)); }
-  std::string Why(const std::string& key) const {
-    return engine_->gate().Why(engine_->view(engine_->Find(key)), engine_->capacity());
-  }
-
-  std::unique_ptr<ClusterEngine> engine_;
-  std::vector<ClusterChange> changes_;
-  double now_s_ = 0;
-};
 
 TEST_F(ClusterEngineTest, AGangGetsAllOfItsDevicesOnOneNodeOrNone) {
   Make();
@@ -425,60 +390,6 @@ TEST_F(ClusterEngineTest, GangsThatStoodAsidePassInOrderWhenThereIsRoomForThem) 
     Decide();
     EXPECT_TRUE(Runs("big2") && Runs("large") && Runs("next"));
     EXPECT_EQ(engine_->gate().held(), 0u);
-  }
-}
-
-/// Starts what comes and from then on says one thing of the first job.
-class Saying final : public sched::ClusterPolicy {
- public:
-  explicit Saying(sched::JobAction action) : action_(action) {}
-  std::unique_ptr<sched::ClusterPolicy> Clone() const override {
-    return std::make_unique<Saying>(*this);
-  }
-  sched::ClusterDecision Decide(const sched::ClusterInput& input) override {
-    sched::ClusterDecision decision;
-    for (const sched::JobEvent& event : input.events) {
-      if (event.kind == sched::JobEventKind::kArrival)
-        decision.actions.push_back({.job = event.job, .reason = "it came"});
-    }
-    if (input.jobs[0].state == JobState::kRunning) decision.actions.push_back(action_);
-    return decision;
-  }
-
- private:
-  sched::JobAction action_;
-};
-
-TEST_F(ClusterEngineTest, AResizeAndAPaceOfThePolicyLeaveTheJobRunningAndSayWhy) {
-  const sched::JobAction actions[] = {{.job = JobIndex(0),
-                                       .kind = sched::JobActionKind::kResize,
-                                       .reason = "it is faster so",
-                                       .gpus = 3},
-                                      {.job = JobIndex(0),
-                                       .kind = sched::JobActionKind::kPace,
-                                       .reason = "it is a guest",
-                                       .pace = 0.5}};
-  const char* reasons[] = {
-      "resizing it to 3 devices was not carried out (it is faster so): what is beyond its gang "
-      "follows what is idle",
-      "a pace of 0.5 was not carried out (it is a guest): its machine sets the pace of its jobs"};
-  for (int i = 0; i < 2; ++i) {
-    engine_ = *ClusterEngine::MakeWith({}, std::make_unique<Saying>(actions[i]));
-    Node("a", 4);
-    Submit({.key = "job", .devices = 2});
-    Decide();
-    ASSERT_TRUE(Runs("job"));
-    const int64_t revision = Job("job").revision;
-    const std::string log = engine_->TakeLog();
-    Decide();
-    EXPECT_TRUE(Runs("job")) << "it was taken for a preemption";
-    EXPECT_EQ(Job("job").revision, revision);
-    EXPECT_EQ(engine_->TakeLog(), "") << "the log has what was carried out";
-    ASSERT_EQ(changes_.size(), 1u);
-    EXPECT_EQ(changes_[0].kind, ChangeKind::kPutOff);
-    EXPECT_EQ(changes_[0].reason, reasons[i]);
-    Decide();
-    EXPECT_TRUE(changes_.empty()) << "it is said once";
   }
 }
 

@@ -239,12 +239,12 @@ TEST(ClusterSnapshotTest, AnotherVersionIsRefusedWithWordsAndNotTakenForDamage) 
   History history(OptionsOf("fifo", 1), 1);
   std::string bytes = history.engine().Snapshot();
   const size_t version = 1 + std::string("tide-cluster").size();  // behind the length and the magic
-  ASSERT_EQ(bytes[version], 4) << "zigzag of 2";
-  bytes[version] = 6;
+  ASSERT_EQ(bytes[version], 6) << "zigzag of 3";
+  bytes[version] = 8;
   const auto restored = ClusterEngine::Restore(OptionsOf("fifo", 1), bytes);
   EXPECT_EQ(restored.status().code(), absl::StatusCode::kFailedPrecondition);
   EXPECT_EQ(restored.status().message(),
-            "the journal's snapshot of the cluster has version 3, this tided reads 1 to 2: "
+            "the journal's snapshot of the cluster has version 4, this tided reads 1 to 3: "
             "start the one that wrote it");
 }
 

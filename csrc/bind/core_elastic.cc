@@ -229,6 +229,10 @@ class PyExchange {
       return true;
     });
   }
+  bool PauseWanted() const {
+    return exchange_->member() != nullptr && exchange_->member()->PauseWanted();
+  }
+  void SayPaused(bool paused) { exchange_->member()->SayPaused(paused); }
   void Hold(bool held) {
     if (exchange_->member() != nullptr) exchange_->member()->Hold(held);
   }
@@ -409,6 +413,8 @@ void BindElastic(py::module_& module) {
       .def("pause_due", &PyExchange::PauseDue, py::arg("step"))
       .def("regroup_due", &PyExchange::RegroupDue, py::arg("step"))
       .def("await_orders", &PyExchange::AwaitOrders, py::arg("step"), py::arg("limit"))
+      .def("pause_wanted", &PyExchange::PauseWanted)
+      .def("say_paused", &PyExchange::SayPaused, py::arg("paused"))
       .def("hold", &PyExchange::Hold, py::arg("held"))
       .def("limit", &PyExchange::Limit)
       .def("limit_done", &PyExchange::LimitDone, py::arg("word"), py::arg("smallest"),

@@ -26,27 +26,30 @@ Runtime& Running() {
 /// Asked again and again while an iteration waits to begin.
 class Wait {
  public:
-  explicit Wait(const py::object& on_paused) : on_paused_(on_paused), told_(on_paused.is_none()) {}
+  explicit Wait(const py::object& on_paused, const py::object& while_waiting = py::none())
+      : on_paused_(on_paused), while_waiting_(while_waiting), told_(on_paused.is_none()) {}
 
   /// Ctrl-C: Python's handlers run, and an exception they raise ends the wait. The first time that
   /// the job is found paused, its user is told.
   bool Interrupted() {
     py::gil_scoped_acquire gil;
     if (PyErr_Occurred() != nullptr) return true;  // raised in a call of ours, and not yet told
-    if (!told_ && Running().Report().suspended) {
-      told_ = true;
-      try {
+    try {
+      if (!while_waiting_.is_none()) while_waiting_();
+      if (!told_ && Running().Report().suspended) {
+        told_ = true;
         on_paused_();
-      } catch (py::error_already_set& error) {
-        error.restore();
-        return true;
       }
+    } catch (py::error_already_set& error) {
+      error.restore();
+      return true;
     }
     return PyErr_CheckSignals() != 0;
   }
 
  private:
-  const py::object& on_paused_;  // the caller's; touched with the GIL held
+  const py::object on_paused_;  // touched with the GIL held
+  const py::object while_waiting_;
   bool told_;
 };
 
@@ -63,9 +66,10 @@ void Released(Step step) {
   tide::bind::ThrowIfError(status);
 }
 
-void BeginIteration(int phase, const py::object& on_paused, int64_t step) {
+void BeginIteration(int phase, const py::object& on_paused, int64_t step,
+                    const py::object& while_waiting) {
   Running().SetStep(step);
-  Wait wait(on_paused);
+  Wait wait(on_paused, while_waiting);
   Released([&] { return Running().BeginIteration(phase, [&wait] { return wait.Interrupted(); }); });
 }
 
@@ -196,8 +200,14 @@ py::dict Report() {
 void BindBoundary(py::module_& module) {
   module.def("begin_iteration", &BeginIteration, py::arg("phase") = 0,
              py::arg("on_paused") = py::none(), py::arg("step") = 0,
-             "Waits for the turn; `on_paused` is called when the job is found paused. `step`: the "
-             "optimizer steps so far. Raises KeyboardInterrupt.");
+             py::arg("while_waiting") = py::none(),
+             "Waits for the turn; `on_paused` is called when the job is found paused, "
+             "`while_waiting` at least every 100 ms. `step`: the optimizer steps so far. Raises "
+             "KeyboardInterrupt.");
+  module.def(
+      "gang_waits", [] { return Running().GangWaits(); },
+      "Whether all processes of the gang wait for its turn, before the same step. For "
+      "`while_waiting`.");
   module.def(
       "join_gang",
       [](uint64_t key, int rank, int size) {

@@ -76,6 +76,10 @@ class Member {
   /// more or RegroupDue (a joiner may need this one's model); the first call says that this process
   /// is paused, the last one that it is not.
   absl::Status AwaitOrders(uint64_t step, uint64_t limit);
+  /// Whether somebody wishes the job paused.
+  bool PauseWanted() const;
+  /// Says that this process is paused while it waits in the middle of a step, as all others do.
+  void SayPaused(bool paused);
   /// Something outside of the job holds this process: whoever waits for it waits longer.
   void Hold(bool held);
   /// What came of following the limit `word`.

@@ -36,6 +36,13 @@ absl::Status Member::AwaitOrders(uint64_t step, uint64_t limit) {
   }
 }
 
+bool Member::PauseWanted() const { return PauseWord::Wanted(group_.header().pause.load()); }
+
+void Member::SayPaused(bool paused) {
+  own().paused.store(paused ? 1 : 0);
+  group_.Announce();
+}
+
 void Member::Hold(bool held) {
   own().held.store(held ? 1 : 0);
   group_.Announce();

@@ -86,10 +86,7 @@ bool Gang::Complete() const {
 
 absl::StatusOr<Gang::Closing> Gang::Close(int64_t step, absl::Duration patience,
                                           const WaitHooks& hooks) {
-  if (place_.size == 1) {
-    closed_ = true;
-    return Closing::kClosed;
-  }
+  if (place_.size == 1) return Closing::kClosed;
   const int64_t begin_ns = clock_.MonotonicNanos();
   if (!closing()) {
     const bool apart = formed_ && vain_closes_ >= kVainClosesMax;
@@ -168,6 +165,10 @@ Gang::Closing Gang::Failed() {
   return formed_ && vain_closes_ >= kVainClosesMax ? Closing::kApart : Closing::kOpen;
 }
 
+void Gang::HoldWhoWaits() {
+  if (formed_ && !closed_) closed_ = HoldAll(/*look_for_dead=*/true);
+}
+
 void Gang::Open(int64_t step, bool again) {
   closed_ = false;
   if (closing() && announced_step_ <= step) TakeBack();  // this step is made: nobody may wait there
@@ -177,12 +178,14 @@ void Gang::Open(int64_t step, bool again) {
     own().gang_close.store(-1);  // seq_cst: before the followers see that they may go on
   }
   Release(GangState::kHeld, GangState::kIn);
+  Release(GangState::kParked, GangState::kIn);
 }
 
 void Gang::Dissolve() {
   TakeBack();
   formed_ = closed_ = false;
   Release(GangState::kHeld, GangState::kApart);
+  Release(GangState::kParked, GangState::kApart);
   Release(GangState::kIn, GangState::kApart);
 }
 
@@ -245,6 +248,14 @@ bool Gang::LeaderGone(const shm::JobSlot& leader) {
   return leader_fd_ ? leader_fd_.Dead() : !shm::ProcessAlive(pid, start_time);
 }
 
+bool Gang::LeaderWaits(const shm::JobSlot& leader) const {
+  // relaxed: who sees an old word waits until it is woken, or not at all
+  const int lane = leader.lane.load(kRelaxed);
+  if (lane < 0 || lane >= shm::kLaneCount) return false;
+  const uint64_t word = device_.lane(LaneId(lane)).turn.load(kRelaxed);
+  return shm::TurnWord::Holder(word) != leader_.value() || !shm::TurnWord::Taken(word);
+}
+
 bool Gang::Exchange(GangState from, GangState to) { return Swap(own(), from, to); }
 
 void Gang::GoApart() { own().gang_state.store(Word(GangState::kApart)); }
@@ -256,8 +267,10 @@ absl::Status Gang::Follow(int64_t step, absl::Duration patience, const WaitHooks
     return absl::OkStatus();
   }
   const int64_t close = leader->gang_close.load();  // seq_cst: Note [Gangs]
-  if (close < 0 || step < close || close == given_up_step_) return absl::OkStatus();
   const GangState before = StateOf(own());
+  const bool said = close >= 0 && step >= close && close != given_up_step_;
+  // Without the turn the gang computes for nobody.
+  if (!said && (before != GangState::kIn || !LeaderWaits(*leader))) return absl::OkStatus();
   own().gang_state.store(Word(GangState::kParked));  // seq_cst: Note [Gangs]
   own().phase.store(static_cast<uint32_t>(shm::Phase::kWaiting), kRelaxed);
   device_.Wake(leader_);
@@ -276,9 +289,10 @@ absl::Status Gang::Follow(int64_t step, absl::Duration patience, const WaitHooks
       return absl::CancelledError("waiting for the turn of the gang was cancelled");
     }
     const bool late = clock_.MonotonicNanos() >= deadline_ns;
-    if (state == GangState::kParked && (late || leader->gang_close.load() != close)) {
+    const bool over = said ? leader->gang_close.load() != close : !LeaderWaits(*leader);
+    if (state == GangState::kParked && (late || over)) {
       if (Exchange(GangState::kParked, before)) {
-        if (late) given_up_step_ = close;
+        if (said && late) given_up_step_ = close;
         return absl::OkStatus();
       }
       continue;
@@ -297,7 +311,7 @@ bool Gang::MayStand() {
 bool Gang::apart() const { return StateOf(own()) == GangState::kApart; }
 
 bool Gang::closed() const {
-  return place_.rank == 0 ? closed_ : StateOf(own()) == GangState::kHeld;
+  return leader() ? closed_ || place_.size == 1 : StateOf(own()) == GangState::kHeld;
 }
 
 void Gang::SayStands(bool stands) {

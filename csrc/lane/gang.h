@@ -76,6 +76,9 @@ class Gang {
   absl::StatusOr<Closing> Close(int64_t step, absl::Duration patience, const WaitHooks& hooks);
   /// A close has been said and is not done yet.
   bool closing() const { return announced_step_ >= 0; }
+  /// While the leader waits for a turn that it gave away without a close: holds those that have
+  /// come to a boundary meanwhile, once all have.
+  void HoldWhoWaits();
   /// The turn is here: followers go on, on their seats. `again`: all stop before the step after
   /// `step`.
   void Open(int64_t step, bool again);
@@ -89,7 +92,8 @@ class Gang {
 
   // Of a follower.
 
-  /// Between two iterations, before `step`: parks where the leader has said so, until it goes on.
+  /// Between two iterations, before `step`: parks where the leader has said so, or has no turn,
+  /// until it goes on.
   /// Errors: Cancelled; the process is apart from its gang then.
   absl::Status Follow(int64_t step, absl::Duration patience, const WaitHooks& hooks);
   /// The leader's lane while the follower may run on its seat, else LaneId().
@@ -122,6 +126,7 @@ class Gang {
   Closing Failed();
   void Release(shm::GangState from, shm::GangState to);
   const shm::JobSlot* Leader();
+  bool LeaderWaits(const shm::JobSlot& leader) const;
   bool LeaderGone(const shm::JobSlot& leader);
   bool Exchange(shm::GangState from, shm::GangState to);
   void GoApart();

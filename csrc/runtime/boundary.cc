@@ -236,6 +236,7 @@ absl::Status Runtime::AcquireTurn(const std::function<bool()>& interrupted, bool
   hooks.on_wake = [this] {
     CarryOutOrders(Returns::kToNextIteration);
     if (CudaJob* cuda = CudaJob::Current()) cuda->AtBoundary(CudaJob::Idle::kYes);
+    if (LeadsGang()) gang_->HoldWhoWaits();
     LeaveStuckHolder();
   };
   hooks.cancelled = [&] {

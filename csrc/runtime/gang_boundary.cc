@@ -53,8 +53,11 @@ lane::WaitHooks Runtime::GangHooks(const std::function<bool()>& interrupted) {
   lane::WaitHooks hooks;
   hooks.on_wake = [this] {
     SayStands();
+    const bool suspended = suspended_.load(std::memory_order_relaxed);
     CarryOutOrders(Returns::kToNextIteration);
     SayStands();
+    if (suspended && !suspended_.load(std::memory_order_relaxed))  // and waits on
+      slot().phase.store(static_cast<uint32_t>(shm::Phase::kWaiting), std::memory_order_relaxed);
   };
   hooks.cancelled = [&interrupted] { return interrupted && interrupted(); };
   return hooks;

@@ -5,7 +5,7 @@ from __future__ import annotations
 import collections.abc
 import typing
 import typing_extensions
-__all__: list[str] = ['Client', 'DaemonUnavailable', 'ElasticExchange', 'ElasticGroup', 'JobRow', 'ProtocolError', 'Trace', 'View', 'api', 'await_devices', 'begin_iteration', 'carry_out_orders', 'cluster_policies', 'cuda_api', 'cuda_boundary', 'cuda_host_mapping', 'cuda_make_room', 'cuda_memory_table', 'cuda_report', 'cuda_restore', 'cuda_resume', 'cuda_retire', 'cuda_set_framework', 'cuda_set_limit', 'cuda_start', 'cuda_started', 'cuda_suspend', 'cuda_validate', 'draw_trace', 'elastic_checksum', 'elastic_create', 'elastic_plan', 'end_iteration', 'expect_iterations', 'format_bytes', 'get_option', 'join_gang', 'leave', 'memory_table', 'name', 'operators_wanted', 'options', 'owns', 'parse_bytes', 'parse_trace', 'read_trace', 'register', 'report', 'resume', 'runtime_dir', 'sample', 'set_limit', 'set_option', 'shutdown', 'simulate', 'start', 'started', 'suspend', 'validate']
+__all__: list[str] = ['Client', 'DaemonUnavailable', 'ElasticExchange', 'ElasticGroup', 'JobRow', 'ProtocolError', 'Trace', 'View', 'api', 'await_devices', 'begin_iteration', 'carry_out_orders', 'cluster_policies', 'cuda_api', 'cuda_boundary', 'cuda_host_mapping', 'cuda_make_room', 'cuda_memory_table', 'cuda_report', 'cuda_restore', 'cuda_resume', 'cuda_retire', 'cuda_set_framework', 'cuda_set_limit', 'cuda_start', 'cuda_started', 'cuda_suspend', 'cuda_validate', 'draw_trace', 'elastic_checksum', 'elastic_create', 'elastic_plan', 'end_iteration', 'expect_iterations', 'format_bytes', 'gang_waits', 'get_option', 'join_gang', 'leave', 'memory_table', 'name', 'operators_wanted', 'options', 'owns', 'parse_bytes', 'parse_trace', 'read_trace', 'register', 'report', 'resume', 'runtime_dir', 'sample', 'set_limit', 'set_option', 'shutdown', 'simulate', 'start', 'started', 'suspend', 'validate']
 class DaemonUnavailable(ConnectionError):
     pass
 class ProtocolError(RuntimeError):
@@ -187,11 +187,15 @@ class ElasticExchange:
         ...
     def pause_due(self, step: typing.SupportsInt | typing.SupportsIndex) -> bool:
         ...
+    def pause_wanted(self) -> bool:
+        ...
     def place(self) -> dict[str, typing.Any]:
         ...
     def push(self, worker: typing.SupportsInt | typing.SupportsIndex) -> None:
         ...
     def regroup_due(self, step: typing.SupportsInt | typing.SupportsIndex) -> bool:
+        ...
+    def say_paused(self, paused: bool) -> None:
         ...
     def stand(self) -> bool:
         ...
@@ -231,9 +235,9 @@ def await_devices(on_paused: typing.Any = None) -> None:
     """
     Waits while the job is paused and its device memory away. Raises KeyboardInterrupt.
     """
-def begin_iteration(phase: typing.SupportsInt | typing.SupportsIndex = 0, on_paused: typing.Any = None, step: typing.SupportsInt | typing.SupportsIndex = 0) -> None:
+def begin_iteration(phase: typing.SupportsInt | typing.SupportsIndex = 0, on_paused: typing.Any = None, step: typing.SupportsInt | typing.SupportsIndex = 0, while_waiting: typing.Any = None) -> None:
     """
-    Waits for the turn; `on_paused` is called when the job is found paused. `step`: the optimizer steps so far. Raises KeyboardInterrupt.
+    Waits for the turn; `on_paused` is called when the job is found paused, `while_waiting` at least every 100 ms. `step`: the optimizer steps so far. Raises KeyboardInterrupt.
     """
 def carry_out_orders() -> None:
     """
@@ -310,6 +314,10 @@ def expect_iterations(count: typing.SupportsInt | typing.SupportsIndex) -> None:
 def format_bytes(bytes: typing.SupportsInt | typing.SupportsIndex) -> str:
     """
     Three digits and a binary unit: 1.5 GiB.
+    """
+def gang_waits() -> bool:
+    """
+    Whether all processes of the gang wait for its turn, before the same step. For `while_waiting`.
     """
 def get_option(name: str) -> str:
     """

@@ -81,6 +81,8 @@ class Gate:
         self.begun = False  # an iteration was ever begun
         #: Steps so far where not the optimizer's count: the same in all processes of a job.
         self.steps_of_job: Callable[[], int] | None = None
+        #: Called at least every 100 ms while an iteration waits for its turn.
+        self.while_waiting: Callable[[], None] | None = None
 
     def install(self, arm: Callable[[int], None]) -> None:
         """Sets the hooks in torch; `arm` says what operators are reported for."""
@@ -258,7 +260,7 @@ class Gate:
         if self.before_begin is not None:
             self.before_begin(self.steps_seen)
         steps = self.steps_seen if self.steps_of_job is None else self.steps_of_job()
-        _core.begin_iteration(phase, self._paused, steps)
+        _core.begin_iteration(phase, self._paused, steps, self.while_waiting)
         self.begun = True
         paused_s = self._notice.running()
         if paused_s is not None and self.on_held is not None:

@@ -16,34 +16,43 @@ from dataclasses import dataclass
 from typing import Any
 
 import cli_processes as processes
+import pytest
+from elastic_harness import PACED
+from elastic_harness import await_step as await_elastic_step
 
 SCRIPT = str(pathlib.Path(__file__).parent / "scripts" / "gang_ranks.py")
-DEADLINE_S = 240.0
+DEADLINE_S = 150.0
 LAUNCH = ("torchrun", "--standalone", "--nproc-per-node", "2", SCRIPT)
 ANSWER_S = 60.0
 
-#: Trains until it is ended; "hold" on its input stops it inside of an iteration, with the turn,
-#: until "go".
+#: Trains until it is told "end" on its input; "hold" stops it inside of an iteration, with the
+#: turn, until "go"; "here" asks for its step.
 NEIGHBOUR = """
-import select, sys, torch
-from torchtide import _core
+import hashlib, select, torch
 torch.set_num_threads(1)
+torch.manual_seed(5)
+words = open(0, "rb", buffering=0)  # reads no more than a line
 model = torch.nn.Sequential(torch.nn.Linear(64, 512), torch.nn.ReLU(), torch.nn.Linear(512, 1))
 optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
 step = 0
 while True:
     optimizer.zero_grad()
     loss = model(torch.randn(1024, 64)).pow(2).mean()
-    if select.select([sys.stdin], [], [], 0)[0]:
-        if sys.stdin.readline() != "hold\\n":
+    if select.select([words], [], [], 0)[0]:
+        word = words.readline().decode().strip()
+        if word == "end":
             break
-        print("holds", step, flush=True)
-        sys.stdin.readline()
+        print(word, step, flush=True)
+        if word == "hold":
+            words.readline()
     loss.backward()
     optimizer.step()
     step += 1
     if step % 10 == 0:
-        print("step", step, _core.report()["lane_allocations"], flush=True)
+        print("step", step, flush=True)
+    if step % 200 == 0:
+        bytes_of = [tensor.numpy().tobytes() for tensor in model.state_dict().values()]
+        print("bits", step, hashlib.sha256(b"".join(bytes_of)).hexdigest(), flush=True)
 """
 
 
@@ -52,6 +61,7 @@ class Neighbour:
 
     def __init__(self, job: subprocess.Popen[str]) -> None:
         self.job = job
+        self.bits: dict[int, str] = {}  # digests by step
 
     def tell(self, word: str) -> None:
         assert self.job.stdin is not None
@@ -64,6 +74,8 @@ class Neighbour:
         assert self.job.stdout is not None
         for line in self.job.stdout:
             words = line.split()
+            if words[0] == "bits":
+                self.bits[int(words[1])] = words[2]
             if words[0] == word and int(words[1]) >= least:
                 return int(words[1])
             assert time.monotonic() < end
@@ -72,7 +84,7 @@ class Neighbour:
     def hold(self) -> None:
         """It has the turn, and keeps it."""
         self.tell("hold")
-        self.until("holds")
+        self.until("hold")
 
     def let_go(self) -> None:
         """Goes on where it was held, and makes steps."""
@@ -81,7 +93,8 @@ class Neighbour:
 
     def trains(self) -> None:
         """Makes steps from now on."""
-        self.until("step", self.until("step") + 30)
+        self.tell("here")
+        self.until("step", self.until("here") + 30)
 
     def ends(self) -> None:
         self.tell("end")
@@ -101,8 +114,11 @@ class Machine:
         command = [*LAUNCH, "--out", str(self.folder / name), *options]
         return self.run(name, command, tide=tide, **env)
 
-    def run(self, name: str, command: list[str], tide: bool = True, **env: str) -> Any:
-        words = [*processes.TIDE, "run", "--name", name, "--"] if tide else []
+    def run(
+        self, name: str, command: list[str], *options: str, tide: bool = True, **env: str
+    ) -> Any:
+        """A job, with options of `tide run`."""
+        words = [*processes.TIDE, "run", "--name", name, *options, "--"] if tide else []
         environ = {**self.environ, **env}
         if not tide:
             environ["TIDE_DISABLE"] = "1"
@@ -118,13 +134,12 @@ class Machine:
         )
 
     @contextlib.contextmanager
-    def neighbour(self, **env: str) -> Iterator[Neighbour]:
-        job = self.run("plain", [sys.executable, "-c", NEIGHBOUR], **env)
+    def neighbour(self, *options: str, tide: bool = True) -> Iterator[Neighbour]:
+        job = self.run("plain", [sys.executable, "-c", NEIGHBOUR], *options, tide=tide)
         try:
             yield Neighbour(job)
         finally:
-            job.kill()
-            job.communicate()
+            kill_group(job)
 
     def said(self, name: str) -> list[dict[str, Any]]:
         return [json.loads((self.folder / f"{name}.{r}.json").read_text()) for r in range(2)]
@@ -149,13 +164,15 @@ class Machine:
             assert time.monotonic() < end, records
 
     def parked(self, name: str) -> None:
-        """Until rank 0 waits for the turn, and rank 1 for rank 0."""
+        """Until one process waits for the turn, and the other for that one."""
         end = time.monotonic() + ANSWER_S
-        while (
-            self.tide("explain", f"{name}[1]")["reason"] != "waiting_for_gang"
-            or self.records()[f"{name}[0]"]["state"] != "waiting"
-        ):
-            assert time.monotonic() < end, self.records()
+        wanted = ["waiting_for_gang", "waiting_for_turn"]
+        while (found := sorted(self.reason(f"{name}[{rank}]") for rank in (0, 1))) != wanted:
+            assert time.monotonic() < end, (found, self.records())
+
+    def reason(self, name: str) -> str:
+        """Why a job does what it does, in a word."""
+        return str(self.tide("explain", name)["reason"])
 
     def hold(self, name: str) -> None:
         """The job of ranks stops in its turn, inside of an iteration of rank 0."""
@@ -190,6 +207,7 @@ def machine_of(**variables: str) -> Iterator[Machine]:
                 "TIDE_CAPACITY": "4GiB",
                 "OMP_NUM_THREADS": "1",
                 "TIDE_LANE_GANG": "1",
+                "TIDE_LANE_GRACE_MS": "600000",  # nobody leaves a neighbour behind that is held
                 **variables,
             },
         )
@@ -237,3 +255,29 @@ def kill_group(job: Any) -> None:
     with contextlib.suppress(ProcessLookupError):
         os.killpg(job.pid, signal.SIGKILL)
     job.wait()
+
+
+@contextlib.contextmanager
+def elastic_beside(machine: Machine, neighbour: Neighbour) -> Iterator[Any]:
+    """An elastic job of two processes that trains slowly until the test is over, with its bits."""
+    pytest.importorskip("sklearn")
+    alone, moved, pipe = (machine.folder / name for name in ("alone.json", "moved.json", "go"))
+    os.mkfifo(pipe)
+    command = [sys.executable, PACED, "-", "--epochs", "2", "--out", str(alone)]
+    ended(machine.run("alone", command, tide=False))
+    command = [sys.executable, PACED, str(pipe), "0.02", "--epochs", "2", "--out", str(moved)]
+    neighbour.until("step", 10)
+    job = machine.run("digits", command, "--processes", "1:2")
+    try:
+        await_elastic_step(job, 4)
+        machine.tide("resize", "digits", "2", "--timeout", "200")
+        yield job
+        go = os.open(pipe, os.O_RDWR)
+        os.write(go, b"go")
+        ended(job)
+        os.close(go)
+    finally:
+        kill_group(job)
+    assert json.loads(moved.read_text()) == json.loads(alone.read_text())
+    neighbour.ends()
+    machine.nothing_is_held()

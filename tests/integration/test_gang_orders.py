@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import signal
 import time
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import torch  # noqa: F401  (this test runs on every supported torch)
+from elastic_harness import await_step
 from gang_harness import (
     Machine,
     Neighbour,
+    elastic_beside,
     ended,
     kill_group,
     machine_of,
@@ -110,3 +114,37 @@ def test_a_limit_holds_at_once_for_ranks_that_run_and_for_those_that_wait(
                 machine.parked("j")
         neighbour.let_go()
     assert machine.digest("j") == solo
+
+
+def steps_done(machine: Machine) -> int:
+    return int(machine.tide("explain", "digits")["elastic"]["steps"])
+
+
+def test_an_elastic_job_that_waits_for_its_turn_obeys(
+    machine: Machine, neighbour: Neighbour
+) -> None:
+    with elastic_beside(machine, neighbour) as job:
+        neighbour.hold()
+        machine.parked("digits")
+        answer = order(machine, "limit", "digits", "4GiB")
+        assert (answer["status"], answer["share"]) == ("applied", 2 << 30)
+        assert order(machine, "pause", "digits")["status"] == "done"
+        assert [machine.records()[f"digits[{rank}]"]["resident"] for rank in (0, 1)] == [0, 0]
+        assert order(machine, "pause", "digits")["status"] == "already_paused"
+        neighbour.let_go()
+        stands = steps_done(machine)
+        neighbour.trains()
+        assert steps_done(machine) == stands, "it takes no turn"
+        assert order(machine, "resume", "digits")["status"] == "done"
+        await_step(job, stands + 5)
+
+        assert order(machine, "pause", "digits")["status"] == "done"  # wherever it is
+        neighbour.hold()
+        stands = steps_done(machine)
+        assert order(machine, "resume", "digits")["status"] == "done"
+        machine.parked("digits")  # it gave its turn away without a close
+        assert order(machine, "pause", "digits")["status"] == "done"
+        os.kill(machine.records()["digits[1]"]["pid"], signal.SIGKILL)
+        assert order(machine, "resume", "digits")["status"] == "done"
+        neighbour.let_go()
+        await_step(job, stands + 5)

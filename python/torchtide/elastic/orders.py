@@ -24,7 +24,10 @@ class Orders:
         exchange.take_orders(descriptor)
         self._exchange = exchange
         self._followed: tuple[int, int] | None = None  # word of the limit, processes
+        self._processes = 1
+        self._asked = self._said = False  # a pause of the wait for the turn, and that it is there
         GATE.on_held = exchange.hold
+        GATE.while_waiting = self.while_waiting
 
     def obey(self, step: int, processes: int) -> bool:
         """Pauses and moves the limit when that is wanted.
@@ -39,6 +42,7 @@ class Orders:
         Raises:
             KeyboardInterrupt: while it is paused.
         """
+        self._processes = processes
         self._follow_limit(processes)
         if not self._exchange.pause_due(step):
             return True
@@ -51,6 +55,25 @@ class Orders:
         if suspended:
             _core.resume(True)
         return not self._exchange.regroup_due(step)
+
+    def while_waiting(self) -> None:
+        """Does the same in the middle of a step whose first iteration waits for its turn.
+
+        A pause takes effect in all processes while all of them wait before that step; where one of
+        them does not, it takes effect before the next one.
+        """
+        self._follow_limit(self._processes)
+        wanted = self._exchange.pause_wanted()
+        if wanted and not self._asked and _core.gang_waits():
+            self._asked = True
+            _core.suspend(False)
+        elif self._asked and not wanted:
+            self._asked = False
+            _core.resume(False)
+        paused = self._asked and bool(_core.report()["suspended"])
+        if paused != self._said:
+            self._said = paused
+            self._exchange.say_paused(paused)
 
     def _suspend(self) -> bool:
         """Takes the memory away; a process that cannot spare it waits with it."""

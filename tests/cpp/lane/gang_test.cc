@@ -350,5 +350,35 @@ TEST_F(GangTest, ACloseThatWasPassedOverHoldsNobody) {
   EXPECT_TRUE(follower->Follow(6, kLong, {}).ok()) << "at once";
 }
 
+TEST_F(GangTest, AFollowerWhoseLeaderWaitsForTheTurnParksAndIsHeld) {
+  auto leader = Rank(0), follower = Rank(1);
+  ASSERT_EQ(CloseWith(*leader, *follower, 5), Gang::Closing::kClosed);
+  device_->slot(slots_[0]).lane.store(3);  // a member that has no turn
+  std::thread parked([&] { EXPECT_TRUE(follower->Follow(7, kLong, {}).ok()); });
+  std::atomic<uint32_t>& told = device_->slot(slots_[0]).wake_word;
+  EXPECT_TRUE(Await(told, [&] { return State(1) == GangState::kParked; }));
+  EXPECT_FALSE(leader->closed());
+  leader->HoldWhoWaits();
+  EXPECT_TRUE(leader->closed());
+  EXPECT_EQ(State(1), GangState::kHeld);
+  leader->Open(7, /*again=*/false);
+  parked.join();
+  EXPECT_EQ(State(1), GangState::kIn);
+}
+
+TEST_F(GangTest, WhoParkedForALeaderWithoutTheTurnGoesOnWithItOrWithoutIt) {
+  auto leader = Rank(0), follower = Rank(1);
+  ASSERT_EQ(CloseWith(*leader, *follower, 5), Gang::Closing::kClosed);
+  device_->slot(slots_[0]).lane.store(3);
+  EXPECT_TRUE(follower->Follow(7, kShort, {}).ok()) << "after its patience";
+  EXPECT_EQ(State(1), GangState::kIn);
+  std::thread parked([&] { EXPECT_TRUE(follower->Follow(7, kLong, {}).ok()); });
+  std::atomic<uint32_t>& told = device_->slot(slots_[0]).wake_word;
+  EXPECT_TRUE(Await(told, [&] { return State(1) == GangState::kParked; }));
+  leader->Open(7, /*again=*/false);
+  parked.join();
+  EXPECT_EQ(State(1), GangState::kIn);
+}
+
 }  // namespace
 }  // namespace tide::lane

@@ -14,6 +14,7 @@ import time
 
 import torch
 import torch.distributed as dist
+import torch.multiprocessing
 
 
 def digest_of(model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> str:
@@ -35,16 +36,26 @@ def hold(out: str) -> None:
         held.unlink()
 
 
-def main() -> None:
+def parsed() -> argparse.Namespace:
     parser = argparse.ArgumentParser()
     parser.add_argument("--out", required=True)
     parser.add_argument("--steps", type=int, default=40)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--batch", type=int, default=2048)
     parser.add_argument("--evaluate", action="store_true", help="rank 0 alone, the others wait")
     parser.add_argument("--until", help="trains on until this file is there")
-    options = parser.parse_args()
+    parser.add_argument("--spawn", action="store_true", help="two ranks of its own, no torchrun")
+    return parser.parse_args()
+
+
+def spawned(rank: int, options: argparse.Namespace) -> None:
+    meet = pathlib.Path(f"{options.out}.meet").absolute()
+    dist.init_process_group("gloo", init_method=f"file://{meet}", rank=rank, world_size=2)
+    train(options)
+
+
+def train(options: argparse.Namespace) -> None:
     torch.set_num_threads(1)
-    dist.init_process_group("gloo")
     rank = dist.get_rank()
     torch.manual_seed(options.seed)
     layers = [torch.nn.Linear(64, 512), torch.nn.ReLU(), torch.nn.Linear(512, 64)]
@@ -54,7 +65,7 @@ def main() -> None:
     step, digest = 0, ""
     while step < options.steps or options.until:
         torch.manual_seed(1000 * options.seed + 10 * step + rank)
-        batch = torch.randn(2048, 64)
+        batch = torch.randn(options.batch, 64)
         optimizer.zero_grad()
         loss = model(batch).pow(2).mean()
         if rank == 0:
@@ -91,4 +102,10 @@ def main() -> None:
     os._exit(0)
 
 
-main()
+if __name__ == "__main__":
+    given = parsed()
+    if given.spawn:
+        torch.multiprocessing.spawn(spawned, args=(given,), nprocs=2)
+    else:
+        dist.init_process_group("gloo")
+        train(given)

@@ -3,12 +3,15 @@
 #include <errno.h>
 #include <pthread.h>
 #include <string.h>
+#include <time.h>
 
+#include <algorithm>
 #include <string>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "runtime/cuda_job.h"
 #include "runtime/runtime.h"
 #include "shm/futex.h"
 #include "shm/slot_table.h"
@@ -21,6 +24,12 @@ constexpr uint32_t kGuaranteed = 2;
 // A pace moves many times a second; people are told when it begins and ends to matter.
 constexpr double kSlowed = 0.95;
 constexpr int64_t kSayNanos = 10'000'000'000;
+
+int64_t ProcessorNanos() {
+  timespec time{};
+  clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &time);
+  return time.tv_sec * 1'000'000'000 + time.tv_nsec;
+}
 
 }  // namespace
 
@@ -45,10 +54,23 @@ void Runtime::BeginPace(int64_t now) {
   let_go_ = false;
   if (metered_) meter_->Begin(now);
   pacer_->Run(now);
+  charged_ns_ = now;
+  if (in_gang_ && pace_operators_) charged_processor_ns_ = ProcessorNanos();
+}
+
+void Runtime::ExcuseWaits(int64_t now) {
+  // A device computes while the processor waits for it.
+  if (!in_gang_ || !pace_operators_ || metered_ || CudaJob::Current() != nullptr) return;
+  const int64_t processor = ProcessorNanos();
+  const int64_t ran = processor - charged_processor_ns_;
+  pacer_->Excuse(std::max<int64_t>(now - charged_ns_ - ran, 0));
+  charged_ns_ = now;
+  charged_processor_ns_ = processor;
 }
 
 void Runtime::EndPace(int64_t now) {
   pacer_->Stop(now);
+  ExcuseWaits(now);
   if (std::exchange(metered_, false)) meter_->End(now);
 }
 
@@ -74,8 +96,12 @@ void Runtime::PaceOperator(bool may_wait) {
     if (meter_->Due()) meter_->Operator(clock_.MonotonicNanos());
     return;
   }
-  if (!may_wait || let_go_ || !pace_operators_ || pacer_->MayRun(clock_.MonotonicNanos())) return;
-  WaitInside();
+  if (!may_wait || let_go_ || !pace_operators_) return;
+  int64_t now = clock_.MonotonicNanos();
+  if (pacer_->MayRun(now)) return;
+  ExcuseWaits(now);
+  now = clock_.MonotonicNanos();
+  if (!pacer_->MayRun(now)) WaitInside();
 }
 
 void Runtime::WaitInside() {
@@ -94,6 +120,8 @@ void Runtime::WaitInside() {
     if (let_go_) break;
   }
   pacer_->Run(now);
+  charged_ns_ = now;
+  if (in_gang_) charged_processor_ns_ = ProcessorNanos();
   // It did not run, and nobody else wanted its turn: no part of the iteration or of its service.
   iteration_begin_ns_ += now - begin;
   if (in_lane_) turn_->Excuse(absl::Nanoseconds(now - begin));

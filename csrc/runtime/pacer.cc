@@ -170,6 +170,11 @@ bool Pacer::MayRun(int64_t now) {
   return !waits_;
 }
 
+void Pacer::Excuse(int64_t waited_ns) {
+  tokens_ns_ = std::min(tokens_ns_ + static_cast<double>(waited_ns), kBurstNs);
+  if (tokens_ns_ >= 0) waits_ = false;
+}
+
 absl::Duration Pacer::Wait() const {
   const double full = std::min(kBurstNs, kFullAfterNs * state_.pace);
   const double rate = any_inside_ ? state_.pace : 1;

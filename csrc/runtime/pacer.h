@@ -22,6 +22,8 @@ class Pacer {
   /// The job runs from now on, until Stop.
   void Run(int64_t now);
   void Stop(int64_t now);
+  /// Of the time that it ran it waited so long for other processes of its job: that is not charged.
+  void Excuse(int64_t waited_ns);
   /// Takes samples, decides, and refills the bucket. False: the job has run more than its share.
   bool MayRun(int64_t now);
   /// For how long at most, should nothing change; 20 ms at most, so that changes are seen.

@@ -206,6 +206,9 @@ class Runtime {
   void LeaveMeter();
   void BeginPace(int64_t now);
   void EndPace(int64_t now);
+  /// A rank waits for others in collectives, which stand still for their pace: that is no running.
+  /// Charged with it, each would stand still for many times what the other did, and so on.
+  void ExcuseWaits(int64_t now);
   /// Between iterations: whether the job has run more than its share.
   bool WaitsForPace();
   void SleepForPace();
@@ -279,6 +282,8 @@ class Runtime {
   bool metered_ = false;         // the meter knows of the iteration that is open or wanted
   bool pace_operators_ = false;  // operators of this iteration are reported for pace
   bool let_go_ = false;          // no waiting in this iteration any more
+  int64_t charged_ns_ = 0;       // up to when the pace was charged, and the processor time by then
+  int64_t charged_processor_ns_ = 0;
   bool said_slowed_ = false;
   int64_t said_pace_ns_ = 0;
   std::unique_ptr<lane::Turn> turn_;

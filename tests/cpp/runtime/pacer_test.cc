@@ -103,6 +103,20 @@ TEST_F(PacerTest, ASlowedJobRunsItsShareOfTheTime) {
   EXPECT_NEAR(static_cast<double>(ran_ns) / (9000 * kMs), 0.1, 0.01);
 }
 
+// Story: two ranks were slowed. One waited in a collective for the other, which stood still for its
+// pace; it was charged with that wait and stood still for fifty times as long, and so on.
+TEST_F(PacerTest, WhatARankWaitsForOthersIsNotCharged) {
+  meter_->Ask(2, true, false, now_);
+  ASSERT_TRUE(pacer_->MayRun(now_));
+  pacer_->Run(now_);
+  now_ += 5000 * kMs;
+  EXPECT_FALSE(pacer_->MayRun(now_));
+  pacer_->Excuse(5000 * kMs);
+  EXPECT_TRUE(pacer_->MayRun(now_));
+  now_ += 100 * kMs;
+  EXPECT_FALSE(pacer_->MayRun(now_)) << "no credit comes of a wait";
+}
+
 TEST_F(PacerTest, ADisturbanceIsAnsweredWithinTwoHundredMillisecondsInsideOfAnIteration) {
   Learn();
   while (pacer_->pace() < 1) Iterate(3 * kMs);

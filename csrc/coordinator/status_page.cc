@@ -108,7 +108,8 @@ function showCluster(cluster) {
   if (!cluster.serving) return;
   byId("clustertext").textContent = cluster.policy + ": " + (cluster.devices - cluster.devices_free) + " of " + cluster.devices +
     " devices on " + cluster.nodes.filter((node) => node.works).length + " nodes are held; " + cluster.jobs_running + " jobs run, " +
-    (cluster.jobs_open - cluster.jobs_running) + " wait";
+    (cluster.jobs_open - cluster.jobs_running) + " wait" +
+    cluster.nodes.filter((node) => node.drains).map((node) => "; " + node.name + " is emptied").join("");
   const table = byId("clusterjobs"); table.replaceChildren();
   row(table, ["job", "user", "state", "devices", "why"], true);
   for (const job of cluster.jobs.slice(0, 200)) {

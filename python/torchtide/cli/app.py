@@ -9,7 +9,8 @@ from typing import Annotated
 
 import typer
 
-from torchtide.cli import examples, exits
+from torchtide.cli import cluster_commands, examples, exits
+from torchtide.cli.cluster_commands import Json, edges_of
 from torchtide.cli.demo import demo_command
 from torchtide.cli.edges import Edges
 
@@ -43,12 +44,6 @@ def run_app(argv: Sequence[str] | None, edges: Edges | None) -> int:
     return exits.OK
 
 
-def _edges(context: typer.Context) -> Edges:
-    found = context.obj
-    assert isinstance(found, Edges)
-    return found
-
-
 def _complete_job(context: typer.Context, incomplete: str) -> list[str]:
     from torchtide.cli import completion
 
@@ -69,7 +64,6 @@ def _print_version(wanted: bool) -> None:
         raise exits.Exit(exits.OK)
 
 
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 Job = Annotated[str, typer.Argument(help="Name or number of a job.", autocompletion=_complete_job)]
 Timeout = Annotated[
     float,
@@ -143,7 +137,7 @@ def run(
             *(name, limit, min_memory, priority, lane, json_output, processes, iterations),
             on_signal=on_signal or (),
         )
-        raise exits.Exit(runner.run(options, command, _edges(context)))
+        raise exits.Exit(runner.run(options, command, edges_of(context)))
 
 
 @app.command(epilog=examples.of("ps"))
@@ -152,7 +146,7 @@ def ps(context: typer.Context, json_output: Json = False) -> None:
     from torchtide.cli import jobs
 
     with exits.reported(json_output):
-        raise exits.Exit(jobs.ps(_edges(context), json_output))
+        raise exits.Exit(jobs.ps(edges_of(context), json_output))
 
 
 @app.command(epilog=examples.of("top"))
@@ -166,7 +160,7 @@ def top(
     from torchtide.cli import top as viewer
 
     with exits.reported(json_output):
-        edges = _edges(context)
+        edges = edges_of(context)
         raise exits.Exit(viewer.top(edges, once=once, interval_s=interval, json_output=json_output))
 
 
@@ -188,9 +182,9 @@ def limit(
     asked = f"tide limit {job} {size}" + (f" --device {device}" if device is not None else "")
     with exits.reported(json_output, asked):
         if device is None:
-            raise exits.Exit(jobs.limit(_edges(context), job, size, timeout, json_output))
+            raise exits.Exit(jobs.limit(edges_of(context), job, size, timeout, json_output))
         raise exits.Exit(
-            jobs.limit_device(_edges(context), job, size, device, timeout, json_output)
+            jobs.limit_device(edges_of(context), job, size, device, timeout, json_output)
         )
 
 
@@ -202,7 +196,7 @@ def pause(
     from torchtide.cli import jobs
 
     with exits.reported(json_output, f"tide pause {job}"):
-        raise exits.Exit(jobs.pause(_edges(context), job, timeout, json_output))
+        raise exits.Exit(jobs.pause(edges_of(context), job, timeout, json_output))
 
 
 @app.command(epilog=examples.of("resume"))
@@ -213,7 +207,7 @@ def resume(
     from torchtide.cli import jobs
 
     with exits.reported(json_output, f"tide resume {job}"):
-        raise exits.Exit(jobs.resume(_edges(context), job, timeout, json_output))
+        raise exits.Exit(jobs.resume(edges_of(context), job, timeout, json_output))
 
 
 @app.command(epilog=examples.of("resize"))
@@ -255,7 +249,7 @@ def explain(context: typer.Context, job: Job, json_output: Json = False) -> None
     from torchtide.cli import jobs
 
     with exits.reported(json_output, f"tide explain {job}"):
-        raise exits.Exit(jobs.explain(_edges(context), job, json_output))
+        raise exits.Exit(jobs.explain(edges_of(context), job, json_output))
 
 
 @app.command(epilog=examples.of("events"))
@@ -275,7 +269,7 @@ def events(
     from torchtide.cli import events as teller
 
     with exits.reported(json_output):
-        edges = _edges(context)
+        edges = edges_of(context)
         code = teller.events(
             edges, follow=follow, since=since, job=job, last=last, json_output=json_output
         )
@@ -302,7 +296,7 @@ def report(
 
     with exits.reported(json_output, "tide report"):
         request = reporter.Request(output, seconds, interval, json_output, last)
-        raise exits.Exit(reporter.report(_edges(context), request))
+        raise exits.Exit(reporter.report(edges_of(context), request))
 
 
 @app.command(epilog=examples.of("priority"))
@@ -317,7 +311,7 @@ def priority(
     from torchtide.cli import jobs
 
     with exits.reported(json_output, f"tide priority {job} {level}"):
-        raise exits.Exit(jobs.priority(_edges(context), job, level, timeout, json_output))
+        raise exits.Exit(jobs.priority(edges_of(context), job, level, timeout, json_output))
 
 
 @app.command(epilog=examples.of("policy"))
@@ -333,87 +327,10 @@ def policy(
     from torchtide.cli import jobs
 
     with exits.reported(json_output, f"tide policy {' '.join(words or [])}".strip()):
-        raise exits.Exit(jobs.policy(_edges(context), words or [], json_output))
+        raise exits.Exit(jobs.policy(edges_of(context), words or [], json_output))
 
 
-@app.command(context_settings={"allow_interspersed_args": False}, epilog=examples.of("submit"))
-def submit(
-    context: typer.Context,
-    command: Annotated[
-        list[str], typer.Argument(metavar="-- CMD...", help="Program and arguments.")
-    ],
-    name: Annotated[str, typer.Option(help="Name of the job, unique in the cluster.")],
-    devices: Annotated[int, typer.Option(min=1, help="Its gang: all of them or none.")] = 1,
-    devices_max: Annotated[
-        int, typer.Option(min=0, help="Elastic: up to so many while others leave them idle.")
-    ] = 0,
-    user: Annotated[str, typer.Option(help="Whose quota and share; yours by default.")] = "",
-    estimate: Annotated[
-        float, typer.Option(min=0, metavar="SECONDS", help="What it may take; 0: unknown.")
-    ] = 0.0,
-    deadline: Annotated[
-        float, typer.Option(min=0, metavar="SECONDS", help="Until when; 0: none.")
-    ] = 0.0,
-    tier: Annotated[str, typer.Option(help="guaranteed, standard or opportunistic.")] = "standard",
-) -> None:
-    """Wait for devices of the cluster, run a command on them, give them back."""
-    from torchtide.cli import cluster as clusters
-
-    with exits.reported(False, f"tide submit --name {name}"):
-        request = clusters.Request(name, devices, devices_max, user, estimate, deadline, tier)
-        raise exits.Exit(clusters.submit(_edges(context), request, command))
-
-
-@app.command(epilog=examples.of("cluster"))
-def cluster(context: typer.Context, json_output: Json = False) -> None:
-    """Show nodes, users and jobs of the cluster, and why jobs wait."""
-    from torchtide.cli import cluster as clusters
-
-    with exits.reported(json_output):
-        raise exits.Exit(clusters.show(_edges(context), json_output))
-
-
-@app.command(epilog=examples.of("reserve"))
-def reserve(
-    context: typer.Context,
-    name: Annotated[str, typer.Argument(help="Of the reservation.")],
-    devices: Annotated[int, typer.Option(min=0, help="How many; 0 lifts the reservation.")],
-    user: Annotated[str, typer.Option(help="Whose jobs may use them.")] = "",
-    begin: Annotated[
-        float, typer.Option("--in", min=0, metavar="SECONDS", help="Until it begins.")
-    ] = 0.0,
-    length: Annotated[
-        float, typer.Option("--for", min=1, metavar="SECONDS", help="How long it lasts.")
-    ] = 3600.0,
-    json_output: Json = False,
-) -> None:
-    """Keep devices of the cluster for one user; what ends before runs on them until then."""
-    from torchtide.cli import cluster as clusters
-
-    with exits.reported(json_output, f"tide reserve {name}"):
-        edges = _edges(context)
-        raise exits.Exit(clusters.reserve(edges, name, devices, user, (begin, length), json_output))
-
-
-@app.command(epilog=examples.of("preview"))
-def preview(
-    context: typer.Context,
-    name: Annotated[str, typer.Argument(help="An open job, or one that would be submitted.")],
-    devices: Annotated[
-        int, typer.Option(min=0, help="Of a job that would be submitted; 0: it is open.")
-    ] = 0,
-    user: Annotated[str, typer.Option(help="Whose it would be.")] = "",
-    estimate: Annotated[
-        float, typer.Option(min=0, metavar="SECONDS", help="What it may take; 0: unknown.")
-    ] = 0.0,
-    json_output: Json = False,
-) -> None:
-    """Say when a job of the cluster would start: the policy is run forward by the estimates."""
-    from torchtide.cli import cluster as clusters
-
-    with exits.reported(json_output, f"tide preview {name}"):
-        request = clusters.Request(name, devices, user=user, estimate_s=estimate)
-        raise exits.Exit(clusters.preview(_edges(context), request, json_output))
+cluster_commands.register(app)
 
 
 @app.command(epilog=examples.of("simulate"))
@@ -476,7 +393,7 @@ def config(
     from torchtide.cli import config as printer
 
     with exits.reported(json_output):
-        raise exits.Exit(printer.config(_edges(context), reasons, json_output))
+        raise exits.Exit(printer.config(edges_of(context), reasons, json_output))
 
 
 @app.command(epilog=examples.of("doctor"))
@@ -485,7 +402,7 @@ def doctor(context: typer.Context, json_output: Json = False) -> None:
     from torchtide.cli import doctor as examiner
 
     with exits.reported(json_output):
-        raise exits.Exit(examiner.doctor(_edges(context), json_output))
+        raise exits.Exit(examiner.doctor(edges_of(context), json_output))
 
 
 app.command("demo", epilog=examples.of("demo"))(demo_command)
@@ -497,4 +414,4 @@ def shutdown(context: typer.Context, json_output: Json = False) -> None:
     from torchtide.cli import jobs
 
     with exits.reported(json_output):
-        raise exits.Exit(jobs.shutdown(_edges(context), json_output))
+        raise exits.Exit(jobs.shutdown(edges_of(context), json_output))

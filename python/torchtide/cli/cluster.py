@@ -5,15 +5,13 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import getpass
-import os
-import signal
 import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 from torchtide import errors
-from torchtide.cli import exits
+from torchtide.cli import exits, moves
 from torchtide.cli.client import Daemon, open_daemon
 from torchtide.cli.edges import Edges
 
@@ -34,6 +32,7 @@ class Request:
     estimate_s: float = 0.0
     deadline_s: float = 0.0
     tier: str = "standard"
+    leaving: moves.Leaving | None = None  # how it is carried over; None: it is not movable
 
     def fields(self) -> dict[str, Any]:
         """As a Submit frame has them."""
@@ -45,6 +44,7 @@ class Request:
             "estimate_s": float(self.estimate_s),
             "deadline_s": float(self.deadline_s),
             "tier": self.tier,
+            "movable": self.leaving is not None,
         }
 
 
@@ -57,7 +57,8 @@ def submit(
     """Asks for devices, runs `command` while it has them, and gives them back.
 
     The command is started once its gang is granted, with TIDE_JOB_NAME and with TIDE_NODES such as
-    `m1:2,m2:2`; where its processes run is its own affair. Ends with the code of the command.
+    `m1:2,m2:2`; where its processes run is its own affair. A movable one is started again where the
+    coordinator moves it, with TIDE_STARTS counting. Ends with the code of the command.
     """
     with _connected(edges) as daemon:
         said = daemon.ask("Submit", request.fields())
@@ -67,15 +68,39 @@ def submit(
         except BaseException:
             daemon.ask("Finish", {"key": request.name, "exit_code": 130})
             raise
-    print(f"{request.name} runs on {_nodes(placed)}", flush=True)
-    environ = {**edges.environ, "TIDE_JOB_NAME": request.name, "TIDE_NODES": _nodes(placed)}
     code = 1
     try:
-        code = _run(edges, request, command, environ, placed)
+        if request.leaving is not None:
+            code = moves.Carrier(edges, request.name, request.leaving, command, wait).run()
+        else:
+            code = _run(edges, request, command, placed)
     finally:
-        with _connected(edges) as daemon:
-            daemon.ask("Finish", {"key": request.name, "exit_code": code})
+        _finish(edges, request.name, code, wait)
     return code
+
+
+def _finish(edges: Edges, name: str, code: int, wait: Callable[[float], None]) -> None:
+    """Gives the devices back, when the daemon is there again; known no more is given back."""
+    with contextlib.suppress(errors.NoSuchJob):
+        moves.patiently(
+            edges, lambda daemon: daemon.ask("Finish", {"key": name, "exit_code": code}), wait, name
+        )
+
+
+def move(edges: Edges, name: str, to: str, json_output: bool) -> int:
+    """Asks for a running job to be carried to other nodes; who submitted it does it."""
+    with _connected(edges) as daemon:
+        data = daemon.ask("Move", {"key": name, "to": to})
+    exits.emit_json(data) if json_output else print(data.get("text", ""))
+    return exits.OK
+
+
+def drain(edges: Edges, node: str, undo: bool, json_output: bool) -> int:
+    """Has a node emptied, or lets it take jobs again."""
+    with _connected(edges) as daemon:
+        data = daemon.ask("Drain", {"node": node, "undo": undo})
+    exits.emit_json(data) if json_output else print(data.get("text", ""))
+    return exits.OK
 
 
 def preview(edges: Edges, request: Request, json_output: bool) -> int:
@@ -123,7 +148,7 @@ def show(edges: Edges, json_output: bool) -> int:
         f"{data['jobs_running']} of {data['jobs_open']} jobs run"
     )
     nodes = [
-        [node["name"], f"{node['used']}/{node['devices']}", "works" if node["works"] else "lost"]
+        [node["name"], f"{node['used']}/{node['devices']}", _node_state(node)]
         for node in data["nodes"]
     ]
     render.console().print(render.pairs_table(["NODE", "USED", "STATE"], nodes))
@@ -132,6 +157,12 @@ def show(edges: Edges, json_output: bool) -> int:
     if len(data["jobs"]) > _SHOWN_JOBS:
         print(f"and {data['jobs_open'] - _SHOWN_JOBS} more; --json lists them")
     return exits.OK
+
+
+def _node_state(node: Mapping[str, Any]) -> str:
+    if not node["works"]:
+        return "lost"
+    return "is emptied" if node.get("drains") else "works"
 
 
 def _connected(edges: Edges) -> contextlib.AbstractContextManager[Daemon]:
@@ -153,26 +184,19 @@ def _wait_for_start(daemon: Daemon, name: str, wait: Callable[[float], None]) ->
         wait(_POLL_S)
 
 
-def _nodes(placed: Mapping[str, int]) -> str:
-    return ",".join(f"{node}:{devices}" for node, devices in placed.items())
-
-
 def _run(
     edges: Edges,
     request: Request,
     command: Sequence[str],
-    environ: Mapping[str, str],
     placed: Mapping[str, int],
 ) -> int:
     """Runs the command to its end; an elastic one follows its grants meanwhile."""
-    try:
-        process = subprocess.Popen(list(command), env=dict(environ))
-    except OSError as error:
-        raise errors.OptionError(
-            f"{command[0]} cannot be started: {error.strerror}", advice="check the command"
-        ) from error
+    nodes = moves.nodes_text(placed)
+    print(f"{request.name} runs on {nodes}", flush=True)
+    environ = {**edges.environ, "TIDE_JOB_NAME": request.name, "TIDE_NODES": nodes}
+    process = moves.start(command, environ)
     workers = sum(placed.values())
-    with _passing_signals(process):
+    with moves.passing_signals(process):
         while True:
             try:
                 code = process.wait(_RESIZE_POLL_S if request.devices_max else None)
@@ -195,19 +219,3 @@ def _follow(edges: Edges, name: str, workers: int) -> int:
     except errors.TideError as error:
         print(f"{name} keeps {workers} processes: {error}", flush=True)
     return workers
-
-
-@contextlib.contextmanager
-def _passing_signals(process: subprocess.Popen[bytes]) -> Any:
-    """SIGINT and SIGTERM go to the command, which ends by them or not."""
-
-    def forward(number: int, _frame: object) -> None:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(process.pid, number)
-
-    before = {number: signal.signal(number, forward) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

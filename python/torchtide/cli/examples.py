@@ -29,7 +29,13 @@ LINES: Final[Mapping[str, tuple[str, ...]]] = {
     "report": ("tide report -o night.html", "tide report --for 60", "tide report --last 2h"),
     "priority": ("tide priority train opportunistic",),
     "policy": ("tide policy", "tide policy rr", "tide policy 1 srtf"),
-    "submit": ("tide submit --name sweep --devices 2 -- python train.py",),
+    "submit": (
+        "tide submit --name sweep --devices 2 -- python train.py",
+        "tide submit --name train --movable -- ./on_node tide run --on-signal TERM=save-and-end "
+        "-- python train.py",
+    ),
+    "move": ("tide move train", "tide move train --to m2"),
+    "drain": ("tide drain m1", "tide drain m1 --undo"),
     "cluster": ("tide cluster", "tide cluster --json"),
     "preview": ("tide preview sweep", "tide preview later --devices 4 --estimate 3600"),
     "reserve": ("tide reserve course --devices 4 --in 3600 --for 7200",),

@@ -243,6 +243,58 @@ def test_a_job_that_the_policy_put_elsewhere_follows(tmp_path: pathlib.Path) -> 
     assert [body["step"] for body in said if "step" in body] == ["left"]
 
 
+def test_a_job_whose_machine_is_lost_goes_on_from_its_last_checkpoint(
+    capsys: Said, tmp_path: pathlib.Path
+) -> None:
+    def lost(fake: FakeCoordinator) -> None:
+        fake.record.update(state="waiting", nodes={}, text="train: node m1 is lost")
+
+    fake = FakeCoordinator(tmp_path / "out", lost, lambda fake: None)
+    fake.script.append(lambda fake: fake.record.update(state="running", nodes={"m2": 1}))
+    code, said = submit(fake, ENDS="m1:1=255 m2:1=0")
+    assert code == 0
+    assert [line.split()[1] for line in fake.starts()] == ["m1:1", "m2:1"]
+    assert [body for body in said if "step" in body] == []
+    out = capsys.readouterr().out
+    assert "train ended with 255 when its devices had been taken away" in out
+
+
+def test_an_interrupted_start_elsewhere_is_not_tried_again(tmp_path: pathlib.Path) -> None:
+    fake = FakeCoordinator(tmp_path / "out", to_m2)
+    moved = fake._move
+
+    def then_interrupted(body: dict[str, Any]) -> dict[str, Any]:
+        answer = moved(body)
+        interrupt = signal.SIGINT
+        fake.script += [lambda fake: None, lambda fake: os.kill(os.getpid(), interrupt)]
+        return answer
+
+    fake._move = then_interrupted  # type: ignore[method-assign]
+    code, said = submit(fake)
+    assert code == 130
+    assert len(fake.starts()) == 2
+    assert said[-1] == {"key": "train", "exit_code": 130}
+
+
+def test_sigterm_while_nothing_runs_gives_the_devices_back(tmp_path: pathlib.Path) -> None:
+    def evicted(fake: FakeCoordinator) -> None:
+        del fake.record["move"]
+        fake.record.update(state="waiting", nodes={})
+
+    fake = FakeCoordinator(tmp_path / "out", to_m2)
+    moved = fake._move
+
+    def left(body: dict[str, Any]) -> dict[str, Any]:
+        fake.script += [evicted, lambda fake: os.kill(os.getpid(), signal.SIGTERM)]
+        return {"ok": True, "data": fake.record} if body["step"] == "left" else moved(body)
+
+    fake._move = left  # type: ignore[method-assign]
+    with pytest.raises(SystemExit) as ended:
+        submit(fake)
+    assert ended.value.code == 143
+    assert fake.said[-1] == {"key": "train", "exit_code": 1}
+
+
 def test_daemons_may_be_away_in_the_middle_of_a_move(capsys: Said, tmp_path: pathlib.Path) -> None:
     def goes(fake: FakeCoordinator) -> None:
         to_m2(fake)

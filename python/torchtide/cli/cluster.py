@@ -60,6 +60,13 @@ def submit(
     `m1:2,m2:2`; where its processes run is its own affair. A movable one is started again where the
     coordinator moves it, with TIDE_STARTS counting. Ends with the code of the command.
     """
+    with moves.ending_by_sigterm():
+        return _submit(edges, request, command, wait)
+
+
+def _submit(
+    edges: Edges, request: Request, command: Sequence[str], wait: Callable[[float], None]
+) -> int:
     with _connected(edges) as daemon:
         said = daemon.ask("Submit", request.fields())
         print(said.get("text", request.name), flush=True)

@@ -81,6 +81,20 @@ def passing_signals(process: subprocess.Popen[bytes]) -> Iterator[list[int]]:
             signal.signal(number, handler)
 
 
+@contextlib.contextmanager
+def ending_by_sigterm() -> Iterator[None]:
+    """SIGTERM while nothing of the job runs is an exception, so that its devices are given back."""
+
+    def end(number: int, _frame: object) -> None:
+        raise SystemExit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 def patiently(
     edges: Edges, ask: Callable[[Daemon], _T], wait: Callable[[float], None], what: str
 ) -> _T:
@@ -118,6 +132,7 @@ class _End:
     left: bool  # asked to, and with what says that it has saved
     why: str = ""
     asked: float = 0.0  # when, on the monotonic clock
+    interrupted: bool = False  # by a signal of the user's
 
 
 class Carrier:
@@ -168,7 +183,7 @@ class Carrier:
                 self._say("left")
                 continue
             failed += 1
-            if starts == 1 or failed >= _FAILED_STARTS_MAX or not self._failed_here(end, here):
+            if failed >= _FAILED_STARTS_MAX or not self._goes_on(end, here, starts == 1):
                 return end.code
 
     def _tell_start(
@@ -203,7 +218,7 @@ class Carrier:
                     continue
                 code = code if code >= 0 else 128 - code
                 left = bool(why) and not came and code == self._leaving.code
-                return _End(code, left, why, asked)
+                return _End(code, left, why, asked, bool(came))
 
     def _why_leave(self, here: Mapping[str, Any]) -> str:
         """Why the command is not to stay where it is; empty: it may."""
@@ -246,14 +261,25 @@ class Carrier:
         )
         return True
 
-    def _failed_here(self, end: _End, here: Mapping[str, Any]) -> bool:
-        """Whether a start elsewhere came to nothing; then the coordinator has been told."""
-        if end.code == 0 or end.why:
+    def _goes_on(self, end: _End, here: Mapping[str, Any], first: bool) -> bool:
+        """Whether an end with an error is not the job's.
+
+        Its devices had been taken away, as those of a machine that is lost; or a start elsewhere
+        came to nothing, which the coordinator is told.
+        """
+        if end.code == 0 or end.why or end.interrupted:
             return False
         why = f"the command ended there with {end.code} and no iteration"
         try:
             now = self._patiently(lambda daemon: daemon.query("placement", job=self._name))
-            if now.get("reports") != here.get("reports"):
+            if now.get("state") != "running" or now.get("nodes") != here["nodes"]:
+                print(
+                    f"{self._name} ended with {end.code} when its devices had been taken away: it "
+                    f"goes on from its last checkpoint ({now.get('text', '')})",
+                    flush=True,
+                )
+                return True
+            if first or now.get("reports") != here.get("reports"):
                 return False
             self._say("failed", why, int(here.get("revision", 0)))
         except errors.TideError:

@@ -9,6 +9,7 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
+#include "base/bytes.h"
 #include "base/options.h"
 #include "shm/runtime_dir.h"
 
@@ -38,6 +39,7 @@ const char kUsage[] =
     "  --tls, --tls-ca FILE      of a machine: use TLS on loopback too; who signs the coordinator\n"
     "  --node NAME               this machine's name in the cluster; default: its host name\n"
     "  --devices N               what it offers; default 1\n"
+    "  --device-memory SIZE      what each has, such as 80GiB, for policies that share devices\n"
     "  --policy NAME             cluster policy; default fifo\n"
     "  --policy-set NAME=VALUE   an option of the policy (seed, round_s, starvation_knob,\n"
     "                            restart_cost_s, profiler_gpus, profiler_limit_s); may be\n"
@@ -121,6 +123,12 @@ std::vector<Option> Options(ServerOptions& server) {
        [&server](const std::string& value) {
          return absl::SimpleAtoi(value, &server.node.devices) && server.node.devices >= 1 &&
                 server.node.devices <= kNodeDevicesMax;
+       }},
+      {"--device-memory",
+       [&server](const std::string& value) {
+         const auto size = ParseBytes(value);
+         if (size.ok()) server.node.memory_gib = static_cast<double>(size->value()) / (1 << 30);
+         return size.ok() && *size > Bytes(0);
        }},
       {"--policy", text(cluster.options.policy)},
       {"--policy-set",

@@ -74,7 +74,8 @@ bool FollowSize(Context& context, const NodeAgent::Step& step) {
            absl::StrCat(step.key, " goes on with ", Processes(wanted), ", granted are ",
                         step.devices, " devices: it runs on ", report.processes_low, " to ", high));
     }
-    following = {.revision = std::max(following.revision, step.revision)};
+    following.revision = std::max(following.revision, step.revision);
+    following.again_ns = 0;
   }
   const bool above = report.processes > wanted;
   const bool due = above || (report.processes < wanted && following.revision < step.revision);
@@ -84,6 +85,20 @@ bool FollowSize(Context& context, const NodeAgent::Step& step) {
     OrderResize(context, *job, wanted, ByCluster(step), kOrderTimeoutMs);
   }
   return !above;
+}
+
+/// The pace of a job that shares devices is its weight at the turns there: jobs have time in
+/// proportion to their weights while several want it, and a job alone has all of it.
+void FollowPace(Context& context, const NodeAgent::Step& step) {
+  UplinkState::Following& following = context.state.uplink.sizes[step.key];
+  if (step.pace >= 1 && !following.paced) return;
+  following.paced = step.pace < 1;
+  for (auto& [id, job] : context.state.jobs) {
+    if (!job.live() || JobOfProcess(job.name) != step.key || job.wanted.weight == step.pace)
+      continue;
+    OnSettingsCommand(context, Waiter{}, job,
+                      {.what = "weight", .weight = step.pace, .by = ByCluster(step)});
+  }
 }
 
 void TakeSteps(Context& context) {
@@ -103,7 +118,10 @@ void TakeSteps(Context& context) {
     const bool gives_back = step.devices < agent.running_devices(step.key);
     if (!gives_back || FollowSize(context, step)) agent.Took(step.key, step.state);
   }
-  for (const NodeAgent::Step& step : agent.Running()) FollowSize(context, step);
+  for (const NodeAgent::Step& step : agent.Running()) {
+    FollowSize(context, step);
+    FollowPace(context, step);
+  }
 }
 
 }  // namespace

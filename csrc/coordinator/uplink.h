@@ -27,6 +27,7 @@ struct UplinkState {
   struct Following {
     int64_t revision = -1;  // of the grant whose size it has had
     int64_t again_ns = 0;   // not before, after a try that came to nothing
+    bool paced = false;     // its jobs have a weight by the cluster
   };
   std::map<std::string, Following> sizes;  // by key
   uint64_t next_request = 1;

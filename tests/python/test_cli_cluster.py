@@ -135,3 +135,39 @@ def test_cluster_shows_nodes_and_why_jobs_wait(capsys: Said) -> None:
     assert "train (ann), held: its quota is full" in said
     assert main(["cluster", "--json"], edges) == 0
     assert json.loads(capsys.readouterr().out)["jobs"] == [job]
+
+
+def test_what_is_known_of_a_job_goes_with_its_submission(tmp_path: pathlib.Path) -> None:
+    fake = FakeCluster()
+    known = "busy=0.6 memory=6GiB scratch=512MiB speed=1,1.9 stages=0.1,0.2,0.3,0"
+    words = ["submit", "--name", "train", "--profile", known, "--", sys.executable, "-c", ""]
+    edges = Edges(connect=fake.connect, environ={**os.environ})
+    assert main(words, edges) == 0
+    assert fake.asked[0][1]["profile"] == {
+        "busy": 0.6,
+        "memory_gib": 6.0,
+        "scratch_gib": 0.5,
+        "speed": [1.0, 1.9],
+        "stage_s": [0.1, 0.2, 0.3, 0.0],
+    }
+
+
+@pytest.mark.parametrize(
+    ("known", "why"),
+    [
+        ("fast=1", "fast is not one of busy, memory, scratch, speed, stages"),
+        ("busy=0", "above 0 and at most 1"),
+        ("speed=1,x", "no numbers from 0"),
+        ("speed=1,nan", "no numbers from 0"),
+        ("stages=1,1,1,1,1", "at most 4 stages"),
+        ("memory=much", "memory=much"),
+    ],
+)
+def test_a_profile_that_cannot_be_is_refused_before_anybody_is_asked(
+    known: str, why: str, capsys: Said
+) -> None:
+    fake = FakeCluster()
+    words = ["submit", "--name", "train", "--profile", known, "--", sys.executable, "-c", ""]
+    assert main(words, Edges(connect=fake.connect, environ={**os.environ})) == 2
+    assert why in capsys.readouterr().err
+    assert fake.asked == []

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import getpass
-import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
@@ -16,8 +15,6 @@ from torchtide.cli.client import Daemon, open_daemon
 from torchtide.cli.edges import Edges
 
 _POLL_S: Final = 0.5
-_RESIZE_POLL_S: Final = 2.0
-_RESIZE_PATIENCE_S: Final = 60.0
 _SHOWN_JOBS: Final = 50
 
 
@@ -33,10 +30,13 @@ class Request:
     deadline_s: float = 0.0
     tier: str = "standard"
     leaving: moves.Leaving | None = None  # how it is carried over; None: it is not movable
+    profile: Mapping[str, Any] | None = None  # how it behaves, as `profiles.parse` says it
 
     def fields(self) -> dict[str, Any]:
         """As a Submit frame has them."""
+        known = {} if self.profile is None else {"profile": dict(self.profile)}
         return {
+            **known,
             "key": self.name,
             "user": self.user or getpass.getuser(),
             "devices": self.devices,
@@ -197,32 +197,11 @@ def _run(
     command: Sequence[str],
     placed: Mapping[str, int],
 ) -> int:
-    """Runs the command to its end; an elastic one follows its grants meanwhile."""
+    """Runs the command to its end. An elastic one follows its grants by its machine's daemon."""
     nodes = moves.nodes_text(placed)
     print(f"{request.name} runs on {nodes}", flush=True)
     environ = {**edges.environ, "TIDE_JOB_NAME": request.name, "TIDE_NODES": nodes}
     process = moves.start(command, environ)
-    workers = sum(placed.values())
     with moves.passing_signals(process):
-        while True:
-            try:
-                code = process.wait(_RESIZE_POLL_S if request.devices_max else None)
-            except subprocess.TimeoutExpired:
-                workers = _follow(edges, request.name, workers)
-                continue
-            return code if code >= 0 else 128 - code
-
-
-def _follow(edges: Edges, name: str, workers: int) -> int:
-    """Resizes an elastic job of this machine to what it holds now; returns what it has then."""
-    from torchtide.cli import elastic
-
-    try:
-        with _connected(edges) as daemon:
-            wanted = int(daemon.query("explain", job=name).get("devices", workers))
-        if wanted not in (0, workers):
-            elastic.resize(name, wanted, _RESIZE_PATIENCE_S, False)
-            return wanted
-    except errors.TideError as error:
-        print(f"{name} keeps {workers} processes: {error}", flush=True)
-    return workers
+        code = process.wait()
+    return code if code >= 0 else 128 - code

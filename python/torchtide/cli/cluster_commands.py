@@ -37,6 +37,13 @@ def submit(
         float, typer.Option(min=0, metavar="SECONDS", help="Until when; 0: none.")
     ] = 0.0,
     tier: Annotated[str, typer.Option(help="guaranteed, standard or opportunistic.")] = "standard",
+    profile: Annotated[
+        str,
+        typer.Option(
+            metavar="KEY=VALUE...",
+            help="What is known of it: busy, memory, scratch, speed, stages; see the cluster page.",
+        ),
+    ] = "",
     movable: Annotated[
         bool,
         typer.Option(
@@ -56,12 +63,14 @@ def submit(
 ) -> None:
     """Wait for devices of the cluster, run a command on them, give them back."""
     from torchtide.cli import cluster as clusters
-    from torchtide.cli import moves
+    from torchtide.cli import moves, profiles
 
     with exits.reported(False, f"tide submit --name {name}"):
         leaving = moves.Leaving(leave_within, leaves_with) if movable else None
         request = clusters.Request(
-            *(name, devices, devices_max, user, estimate, deadline, tier), leaving=leaving
+            *(name, devices, devices_max, user, estimate, deadline, tier),
+            leaving=leaving,
+            profile=profiles.parse(profile),
         )
         raise exits.Exit(clusters.submit(edges_of(context), request, command))
 

@@ -43,6 +43,27 @@ TEST(NodeAgentTest, ARunWaitsForTheHoldThatMakesRoom) {
   EXPECT_EQ(steps[0].key, "new");
 }
 
+TEST(NodeAgentTest, JobsOnTheSameDevicesCountOnce) {
+  NodeAgent agent({.node = "a", .devices = 4});
+  const auto grant = [&](const std::string& key, int64_t holding, int64_t devices) {
+    wire::Allocation allocation = Grant(key, 1, AllocationState::kRun, devices);
+    allocation.holding = holding;
+    agent.OnMessage(allocation, 0);
+    for (const auto& step : agent.NextSteps()) agent.Took(step.key, step.state);
+  };
+  grant("host", 5, 3);
+  grant("guest", 5, 3);
+  EXPECT_TRUE(agent.MayRun("guest"));
+  EXPECT_EQ(agent.running_devices(), 3);
+  grant("large", 6, 2);
+  EXPECT_FALSE(agent.MayRun("large"));
+  grant("small", 7, 1);
+  EXPECT_TRUE(agent.MayRun("small"));
+  agent.OnMessage(Grant("host", 2, AllocationState::kHold), 0);
+  agent.Took("host", AllocationState::kHold);
+  EXPECT_EQ(agent.running_devices(), 4) << "the guest is still on them";
+}
+
 TEST(NodeAgentTest, AnOlderGrantThatComesLateChangesNothing) {
   NodeAgent agent({.node = "a", .devices = 4});
   agent.OnMessage(Grant("x", 5, AllocationState::kHold), 0);

@@ -16,13 +16,16 @@ class UplinkTest : public CoreTest {
     first_ = StartJob("train[0]", 10);
     second_ = StartJob("train[1]", 11);
   }
-  void Grant(const std::string& key, wire::AllocationState state, int64_t devices) {
+  void Grant(const std::string& key, wire::AllocationState state, int64_t devices,
+             int64_t holding = 0, double pace = 1) {
     core_->UplinkFrame(*wire::EncodeMessage(wire::Allocation{.key = key,
                                                              .revision = ++revision_,
                                                              .state = state,
                                                              .devices = devices,
                                                              .workers = devices,
-                                                             .reason = "a test"}));
+                                                             .reason = "a test",
+                                                             .holding = holding,
+                                                             .pace = pace}));
     ASSERT_TRUE(core_->Flush().ok());
   }
   void Report(int64_t processes, int64_t high = 3) {
@@ -93,6 +96,23 @@ TEST_F(UplinkTest, AGrantBeyondTheBoundsOfTheJobIsFollowedAsFarAsTheyGoAndThatIs
             "train goes on with 2 processes, granted are 4 devices: it runs on 1 to 2");
   Report(2, 2);
   EXPECT_FALSE(Ordered());
+}
+
+TEST_F(UplinkTest, APaceIsTheWeightOfTheJobsProcesses) {
+  const auto weight = [&](const char* name) { return core_->state().FindJob(name)->wanted.weight; };
+  Grant("train", wire::AllocationState::kRun, 2, 7, 0.25);
+  Pass(absl::Seconds(1));
+  EXPECT_EQ(weight("train[0]"), 0.25);
+  EXPECT_EQ(weight("train[1]"), 0.25);
+  StartJob("train[2]", 12);
+  Pass(absl::Seconds(1));
+  EXPECT_EQ(weight("train[2]"), 0.25) << "who comes later too";
+  Grant("train", wire::AllocationState::kRun, 2, 7, 1);
+  Pass(absl::Seconds(1));
+  EXPECT_EQ(weight("train[0]"), 1);
+  Say(Cli(), wire::Command{.what = "weight", .job = "train[0]", .weight = 3}, 1);
+  Pass(absl::Seconds(1));
+  EXPECT_EQ(weight("train[0]"), 3) << "what nobody paces is the user's";
 }
 
 TEST_F(UplinkTest, AJobThatIsNotElasticIsNotToldASize) {

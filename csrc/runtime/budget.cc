@@ -351,6 +351,7 @@ void Runtime::CarryOutMove(const Orders::PendingMove& move) {
   MoveResult result;
   const int64_t begin = clock_.MonotonicNanos();
   const bool was_suspended = suspended_.load(std::memory_order_relaxed);
+  suspend_waits_ns_ = 0;
   if (clock_.Now() > move.request.deadline) {
     result.status =
         absl::DeadlineExceededError("the deadline had passed before the job came to a boundary");

@@ -82,16 +82,10 @@ absl::StatusOr<bool> Runtime::MeetGang(const std::function<bool()>& interrupted)
 }
 
 bool Runtime::SuspendWaitsForGang() {
-  if (gang_ == nullptr || gang_->place().size == 1 || !orders_.Suspends()) {
-    suspend_waits_ns_ = 0;
-    return false;
-  }
+  if (gang_ == nullptr || gang_->place().size == 1 || !orders_.Suspends()) return false;
   const bool waits =
       LeadsGang() ? in_lane_ && turn_->Holds() : !gang_->apart() && !gang_->MayStand();
-  if (!waits) {
-    suspend_waits_ns_ = 0;
-    return false;
-  }
+  if (!waits) return false;
   const int64_t now = clock_.MonotonicNanos();
   if (suspend_waits_ns_ == 0) suspend_waits_ns_ = now;
   const auto iteration =
@@ -112,6 +106,7 @@ bool Runtime::GangStands() {
   if (!gang_->Stands()) return false;
   LeaveMeter();
   turn_->Release(/*continuing=*/false);
+  gang_->HoldWhoWaits();
   slot().phase.store(static_cast<uint32_t>(shm::Phase::kWaiting), std::memory_order_relaxed);
   return true;
 }
@@ -119,7 +114,9 @@ bool Runtime::GangStands() {
 void Runtime::GiveKeptTurn() {
   turn_->SetReady(false);
   // Followers that are in an iteration keep their seats, as Note [Gangs] says.
-  if (LeadsGang() && !survivors_stay_) turn_->Release(/*continuing=*/false);
+  if (!LeadsGang() || survivors_stay_) return;
+  turn_->Release(/*continuing=*/false);
+  gang_->HoldWhoWaits();
 }
 
 absl::Status Runtime::LeadGang(const std::function<bool()>& interrupted) {

@@ -251,10 +251,21 @@ def options_of(seed: int, steps: int) -> tuple[str, ...]:
 
 
 def kill_group(job: Any) -> None:
-    """Nothing of the job is left, whatever became of it."""
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(job.pid, signal.SIGKILL)
+    """Nothing of the job is left, whatever became of it: torchrun's ranks are in other groups."""
+    for pid in family(job.pid):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
     job.wait()
+
+
+def family(pid: int) -> list[int]:
+    """A process and all that descend from it."""
+    found = [pid]
+    for one in found:
+        with contextlib.suppress(OSError):
+            children = pathlib.Path(f"/proc/{one}/task/{one}/children").read_text()
+            found += map(int, children.split())
+    return found
 
 
 @contextlib.contextmanager

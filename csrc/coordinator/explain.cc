@@ -125,9 +125,25 @@ bool ExplainSlowed(const Inputs& in, Explanation& out) {
   return true;
 }
 
+// The leader of a gang asks for no turn while another process of it is paused.
+bool ExplainPausedRank(const Inputs& in, Explanation& out) {
+  if (in.slot->phase != shm::Phase::kWaiting) return false;
+  for (const SlotView& rank : in.view.slots) {
+    if (rank.gang != in.slot->gang || rank.phase != shm::Phase::kPaused) continue;
+    const std::string name = SlotName(in.state, rank);
+    out.reason = "waiting_for_gang";
+    out.text = absl::StrCat("waiting for ", name, " of its gang, which is paused");
+    out.ahead.push_back(name);
+    out.advice.push_back(absl::StrCat("tide resume ", name));
+    return true;
+  }
+  return false;
+}
+
 // A follower of a gang waits for its leader, which waits for the turn.
 bool ExplainGang(const Inputs& in, Explanation& out) {
-  if (in.slot->gang == 0 || in.slot->gang_rank == 0) return false;
+  if (in.slot->gang == 0) return false;
+  if (in.slot->gang_rank == 0) return ExplainPausedRank(in, out);
   const bool held = in.slot->gang_state == shm::GangState::kHeld;
   if (!held && in.slot->gang_state != shm::GangState::kParked) return false;
   for (const SlotView& leader : in.view.slots) {

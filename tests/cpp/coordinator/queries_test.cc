@@ -128,6 +128,8 @@ TEST_F(QueriesTest, ExplainSaysThatAParkedFollowerWaitsForItsGang) {
   EXPECT_EQ(Why("train[1]"),
             "train[1]: waiting until all ranks of its gang are between two iterations");
   EXPECT_NE(Why("train[0]").find("waiting for its turn"), std::string::npos);
+  device_.view.slots[1].phase = shm::Phase::kPaused;
+  EXPECT_EQ(Why("train[0]"), "train[0]: waiting for train[1] of its gang, which is paused");
 }
 
 TEST_F(QueriesTest, ExplainSaysWhatIsDemotedAndWhy) {

@@ -45,6 +45,9 @@ const char kUsage[] =
     "                            restart_cost_s, profiler_gpus, profiler_limit_s); may be\n"
     "                            repeated\n"
     "  --min-run-s SECONDS       no job is preempted sooner after its start; default 0\n"
+    "  --spread-speed SPEED      of a gang on more nodes than it needs, 0 to 1; default 1: nodes "
+    "do\n"
+    "                            not matter to the policy\n"
     "  --lease-s SECONDS         a machine silent for longer is lost; default 15\n"
     "  --user NAME:QUOTA:WEIGHT  devices a user may hold (0: any) and their share; repeated\n"
     "  --fair-share              admit jobs by least decayed use over weight\n"
@@ -136,6 +139,11 @@ std::vector<Option> Options(ServerOptions& server) {
          return SetPolicyOption(value, cluster.options.policy_options);
        }},
       {"--min-run-s", seconds(cluster.options.min_run_s)},
+      {"--spread-speed",
+       [&cluster](const std::string& value) {
+         double& speed = cluster.options.spread_speed;
+         return absl::SimpleAtod(value, &speed) && speed > 0 && speed <= 1;
+       }},
       {"--half-life-s", seconds(cluster.options.half_life_s)},
       {"--lease-s",
        [&cluster](const std::string& value) {

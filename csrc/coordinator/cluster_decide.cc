@@ -66,7 +66,7 @@ bool ClusterEngine::DecideOnce(std::vector<ClusterChange>& changes) {
   std::vector<sched::JobEvent> events = ends_;
   events.insert(events.end(), evictions_.begin(), evictions_.end());
   events.insert(events.end(), arrivals_.begin(), arrivals_.end());
-  const sched::ClusterView cluster{.gpus = gate_.Open(capacity())};
+  const sched::ClusterView cluster = PolicyView();
   sched::ClusterInput input = PolicyInput(cluster);
   input.events = events;
   // Only who has started less than that ago may be preempted too soon.
@@ -113,7 +113,9 @@ std::optional<ClusterChange> ClusterEngine::TooSoon(const ClusterDecision& decis
 }
 
 void ClusterEngine::Carry(const ClusterDecision& decision, std::vector<ClusterChange>& changes) {
+  const std::set<JobIndex> moved = MoveAsDecided(decision, changes);
   for (const JobAction& action : decision.actions) {
+    if (moved.contains(action.job)) continue;
     if (action.kind == JobActionKind::kPreempt || action.kind == JobActionKind::kRefuse)
       Withdraw(action, changes);
   }
@@ -124,7 +126,7 @@ void ClusterEngine::Carry(const ClusterDecision& decision, std::vector<ClusterCh
     }
   }
   for (const JobAction& action : decision.actions) {
-    if (action.kind == JobActionKind::kStart) Start(action, changes);
+    if (action.kind == JobActionKind::kStart && !moved.contains(action.job)) Start(action, changes);
     if (action.kind == JobActionKind::kPace) Pace(action, changes);
   }
 }

@@ -50,6 +50,10 @@ absl::StatusOr<std::unique_ptr<ClusterEngine>> ClusterEngine::MakeWith(
   if (!(options.min_run_s >= 0) || !(options.half_life_s > 0)) {
     return absl::InvalidArgumentError("the minimum run time is from 0 s, the half-life above 0 s");
   }
+  if (!(options.spread_speed > 0) || options.spread_speed > 1) {
+    return absl::InvalidArgumentError(
+        "the speed of a gang on more nodes than it needs is above 0 and at most 1");
+  }
   return std::unique_ptr<ClusterEngine>(new ClusterEngine(options, std::move(policy)));
 }
 

@@ -152,6 +152,16 @@ class ClusterEngine {
   void SayShrunk(const std::set<JobIndex>& shrunk, std::vector<ClusterChange>& changes);
   void FitCapacity();
 
+  // cluster_spread.cc
+  int DevicesANode() const;
+  bool IsSpread(JobIndex job, int devices_a_node) const;
+  double SpreadSpeed(JobIndex job) const;
+  sched::ClusterView PolicyView();
+  std::set<JobIndex> MoveAsDecided(const sched::ClusterDecision& decision,
+                                   std::vector<ClusterChange>& changes);
+  void ConsolidateOne(const sched::JobAction& action, int each,
+                      std::vector<ClusterChange>& changes);
+
   // cluster_moves.cc
   absl::Status UnknownNode(const std::string& name) const;
   absl::Status CheckMove(const ClusterInput& input) const;
@@ -202,6 +212,7 @@ class ClusterEngine {
   bool policy_resizes_ = false;                               // constant after construction
   std::set<std::pair<double, JobIndex>> moving_;              // who has a target, since when
   int moving_devices_ = 0;                                    // of all targets
+  std::vector<int> nodes_of_jobs_, free_by_node_;  // what a policy looks at while it decides
   bool dirty_ = false;
   bool has_snapshot_ = false;  // constant after construction, as is retold_
   bool retold_ = false;

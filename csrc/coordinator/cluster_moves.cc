@@ -159,6 +159,7 @@ void ClusterEngine::Settle(JobIndex index, Placement placement, const std::strin
   ++job.revision;
   view.executed_s = view.ExecutedAt(now_s_);
   view.since_s = started_s_ = now_s_;
+  UpdateRates(view.holding);
   placed_.Add(Placed(index));
   untold_.push_back({.job = index, .kind = ChangeKind::kMoved, .reason = std::move(text)});
 }

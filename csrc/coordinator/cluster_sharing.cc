@@ -83,7 +83,7 @@ void ClusterEngine::UpdateRates(int holding) {
       view.executed_s = view.ExecutedAt(now_s_);
       view.since_s = now_s_;
     }
-    view.rate = sched::SpeedOf(view, &profiles_, view.held) * speeds[i];
+    view.rate = sched::SpeedOf(view, &profiles_, view.held) * SpreadSpeed(members[i]) * speeds[i];
   }
 }
 

@@ -53,7 +53,9 @@ struct UserRule {
 struct ClusterOptions {
   std::string policy = "fifo";
   sched::ClusterPolicyOptions policy_options;
-  double min_run_s = 0;     // the filter: a job is not preempted sooner; 0: off
+  double min_run_s = 0;  // the filter: a job is not preempted sooner; 0: off
+  double spread_speed =
+      1;  // of a gang on more nodes than it needs, over that on as many as it needs
   bool fair_share = false;  // admits by least decayed use over weight
   double half_life_s = 7 * 86400;
   std::map<std::string, UserRule> users;

@@ -486,7 +486,10 @@ TEST_F(ClusterMovesLaw, UnderEveryPolicyNoNodeHasMoreThanItHasAndTheRowsReplay) 
     if (info.simulated_only != nullptr) continue;
     for (uint64_t seed = 1; seed <= 3; ++seed) {
       SCOPED_TRACE(testing::Message() << info.name << ", seed " << seed);
-      Run({.policy = info.name, .min_run_s = seed == 2 ? 5.0 : 0.0}, seed);
+      Run({.policy = info.name,
+           .min_run_s = seed == 2 ? 5.0 : 0.0,
+           .spread_speed = seed == 3 ? 0.5 : 1},
+          seed);
       ASSERT_FALSE(HasFailure());
     }
   }

@@ -253,7 +253,7 @@ void ClusterEngine::EmptyNodes(std::vector<ClusterChange>& changes) {
       const ClusterJob& job = jobs_[index.value()];
       const int gang = views_[index.value()].gpus;
       const auto here = [&](const DeviceShare& share) { return share.node == node; };
-      while (job.devices() > gang &&
+      while (!job.policy_sizes && !Shares(index) && job.devices() > gang &&
              std::any_of(job.placement.begin(), job.placement.end(), here)) {
         ShrinkOne(index, node);
         shrunk.insert(index);

@@ -2,6 +2,8 @@
 // links cut, machines partitioned, disks full, and everybody is killed now and then.
 #include <stdlib.h>
 
+#include <cmath>
+#include <map>
 #include <memory>
 
 #include "base/random.h"
@@ -46,10 +48,11 @@ class ClusterSimulation : public ::testing::TestWithParam<uint64_t>, public Edge
   void StartCoordinator() {
     ends_.clear();
     pending_.clear();
-    constexpr const char* kPolicies[] = {"fifo", "srtf", "dlas-gpu-fixed", "gandiva-fair"};
+    constexpr const char* kPolicies[] = {
+        "fifo", "srtf", "dlas-gpu-fixed", "gandiva-fair", "antman", "salus", "afs", "gandiva"};
     ClusterSettings settings{.lease_ms = 3000};
     settings.snapshot_inputs = static_cast<int64_t>(GetParam() % 7);  // 0: never
-    settings.options.policy = kPolicies[GetParam() % 4];
+    settings.options.policy = kPolicies[GetParam() % 8];
     settings.options.min_run_s = GetParam() % 3 == 0 ? 2 : 0;
     core_ = std::make_unique<Core>(Core::Parts{journal_, *this, device_, clock_}, settings);
     ASSERT_TRUE(core_->Start(1).ok());
@@ -68,8 +71,10 @@ class ClusterSimulation : public ::testing::TestWithParam<uint64_t>, public Edge
     SimNode& node = nodes_[static_cast<size_t>(index)];
     const int64_t now_ns = clock_.MonotonicNanos();
     if (!node.agent) {
-      node.agent = std::make_unique<NodeAgent>(NodeOptions{
-          .node = std::to_string(index), .devices = kDevices, .incarnation = ++node.incarnation});
+      node.agent = std::make_unique<NodeAgent>(NodeOptions{.node = std::to_string(index),
+                                                           .devices = kDevices,
+                                                           .memory_gib = 16,
+                                                           .incarnation = ++node.incarnation});
     }
     if (!calm_ && random_.Below(150) == 0) {  // killed with all its jobs
       node.agent.reset();
@@ -151,8 +156,10 @@ class ClusterSimulation : public ::testing::TestWithParam<uint64_t>, public Edge
                        .user = std::to_string(random_.Below(3)),
                        .devices = 1 + static_cast<int64_t>(random_.Below(6)),
                        .estimate_s = 1.0 + static_cast<double>(random_.Below(20)),
+                       .tier = static_cast<wire::Tier>(random_.Below(3)),
                        .devices_max = step % 4 == 0 ? 8 : 0,
-                       .movable = step % 4 != 0 && step % 2 == 0},
+                       .movable = step % 4 != 0 && step % 2 == 0,
+                       .profile = AnyProfile()},
           key, true);
     }
     if (random_.Below(40) == 0) {
@@ -166,6 +173,16 @@ class ClusterSimulation : public ::testing::TestWithParam<uint64_t>, public Edge
       if (engine().job(index).withdrawn || random_.Below(runs ? 25 : 400) != 0) continue;
       Ask(wire::Finish{.key = key}, key, false);
     }
+  }
+
+  /// What is known of a job, of most something.
+  std::optional<wire::Value> AnyProfile() {
+    if (random_.Below(4) == 0) return std::nullopt;
+    sched::JobProfile profile;
+    profile.busy = 0.25 * static_cast<double>(1 + random_.Below(4));
+    profile.memory_gib = static_cast<double>(1 + random_.Below(8));
+    for (int size = 1; size <= 8; ++size) profile.speed.push_back(std::sqrt(size));
+    return ProfileToValue(profile);
   }
 
   /// What `tide move` asks for and what `tide submit` answers, in any order, also twice.
@@ -195,11 +212,18 @@ class ClusterSimulation : public ::testing::TestWithParam<uint64_t>, public Edge
 
   void CheckInvariants() {
     std::vector<int> used(kNodes, 0);
+    std::map<int, Placement> shared;  // by holding; its devices count once
     for (const JobIndex index : engine().open_jobs()) {
       const ClusterJob& job = engine().job(index);
       const bool runs = engine().view(index).state == sched::JobState::kRunning;
       ASSERT_EQ(runs, job.devices() >= job.spec.devices) << job.spec.key << ": a part of a gang";
+      const auto [first, is_new] =
+          shared.try_emplace(runs ? engine().view(index).holding : -1, job.placement);
+      if (runs && !is_new) {
+        ASSERT_EQ(first->second, job.placement) << job.spec.key;
+      }
       for (const Placement* placement : {&job.placement, &job.target}) {
+        if (placement == &job.placement && runs && !is_new) continue;
         for (const DeviceShare& share : *placement)
           used[static_cast<size_t>(share.node.value())] += share.devices;
       }

@@ -57,6 +57,28 @@ while done < {STEPS}:
 save()
 """
 
+#: Two ranks, each of which writes down the steps that it has saved.
+RANKS = """
+import os, sys, torch, torch.distributed as dist, torchtide as tide
+torch.set_num_threads(1)
+dist.init_process_group("gloo")
+path = f"rank{dist.get_rank()}"
+done = int(open(path).read()) if os.path.exists(path) else 0
+model = torch.nn.parallel.DistributedDataParallel(torch.nn.Linear(16, 16))
+optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+tide.on_save(lambda: open(path, "w").write(str(done)))
+first = done
+last = first + 20 if os.environ["TIDE_STARTS"] == "2" else 10**9
+while done < last:
+    optimizer.zero_grad()
+    model(torch.randn(8, 16)).pow(2).mean().backward()
+    optimizer.step()
+    done += 1
+    if done % 10 == 0:
+        sys.stdout.write(f"{path} began after {first}, has done {done}\\n")
+        sys.stdout.flush()
+"""
+
 #: What a user has for ssh: runs its arguments on the one node of TIDE_NODES.
 ON_NODE = """#!/bin/sh
 node=${TIDE_NODES%%:*}
@@ -126,10 +148,14 @@ class Cluster:
 
     def submit(self, *words: str) -> Running:
         """Starts the training by `tide submit`."""
-        train = ["tide", "run", "--name", "train", "--on-signal", "TERM=save-and-end", "--"]
-        train += [sys.executable, "train.py", "run.pt", *words]
-        train[:1] = processes.TIDE
+        return self.launch([], [sys.executable, "train.py", "run.pt", *words])
+
+    def launch(self, options: list[str], script: list[str]) -> Running:
+        """Starts a script by `tide submit` and `tide run`."""
+        train = [*processes.TIDE, "run", "--name", "train", "--on-signal", "TERM=save-and-end"]
+        train += ["--", *script]
         command = [*processes.TIDE, "submit", "--name", "train", "--movable", "--estimate", "500"]
+        command += options
         return Running(
             subprocess.Popen(
                 [*command, "--", "./on_node", *train],
@@ -292,3 +318,17 @@ def test_a_start_that_fails_elsewhere_goes_back(cluster: Cluster) -> None:
     assert code == 0, said
     assert steps_of(said) == list(range(1, STEPS + 1))
     assert cluster.same_as_unmoved()
+
+
+def test_ranks_of_torchrun_leave_after_the_same_step(cluster: Cluster) -> None:
+    (cluster.folder / "ranks.py").write_text(RANKS, encoding="utf-8")
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    job = cluster.launch(["--leaves-with", "1"], [*launch, "--nproc-per-node", "2", "ranks.py"])
+    job.until("has done 10")
+    cluster.tide("move", "train")
+    job.until("train moved from m1:1 to m2:1 in ")
+    saved = {(cluster.folder / f"rank{rank}").read_text() for rank in (0, 1)}
+    assert len(saved) == 1, "the ranks were saved after different steps"
+    code, said = job.rest()
+    assert code == 0, said
+    assert f"rank1 began after {saved.pop()}, " in said

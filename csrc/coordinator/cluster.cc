@@ -400,6 +400,8 @@ bool OnClusterQuery(Context& context, PeerId id, uint64_t request_id, const wire
               : placement ? ClusterPlacement(cluster, query.job)
                           : PreviewClusterJob(cluster, query.job, nullptr);
   if (explain && !data.ok()) return false;
+  if (explain)
+    data->emplace_back("events", EventsOf(context.state, query.job, -1, kEventsExplained));
   data.ok() ? Reply(context, id, request_id, *std::move(data))
             : Refuse(context, id, request_id, data.status());
   return true;

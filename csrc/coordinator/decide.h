@@ -113,6 +113,10 @@ void SendGrant(Context& context, Job& job);
 void SendOrder(Context& context, const Job& job, PendingOrder& order);
 
 // commands.cc, orders.cc, queries.cc, settings.cc
+inline constexpr size_t kEventsExplained = 10;
+/// The newest events later than `since`, oldest first; with a job only its own.
+wire::Value::Array EventsOf(const State& state, const std::string& job, int64_t since,
+                            size_t count);
 void OnQuery(Context& context, PeerId peer, uint64_t request_id, const wire::Query& query);
 void OnCommand(Context& context, PeerId peer, uint64_t request_id, const wire::Command& command);
 void OnSettingsCommand(Context& context, const Waiter& waiter, Job& job,

@@ -11,27 +11,18 @@ namespace tide::coordinator {
 namespace {
 
 constexpr int64_t kEventsAnswered = 1000;
-constexpr size_t kEventsExplained = 10;
 
-bool IsOf(const wire::Event& event, const std::string& job) {
-  return job.empty() || event.job == job;
-}
-
-wire::Value::Array EventsOf(const State& state, const std::string& job, int64_t since,
-                            size_t count) {
-  wire::Value::Array newest_first;
-  for (auto it = state.events.rbegin(); it != state.events.rend() && newest_first.size() < count;
-       ++it) {
-    if (it->seq <= since) break;
-    if (IsOf(*it, job)) newest_first.push_back(wire::Value(wire::EventRecord(*it)));
-  }
-  std::reverse(newest_first.begin(), newest_first.end());
-  return newest_first;
+/// A job of this machine or of the cluster, also one of which only events are left.
+bool IsKnown(const State& state, const std::string& job) {
+  const ClusterEngine* engine = state.cluster.engine.get();
+  return state.FindJob(job) != nullptr || (engine != nullptr && engine->Find(job).value() >= 0) ||
+         std::any_of(state.events.begin(), state.events.end(),
+                     [&](const wire::Event& event) { return event.job == job; });
 }
 
 void OnEvents(Context& context, PeerId peer, uint64_t request_id, const wire::Query& query) {
   State& state = context.state;
-  if (!query.job.empty() && state.FindJob(query.job) == nullptr) {
+  if (!query.job.empty() && !IsKnown(state, query.job)) {
     return ReplyError(context, peer, request_id, NoSuchJob(state, query.job));
   }
   const int64_t count = query.count > 0 ? std::min(query.count, kEventsAnswered) : kEventsAnswered;
@@ -79,6 +70,18 @@ void OnConfig(Context& context, PeerId peer, uint64_t request_id) {
 }
 
 }  // namespace
+
+wire::Value::Array EventsOf(const State& state, const std::string& job, int64_t since,
+                            size_t count) {
+  wire::Value::Array newest_first;
+  for (auto it = state.events.rbegin(); it != state.events.rend() && newest_first.size() < count;
+       ++it) {
+    if (it->seq <= since) break;
+    if (job.empty() || it->job == job) newest_first.push_back(wire::Value(wire::EventRecord(*it)));
+  }
+  std::reverse(newest_first.begin(), newest_first.end());
+  return newest_first;
+}
 
 void OnQuery(Context& context, PeerId peer, uint64_t request_id, const wire::Query& query) {
   if (query.what == "ps") {

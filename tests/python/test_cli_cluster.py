@@ -40,7 +40,11 @@ class FakeCluster(FakeDaemon):
         return {"ok": True, "data": {"text": "4 devices are reserved"}}
 
     def _query(self, body: dict[str, Any]) -> dict[str, Any]:
-        if body["what"] == "explain":
+        if body["what"] == "explain":  # of a job of this machine that was called so
+            return {"ok": True, "data": {"state": "gone", "text": "ended with exit code 0"}}
+        if body["what"] == "preview":
+            return {"ok": True, "data": {"text": "train would start in 5 s"}}
+        if body["what"] == "placement":
             self.waits -= 1
             if self.waits >= 0:
                 return {"ok": True, "data": {"state": "waiting", "text": "train: 2 of 4 are free"}}
@@ -70,6 +74,7 @@ def test_submit_waits_runs_with_its_nodes_and_gives_back(
     assert fake.asked[1][1] == {"key": "train", "exit_code": 7}
     said = capsys.readouterr().out
     assert said.count("train: 2 of 4 are free") == 1, "the same reason is said once"
+    assert said.count("train would start in 5 s") == 1
     assert "train runs on m1:2,m2:1" in said
 
 

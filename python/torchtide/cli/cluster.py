@@ -177,16 +177,20 @@ def _connected(edges: Edges) -> contextlib.AbstractContextManager[Daemon]:
 
 
 def _wait_for_start(daemon: Daemon, name: str, wait: Callable[[float], None]) -> Mapping[str, int]:
-    """Waits until the gang is granted; says why not each time that the reason is another one."""
+    """Waits until the gang is granted; says why not each time that the reason is another one.
+
+    `explain` would answer for a job of this machine that has, or had, the same name.
+    """
     last = ""
     while True:
-        data = daemon.query("explain", job=name)
+        data = daemon.query("placement", job=name)
         if data.get("state") == "running":
             nodes: dict[str, int] = data.get("nodes", {})
             return nodes
         reason = str(data.get("text", ""))
         if reason != last:
             print(reason, flush=True)
+            print(daemon.query("preview", job=name).get("text", ""), flush=True)
         last = reason
         wait(_POLL_S)
 

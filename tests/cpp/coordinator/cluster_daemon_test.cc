@@ -266,6 +266,39 @@ TEST_F(NodeDaemonTest, JobsOfANodePauseAndGoOnAsTheClusterGrants) {
   EXPECT_EQ(why.data.Text("reason"), "waiting_for_devices");
 }
 
+TEST_F(NodeDaemonTest, MovesAndDrainsReachTheCoordinatorThroughANode) {
+  ASSERT_EQ(Listen(), 0);
+  StartNode();
+  ASSERT_TRUE(Joined());
+  auto node = Join("other", 1);
+  auto cli = *wire::Client::Connect(NodeSocket(), kPatience);
+  ASSERT_TRUE(cli->Ask(wire::Submit{.key = "train", .movable = true}, kPatience)->ok);
+  ASSERT_TRUE(Until([](const wire::Value& c) { return c.Int("jobs_running") == 1; }));
+  const wire::Answer where = *cli->Ask(wire::Query{.what = "placement", .job = "train"}, kPatience);
+  ASSERT_EQ(where.data.Find("nodes")->Int("other"), 1);
+  const wire::Answer refused = *cli->Ask(wire::Move{.key = "train", .to = "other"}, kPatience);
+  ASSERT_TRUE(refused.error.has_value());
+  EXPECT_EQ(refused.error->code, "conflict");
+  EXPECT_EQ(refused.error->message, "train runs on other already");
+  ASSERT_TRUE(cli->Ask(wire::Drain{.node = "other"}, kPatience)->ok);
+  ASSERT_TRUE(Until([](const wire::Value& cluster) {
+    const wire::Value& job = (*cluster.Find("jobs")->As<wire::Value::Array>())[0];
+    return job.Find("moves_to")->Int("worker") == 1;
+  }));
+  const wire::Answer left =
+      *cli->Ask(wire::Move{.key = "train", .step = wire::MoveStep::kLeft}, kPatience);
+  EXPECT_EQ(left.data.Find("nodes")->Int("worker"), 1);
+  const wire::Answer events = Ask(wire::Query{.what = "events", .job = "train", .count = 10});
+  EXPECT_NE(wire::Pack(events.data).find("job_moved"), std::string::npos);
+  const wire::Answer why = *cli->Ask(wire::Query{.what = "explain", .job = "train"}, kPatience);
+  EXPECT_NE(wire::Pack(*why.data.Find("events")).find("job_moved"), std::string::npos);
+  EXPECT_FALSE(Ask(wire::Query{.what = "events", .job = "nobody"}).ok);
+  EXPECT_EQ(node->Take<wire::Allocation>(kPatience)->state, wire::AllocationState::kRun);
+  EXPECT_EQ(node->Take<wire::Allocation>(kPatience)->state, wire::AllocationState::kRun)
+      << "it may run until it has left";
+  EXPECT_EQ(node->Take<wire::Allocation>(kPatience)->state, wire::AllocationState::kHold);
+}
+
 TEST_F(NodeDaemonTest, ALinkThatIsDownComesBackAndTheGrantsHold) {
   ASSERT_EQ(Listen({"--policy", "srtf"}), 0);
   const std::string address = Address();

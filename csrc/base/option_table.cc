@@ -57,7 +57,7 @@ constexpr OptionInfo kOptions[] = {
      "Turn policy of a lane this process creates: fifo, fair, rr, srtf, pack, priority."},
     {"lane.grace_ms", "TIDE_LANE_GRACE_MS", "2000", "ms",
      "How long a stopped holder may be silent before the others move to fresh scratch pages."},
-    {"lane.gang", "TIDE_LANE_GANG", "0", "bool",
+    {"lane.gang", "TIDE_LANE_GANG", "1", "bool",
      "Whether the processes of one job (ranks on one machine, an elastic job) take turns together; "
      "without it they take none."},
     {"lane.quantum_ms", "TIDE_LANE_QUANTUM_MS", "0", "ms",

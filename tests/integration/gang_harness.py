@@ -206,7 +206,6 @@ def machine_of(**variables: str) -> Iterator[Machine]:
             **{
                 "TIDE_CAPACITY": "4GiB",
                 "OMP_NUM_THREADS": "1",
-                "TIDE_LANE_GANG": "1",
                 "TIDE_LANE_GRACE_MS": "600000",  # nobody leaves a neighbour behind that is held
                 **variables,
             },

@@ -70,7 +70,7 @@ def test_ranks_of_two_jobs_share_a_lane_and_end_with_their_bits(machine: Machine
     assert lanes[0]["handovers"] > 50
 
 
-def test_without_the_option_ranks_take_no_turns(machine: Machine) -> None:
+def test_switched_off_ranks_take_no_turns(machine: Machine) -> None:
     train_together(machine, 40, TIDE_LANE_GANG="0")
     for rank in machine.said("j0") + machine.said("j1"):
         assert rank["lane_allocations"] == 0
@@ -104,7 +104,6 @@ def test_an_elastic_job_and_a_plain_one_take_turns_across_a_resize(
     pytest.importorskip("sklearn")
     environ = without_daemon(tmp_path) | {
         "TIDE_LANE_QUANTUM_MS": "0",
-        "TIDE_LANE_GANG": "1",
         "OMP_NUM_THREADS": "1",
     }
     solo, moved, pipe = tmp_path / "alone.json", tmp_path / "moved.json", tmp_path / "go"

@@ -91,12 +91,18 @@ def ddp_step(
     optimizer.step()
 
 
-def ddp(rank: int, size: int, store: str, workers: int, megabytes: int) -> Iterator[Any]:
+def ddp(
+    rank: int, size: int, store: str, workers: int, megabytes: int, tide: bool = False
+) -> Iterator[Any]:
     """The same steps with DDP; each rank accumulates its share of the workers' batches."""
     import torch.distributed as dist
 
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=size)
+    if tide:
+        import torchtide
+
+        torchtide.runtime.start()
     yield from ddp_steps(size, workers, megabytes)
 
 

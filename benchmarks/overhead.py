@@ -7,7 +7,7 @@ import pathlib
 import statistics
 import tempfile
 
-from benchmarks import bodies, estimates
+from benchmarks import bodies, elastic_bodies, estimates
 from benchmarks.figure import Figure
 from benchmarks.harness import Deadline, interleave
 from benchmarks.workers import Worker, fleet, tide_environment
@@ -17,6 +17,11 @@ ARMS = ("plain", "tuned", "tide")
 WARM_UP_STEPS = 5  # lifetimes are learnt in iterations 2 and 3
 THREADS = 1  # two threads on a shared machine measure the neighbours
 GATE_ITERATIONS = 2000
+RANKS = 2
+RANK_MEGABYTES = 10  # of gradients
+RANK_STEPS = 5  # a round
+#: Variables that make two ranks a gang, or keep them from being one; None: without the runtime.
+RANK_ARMS = {"gang": "1", "apart": "0", "plain": None}
 
 
 def one_generation(
@@ -87,6 +92,54 @@ def gates(figure: Figure, count: int, folder: pathlib.Path) -> None:
     figure.baselines["empty_loop_us_per_iteration"] = statistics.median(plain)
 
 
+def ranks_of(arm: str, folder: pathlib.Path) -> list[Worker]:
+    """The two processes of a job of DDP, on a device of its own; each says when it is ready."""
+    own = folder / arm
+    own.mkdir(mode=0o700)
+    return [
+        Worker(
+            elastic_bodies.ddp,
+            tide_environment(
+                own, TIDE_LANE_GANG=RANK_ARMS[arm] or "0", TIDE_GANG=f"1:{rank}:{RANKS}"
+            ),
+            rank=rank,
+            size=RANKS,
+            store=str(own / "meet"),
+            workers=RANKS,
+            megabytes=RANK_MEGABYTES,
+            tide=RANK_ARMS[arm] is not None,
+            wait_first=False,
+        )
+        for rank in range(RANKS)
+    ]
+
+
+def gang_ratios(figure: Figure, seconds: float, folder: pathlib.Path) -> None:
+    """Step time of two ranks that are a gang and alone, over ranks that are none and over DDP."""
+    crews = {arm: ranks_of(arm, folder) for arm in RANK_ARMS}
+    until = dict.fromkeys(RANK_ARMS, 0)
+
+    def train(arm: str, steps: int) -> float:
+        until[arm] += steps
+        for worker in crews[arm]:
+            worker.send(until[arm])
+        return max(float(worker.receive()["seconds"]) for worker in crews[arm]) / steps
+
+    with fleet(*(worker for crew in crews.values() for worker in crew)):
+        for arm, crew in crews.items():
+            for worker in crew:
+                worker.receive()
+            train(arm, 20)  # lifetimes are learnt, and the gang forms
+        arms = {arm: functools.partial(train, arm, RANK_STEPS) for arm in crews}
+        measured = interleave(arms, 10_000, Deadline(seconds))
+    for other in ("apart", "plain"):
+        ratio = estimates.paired_ratio(measured["gang"], measured[other])
+        figure.put(f"gang_step_ratio_{other}", ratio)
+        figure.baselines[f"step_ms_ranks_{other}"] = 1e3 * statistics.median(measured[other])
+    figure.values["step_ms_gang"] = 1e3 * statistics.median(measured["gang"])
+    figure.setting["rounds_gang"] = len(measured["gang"])
+
+
 def measure(quick: bool) -> Figure:
     """Runs the figure; at most 150 s when quick."""
     budget = Deadline(140 if quick else 1500)
@@ -95,5 +148,6 @@ def measure(quick: bool) -> Figure:
         folder = pathlib.Path(name)
         imports(figure, 5 if quick else 15, folder)
         gates(figure, 7 if quick else 15, folder)
+        gang_ratios(figure, 20 if quick else 120, folder)
         step_ratios(figure, 2 if quick else 6, budget, folder)
     return figure

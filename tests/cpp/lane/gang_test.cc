@@ -320,6 +320,39 @@ TEST_F(StandingTest, ALeaderThatStandsLetsFollowersStandAndLooksAtThemWhenItGoes
   EXPECT_FALSE(leader_->Stands());
 }
 
+TEST_F(StandingTest, NobodyHasMovedItsMemoryWhenTheLeaderGoesOn) {
+  constexpr int kTimes = 500;
+  std::atomic<bool> moved{false}, over{false};
+  std::atomic<int> moves{0};
+  std::thread pausing([&] {
+    while (!over.load()) {
+      follower_->SayStands(true);
+      while (!over.load() && !follower_->MayStand()) std::this_thread::yield();
+      moved.store(true);
+      moves.fetch_add(1);
+      std::this_thread::yield();
+      moved.store(false);
+      follower_->SayStands(false);
+    }
+  });
+  int opened = 0, violations = 0;
+  const int64_t end_ns = RealClock().MonotonicNanos() + absl::ToInt64Nanoseconds(kLong);
+  while ((opened < kTimes || moves.load() < kTimes) && RealClock().MonotonicNanos() < end_ns) {
+    if (leader_->Stands() || leader_->SomebodyStands()) {
+      std::this_thread::yield();
+      continue;
+    }
+    // It lets them go here: who has not moved anything yet may not from now on.
+    for (int look = 0; look < 3; ++look) violations += moved.load() ? 1 : 0;
+    ++opened;
+  }
+  over.store(true);
+  pausing.join();
+  EXPECT_EQ(violations, 0);
+  EXPECT_GE(opened, kTimes);
+  EXPECT_GE(moves.load(), kTimes);
+}
+
 TEST_F(GangTest, AFollowerThatRunsOrIsApartMayNotStand) {
   auto leader = Rank(0), follower = Rank(1);
   follower->SayStands(true);

@@ -343,7 +343,10 @@ TEST_F(StandingTest, NobodyHasMovedItsMemoryWhenTheLeaderGoesOn) {
       continue;
     }
     // It lets them go here: who has not moved anything yet may not from now on.
-    for (int look = 0; look < 3; ++look) violations += moved.load() ? 1 : 0;
+    for (int look = 0; look < 3; ++look) {
+      std::this_thread::yield();
+      violations += moved.load() ? 1 : 0;
+    }
     ++opened;
   }
   over.store(true);

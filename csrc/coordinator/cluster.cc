@@ -390,10 +390,18 @@ bool OnClusterQuery(Context& context, PeerId id, uint64_t request_id, const wire
   const ClusterState& cluster = context.state.cluster;
   const bool explain = query.what == "explain" && context.state.FindJob(query.job) == nullptr;
   const bool placement = query.what == "placement";
-  if (query.what != "cluster" && query.what != "preview" && !placement && !explain) return false;
+  const bool trace = query.what == "trace";
+  const bool knows = query.what == "cluster" || query.what == "preview" || placement || trace;
+  if (!knows && !explain) return false;
   if (!cluster.engine && PassUp(context, id, request_id, query)) return true;
   if (query.what == "cluster") {
     Reply(context, id, request_id, ClusterRecord(cluster));
+    return true;
+  }
+  if (trace) {
+    const absl::Status serving = Serving(cluster);
+    serving.ok() ? Reply(context, id, request_id, ClusterTrace(*cluster.engine, query.since))
+                 : Refuse(context, id, request_id, serving);
     return true;
   }
   auto data = explain     ? ExplainClusterJob(cluster, query.job)

@@ -92,6 +92,13 @@ void DecideCluster(Context& context);
 /// Leases and repeats.
 void TickCluster(Context& context);
 
+// cluster_trace.cc
+/// {csv, jobs, open, next}: what the jobs from number `since` on that have ended took, as a trace
+/// of at most about 1 MiB; `next` goes on, -1: there are no more. Durations are the service that
+/// they had, in seconds of their gang. Jobs that ended before the daemon's newest snapshot at its
+/// start are not in it.
+wire::Value::Map ClusterTrace(const ClusterEngine& engine, int64_t since);
+
 // cluster_records.cc
 wire::Value::Map ClusterRecord(const ClusterState& cluster);
 /// Why a job of the cluster is as it is; NotFound when none is open under that key.

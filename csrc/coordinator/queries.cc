@@ -102,7 +102,7 @@ void OnQuery(Context& context, PeerId peer, uint64_t request_id, const wire::Que
   ReplyError(
       context, peer, request_id,
       {"invalid", absl::StrCat("no query is named \"", wire::Utf8Prefix(query.what, 40), "\""),
-       "queries: ps, status, explain, events, history, config, cluster, preview"});
+       "queries: ps, status, explain, events, history, config, cluster, placement, preview, trace"});
 }
 
 }  // namespace tide::coordinator

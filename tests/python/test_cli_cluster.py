@@ -50,6 +50,12 @@ class FakeCluster(FakeDaemon):
                 return {"ok": True, "data": {"state": "waiting", "text": "train: 2 of 4 are free"}}
             data = {"state": "running", "devices": 3, "nodes": {"m1": 2, "m2": 1}}
             return {"ok": True, "data": data}
+        if body["what"] == "trace":
+            first = body["since"] == 0
+            csv = "job_id,submit_s,gpus,duration_s\na,0,1,5\n" if first else "b,1,2,7\n"
+            return {"ok": True, "data": {"csv": csv, "jobs": 1, "next": 2 if first else -1}}
+        if body["what"] == "cluster" and "cluster" not in self.answers:
+            return {"ok": True, "data": {"devices": 8}}
         return super()._query(body)
 
 
@@ -176,3 +182,17 @@ def test_a_profile_that_cannot_be_is_refused_before_anybody_is_asked(
     assert main(words, Edges(connect=fake.connect, environ={**os.environ})) == 2
     assert why in capsys.readouterr().err
     assert fake.asked == []
+
+
+def test_what_a_cluster_has_run_is_a_trace_for_the_simulator(
+    tmp_path: pathlib.Path, capsys: Said
+) -> None:
+    edges = Edges(connect=FakeCluster().connect, environ={**os.environ})
+    file = tmp_path / "ran.csv"
+    assert main(["cluster", "--trace", str(file)], edges) == 0
+    assert file.read_text() == "job_id,submit_s,gpus,duration_s\na,0,1,5\nb,1,2,7\n"
+    said = capsys.readouterr().out
+    assert f"tide simulate {file} --cluster 8 --policy srtf" in said
+    assert main(["simulate", str(file), "--cluster", "8", "--policy", "srtf"], edges) == 0
+    assert main(["cluster", "--trace", str(tmp_path / "no" / "x.csv")], edges) == 2
+    assert "cannot be written" in capsys.readouterr().err

@@ -7,6 +7,7 @@ import dataclasses
 import getpass
 import time
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Final
 
 from torchtide import errors
@@ -134,6 +135,33 @@ def reserve(
     with _connected(edges) as daemon:
         data = daemon.ask("Reserve", {**fields, "from_s": times_s[0], "for_s": times_s[1]})
     exits.emit_json(data) if json_output else print(data.get("text", ""))
+    return exits.OK
+
+
+def write_trace(edges: Edges, file: Path, json_output: bool) -> int:
+    """Writes what the jobs that have ended took; the file is there whole or not at all."""
+    draft = file.with_name(f"{file.name}.draft")
+    jobs, since = 0, 0
+    try:
+        with draft.open("w", encoding="utf-8") as out, _connected(edges) as daemon:
+            while since >= 0:
+                page = daemon.query("trace", since=since)
+                out.write(page["csv"])
+                jobs, since = jobs + page["jobs"], page["next"]
+            devices = daemon.query("cluster")["devices"]
+        draft.replace(file)
+    except OSError as error:
+        raise errors.OptionError(
+            f"{file} cannot be written: {error.strerror}", asked=f"--trace {file}"
+        ) from error
+    finally:
+        draft.unlink(missing_ok=True)
+    if json_output:
+        exits.emit_json({"file": str(file), "jobs": jobs, "devices": devices})
+    else:
+        print(f"{file}: {jobs} jobs that have ended")
+        if jobs:
+            print(f"for instance: tide simulate {file} --cluster {devices} --policy srtf")
     return exits.OK
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -75,11 +76,20 @@ def submit(
         raise exits.Exit(clusters.submit(edges_of(context), request, command))
 
 
-def cluster(context: typer.Context, json_output: Json = False) -> None:
-    """Show nodes, users and jobs of the cluster, and why jobs wait."""
+def cluster(
+    context: typer.Context,
+    trace: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Write what it has run as a trace for `tide simulate`."),
+    ] = None,
+    json_output: Json = False,
+) -> None:
+    """Show nodes, users and jobs of the cluster, and why jobs wait; or write a trace of it."""
     from torchtide.cli import cluster as clusters
 
     with exits.reported(json_output):
+        if trace is not None:
+            raise exits.Exit(clusters.write_trace(edges_of(context), trace, json_output))
         raise exits.Exit(clusters.show(edges_of(context), json_output))
 
 

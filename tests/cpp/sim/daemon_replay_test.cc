@@ -235,6 +235,27 @@ TEST_P(DaemonReplay, TheDecisionLogIsTheSimulatorsByteForByte) {
   EXPECT_TRUE(Logged() == expected) << FirstDifference();
 }
 
+TEST_P(DaemonReplay, WhatItHasRunIsTheTraceThatItWasTold) {
+  Run(0);
+  std::string csv;
+  for (int64_t since = 0; since >= 0;) {
+    const wire::Answer page = AskCluster(wire::Query{.what = "trace", .since = since});
+    ASSERT_TRUE(page.ok);
+    EXPECT_EQ(page.data.Int("open", -1), 0);
+    csv += page.data.Text("csv");
+    since = page.data.Int("next", -1);
+  }
+  const auto read = sim::ParseTrace(csv, "recorded");
+  ASSERT_TRUE(read.ok()) << read.status();
+  ASSERT_EQ(read->job_ids, trace_.job_ids);
+  for (size_t i = 0; i < read->jobs.size(); ++i) {
+    EXPECT_NEAR(read->jobs[i].submit_s, trace_.jobs[i].submit_s, 1e-3);
+    EXPECT_NEAR(read->jobs[i].duration_s, trace_.jobs[i].duration_s, 1e-3) << trace_.job_ids[i];
+    EXPECT_EQ(read->jobs[i].gpus, trace_.jobs[i].gpus);
+    EXPECT_EQ(read->jobs[i].tier, trace_.jobs[i].tier);
+  }
+}
+
 TEST_P(DaemonReplay, AlsoWhenTheDaemonIsKilledOnTheWay) {
   Run(6);
   EXPECT_TRUE(Logged() == Expected()) << FirstDifference();

@@ -196,3 +196,9 @@ def test_what_a_cluster_has_run_is_a_trace_for_the_simulator(
     assert main(["simulate", str(file), "--cluster", "8", "--policy", "srtf"], edges) == 0
     assert main(["cluster", "--trace", str(tmp_path / "no" / "x.csv")], edges) == 2
     assert "cannot be written" in capsys.readouterr().err
+
+
+def test_a_preview_is_a_simulation_from_here_on(capsys: Said) -> None:
+    fake = FakeCluster()
+    assert main(["simulate", "--preview", "train"], Edges(connect=fake.connect)) == 0
+    assert "train would start in 5 s" in capsys.readouterr().out

@@ -368,6 +368,7 @@ def simulate(
     throughputs: Annotated[
         Path | None, typer.Option(metavar="FILE.json", help="Of a trace in Gavel's layout.")
     ] = None,
+    preview: cluster_commands.Previewed = "",
     json_output: Json = False,
 ) -> None:
     """Replay a trace of jobs under cluster policies; needs no daemon and no GPU."""

@@ -20,6 +20,29 @@ def edges_of(context: typer.Context) -> Edges:
     return found
 
 
+def _preview_instead(context: typer.Context, name: str) -> str:
+    """Ends the command with the preview of an open job, whatever else it was given."""
+    from torchtide.cli import cluster as clusters
+
+    if name:
+        with exits.reported(False, f"tide simulate --preview {name}"):
+            request = clusters.Request(name, devices=0)
+            raise exits.Exit(clusters.preview(edges_of(context), request, False))
+    return name
+
+
+Previewed = Annotated[
+    str,
+    typer.Option(
+        "--preview",
+        metavar="JOB",
+        is_eager=True,
+        callback=_preview_instead,
+        help="Instead: when an open job of the cluster would start, as `tide preview`.",
+    ),
+]
+
+
 def submit(
     context: typer.Context,
     command: Annotated[

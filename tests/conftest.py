@@ -22,13 +22,16 @@ def pytest_configure() -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """A test whose file imports torch (or starts a script that does) runs on every torch."""
+    """A test whose file imports torch (or starts a script that does) runs on every torch.
+
+    Except those marked `one_torch`: slow ones of processes, signals and sockets.
+    """
     touches: dict[pathlib.Path, bool] = {}
     for item in items:
         path = item.path
         if path not in touches:
             touches[path] = bool(TORCH.search(path.read_text(encoding="utf-8")))
-        if touches[path]:
+        if touches[path] and item.get_closest_marker("one_torch") is None:
             item.add_marker("torch")
         if "integration" in path.parts:
             item.add_marker("integration")

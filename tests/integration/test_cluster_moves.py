@@ -17,7 +17,7 @@ from deploy_harness import Running
 from namespaces import TIDED, ask, certify, kill, permitted, sh, until
 
 torch = pytest.importorskip("torch")
-pytestmark = [pytest.mark.integration, pytest.mark.slow]
+pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.one_torch]
 
 STEPS = 400
 

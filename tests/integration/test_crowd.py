@@ -17,7 +17,7 @@ import cli_processes as processes
 import pytest
 import torch  # noqa: F401  (this test runs on every supported torch)
 
-pytestmark = [pytest.mark.integration, pytest.mark.slow]
+pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.one_torch]
 
 SCRIPTS = pathlib.Path(__file__).parent / "scripts"
 CLIENTS, TORCH_JOBS, KILLED = 50, 6, 10

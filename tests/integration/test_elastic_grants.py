@@ -19,7 +19,7 @@ from elastic_harness import DEADLINE_S, PACED, ROOT, started, tide
 from torchtide import _core
 
 pytest.importorskip("sklearn")
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.one_torch]
 
 TIDED = str(ROOT / "python/torchtide/bin/tided")
 

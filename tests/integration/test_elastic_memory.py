@@ -18,6 +18,7 @@ GRADIENTS = 4 * (64 * 4096 + 4096 + 4096 * 64 + 64)
 
 
 @pytest.mark.slow
+@pytest.mark.one_torch
 def test_memory_is_flat_from_one_to_eight_logical_workers(tmp_path: pathlib.Path) -> None:
     def held(workers: int) -> dict[str, Any]:
         folder = tmp_path / str(workers)

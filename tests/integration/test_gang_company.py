@@ -24,7 +24,7 @@ from gang_harness import (
     pids_of,
 )
 
-pytestmark = [pytest.mark.integration, pytest.mark.slow]
+pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.one_torch]
 
 
 @pytest.fixture()

@@ -23,7 +23,7 @@ from gang_harness import (
     pids_of,
 )
 
-pytestmark = [pytest.mark.integration, pytest.mark.slow]
+pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.one_torch]
 
 STEPS = 120
 #: Of a command, the start of its interpreter included: an order is followed at once while its job

@@ -11,7 +11,7 @@ import pytest
 import torch  # noqa: F401  (this test runs on every supported torch)
 from gang_harness import ANSWER_S, Machine, kill_group, machine_of, options_of, pids_of
 
-pytestmark = [pytest.mark.integration, pytest.mark.slow]
+pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.one_torch]
 
 #: Interpreters that import torch take a second or two to end; torchrun ends what is left after 30.
 SECONDS_TO_END = 20.0

@@ -16,6 +16,7 @@ from gang_harness import (
     LAUNCH,
     SCRIPT,
     Machine,
+    cases,
     elastic_beside,
     ended,
     kill_group,
@@ -33,7 +34,7 @@ def machine() -> Iterator[Machine]:
         yield found
 
 
-@pytest.mark.parametrize("rank", [0, 1])
+@pytest.mark.parametrize("rank", cases([0], [1]))
 def test_the_death_of_an_elastic_process_changes_no_bits_of_its_job_or_of_its_neighbour(
     machine: Machine, rank: int
 ) -> None:
@@ -71,7 +72,7 @@ def test_ranks_that_were_spawned_take_turns_and_end_with_their_bits(machine: Mac
     machine.nothing_is_held()
 
 
-@pytest.mark.parametrize("lane", ["-1", "0"])
+@pytest.mark.parametrize("lane", cases(["0"], ["-1"]))
 def test_a_gang_is_slowed_for_a_guaranteed_job_in_its_lane_or_outside_and_both_go_on(
     machine: Machine, lane: str
 ) -> None:

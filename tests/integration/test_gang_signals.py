@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 import torch  # noqa: F401  (this test runs on every supported torch)
-from gang_harness import ANSWER_S, Machine, kill_group, machine_of, options_of, pids_of
+from gang_harness import ANSWER_S, Machine, cases, kill_group, machine_of, options_of, pids_of
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.one_torch]
 
@@ -33,13 +33,10 @@ def alive(pid: int) -> bool:
 
 @pytest.mark.parametrize(
     ("number", "to"),
-    [
-        (signal.SIGINT, "group"),  # as a terminal does
-        (signal.SIGTERM, "group"),
-        (signal.SIGTERM, "launcher"),
-        (signal.SIGINT, "rank 0"),
-        (signal.SIGINT, "rank 1"),
-    ],
+    cases(
+        [(signal.SIGINT, "group"), (signal.SIGTERM, "launcher")],  # a terminal, a scheduler
+        [(signal.SIGTERM, "group"), (signal.SIGINT, "rank 0"), (signal.SIGINT, "rank 1")],
+    ),
 )
 def test_a_parked_gang_ends_at_once_and_leaves_nothing(
     machine: Machine, number: int, to: str
@@ -69,7 +66,7 @@ def test_a_parked_gang_ends_at_once_and_leaves_nothing(
         machine.nothing_is_held()
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", cases([signal.SIGTERM], [signal.SIGINT]))
 def test_a_gang_that_is_ended_in_the_middle_of_its_turn_passes_it_on(
     machine: Machine, number: int
 ) -> None:

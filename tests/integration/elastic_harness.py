@@ -12,6 +12,8 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
+from cli_processes import LEAN
+
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 EXAMPLE = str(ROOT / "examples/elastic_digits.py")
 TIDE = [sys.executable, "-m", "torchtide"]
@@ -24,7 +26,7 @@ def without_daemon(folder: pathlib.Path) -> dict[str, str]:
     runtime = folder / "run"
     runtime.mkdir(mode=0o700)
     return os.environ | {
-        "PYTHONPATH": str(ROOT / "python"),
+        "PYTHONPATH": LEAN,
         "TIDE_RUNTIME_DIR": str(runtime),
         "TIDE_DAEMON": "off",
     }

@@ -211,6 +211,7 @@ def machine_of(**variables: str) -> Iterator[Machine]:
             **{
                 "TIDE_CAPACITY": "4GiB",
                 "OMP_NUM_THREADS": "1",
+                "PYTHONPATH": processes.LEAN,
                 "TIDE_LANE_GRACE_MS": "600000",  # nobody leaves a neighbour behind that is held
                 **variables,
             },

@@ -33,7 +33,7 @@ class Machine:
 
     def __init__(self, folder: pathlib.Path, **variables: str) -> None:
         self.folder = folder
-        self.environ = processes.environment(folder, **variables)
+        self.environ = processes.environment(folder, **{"PYTHONPATH": processes.LEAN, **variables})
         self.jobs: list[subprocess.Popen[bytes]] = []
         (folder / "train.py").write_text(TRAIN)
 

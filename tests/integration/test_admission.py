@@ -8,7 +8,7 @@ import pytest
 import torch  # noqa: F401  (this test runs on every supported torch)
 from live_machine import DEADLINE_S, Machine
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.one_torch]
 
 
 @pytest.fixture

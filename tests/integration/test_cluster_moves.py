@@ -144,6 +144,7 @@ class Cluster:
             MACHINES=str(self.folder),
             NAMESPACES=self.prefix,
             OMP_NUM_THREADS="1",
+            PYTHONPATH=processes.LEAN,
         )
 
     def submit(self, *words: str) -> Running:

@@ -50,7 +50,7 @@ def test_fifty_clients_of_the_core_and_six_torch_jobs_share_a_device() -> None:
     source = random.Random(seed)
     with tempfile.TemporaryDirectory(prefix="tide-crowd-") as path:
         folder = pathlib.Path(path)
-        environ = processes.environment(folder, TIDE_CAPACITY="8GiB")
+        environ = processes.environment(folder, TIDE_CAPACITY="8GiB", PYTHONPATH=processes.LEAN)
         alone = {**environ, "TIDE_DISABLE": "1"}
         subprocess.run(train("alone.json"), env=alone, cwd=folder, check=True, timeout=240)
         open_file = folder / "open"

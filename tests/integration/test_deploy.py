@@ -16,7 +16,7 @@ import pytest
 import torch
 from deploy_harness import DEADLINE_S, ROOT, Node, Pod, Slurm, namespaces_allowed, node
 
-pytestmark = [pytest.mark.integration]
+pytestmark = [pytest.mark.integration, pytest.mark.one_torch]
 
 MANIFESTS = sorted((ROOT / "deploy/kubernetes").glob("*.yaml"))
 SCRIPTS = sorted((ROOT / "deploy/slurm").glob("*.sbatch"))

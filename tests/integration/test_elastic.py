@@ -11,6 +11,7 @@ import sys
 from typing import Any
 
 import pytest
+from cli_processes import LEAN
 
 pytest.importorskip("torch")
 
@@ -27,7 +28,7 @@ LONG_S = 3600 if {"TIDE_TEST_HISTORIES", "TIDE_TEST_KILLS"} & set(os.environ) el
 def play(model: str, histories: list[dict[str, Any]], workers: int = WORKERS) -> list[Any]:
     """One result a history; see the script."""
     wish = {"model": model, "workers": workers, "histories": histories}
-    environment = os.environ | {"PYTHONPATH": str(ROOT / "python"), "TIDE_DAEMON": "off"}
+    environment = os.environ | {"PYTHONPATH": LEAN, "TIDE_DAEMON": "off"}
     result = subprocess.run(
         [sys.executable, str(SCRIPT), json.dumps(wish)],
         capture_output=True,

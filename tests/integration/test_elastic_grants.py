@@ -15,6 +15,7 @@ from typing import Any
 
 import msgpack  # type: ignore[import-untyped,unused-ignore]
 import pytest
+from cli_processes import LEAN
 from elastic_harness import DEADLINE_S, PACED, ROOT, started, tide
 from torchtide import _core
 
@@ -78,7 +79,7 @@ def test_a_job_grows_shrinks_and_is_held_by_the_grants_of_its_cluster(
     alone, moved, pipe = tmp_path / "alone.json", tmp_path / "moved.json", tmp_path / "go"
     os.mkfifo(pipe)
     environment = os.environ | {
-        "PYTHONPATH": str(ROOT / "python"),
+        "PYTHONPATH": LEAN,
         "TIDE_RUNTIME_DIR": str(machine),
     }
     command = [sys.executable, PACED, "-", "--epochs", "2", "--out", str(alone)]

@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from cli_processes import LEAN
 
 pytest.importorskip("torch")
 
@@ -26,7 +27,7 @@ CUT_S = 1.0
 
 
 def environment() -> dict[str, str]:
-    return os.environ | {"PYTHONPATH": str(ROOT / "python"), "TIDE_DAEMON": "off"}
+    return os.environ | {"PYTHONPATH": LEAN, "TIDE_DAEMON": "off"}
 
 
 def torchrun(*options: str) -> list[str]:

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch  # noqa: F401  (this test runs on every supported torch)
+from cli_processes import LEAN
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
@@ -24,7 +25,7 @@ def trained(
 ) -> list[dict[str, Any]]:
     """What each process of the job has said."""
     environment = os.environ | {
-        "PYTHONPATH": str(ROOT / "python"),
+        "PYTHONPATH": LEAN,
         "TIDE_ELASTIC_OVERLAP": "on" if overlap else "off",
     }
     store = folder / f"store-{size}-{touch}-{overlap}"

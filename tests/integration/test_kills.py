@@ -18,7 +18,7 @@ import cli_processes as processes
 import pytest
 import torch  # noqa: F401  (this test runs on every supported torch)
 
-pytestmark = [pytest.mark.integration, pytest.mark.slow]
+pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.one_torch]
 
 SCRIPT = str(pathlib.Path(__file__).parent / "scripts" / "big_adam.py")
 KILLS = 4
@@ -54,7 +54,7 @@ def test_a_job_killed_at_any_moment_harms_nobody_and_holds_nothing() -> None:
     source = random.Random(seed)
     with tempfile.TemporaryDirectory(prefix="tide-kill-") as path:
         folder = pathlib.Path(path)
-        environ = processes.environment(folder, TIDE_CAPACITY="3GiB")
+        environ = processes.environment(folder, TIDE_CAPACITY="3GiB", PYTHONPATH=processes.LEAN)
         plain = {**environ, "TIDE_DISABLE": "1"}
         subprocess.run(
             train("alone", STEPS),

@@ -16,7 +16,7 @@ import pytest
 import torch  # noqa: F401  (the jobs need it)
 from live_machine import Machine
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.one_torch]
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 DASHBOARD = ROOT / "deploy" / "grafana" / "torchtide.json"

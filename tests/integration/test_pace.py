@@ -13,7 +13,7 @@ import pytest
 import torch  # noqa: F401  (this test runs on every supported torch)
 from live_machine import DEADLINE_S, Machine
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.one_torch]
 
 #: Steps until the file STOP is there (0: for ever), or so many; a digest of all bits at the end.
 DIGEST = """

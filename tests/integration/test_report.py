@@ -19,7 +19,7 @@ import pytest
 import torch  # noqa: F401  (the jobs need it)
 from live_machine import DEADLINE_S, Machine
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.one_torch]
 CHROMIUM = shutil.which("chromium")
 
 

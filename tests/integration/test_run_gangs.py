@@ -70,18 +70,21 @@ def test_ranks_of_two_jobs_share_a_lane_and_end_with_their_bits(machine: Machine
     assert lanes[0]["handovers"] > 50
 
 
+@pytest.mark.one_torch
 def test_switched_off_ranks_take_no_turns(machine: Machine) -> None:
     train_together(machine, 40, TIDE_LANE_GANG="0")
     for rank in machine.said("j0") + machine.said("j1"):
         assert rank["lane_allocations"] == 0
 
 
+@pytest.mark.one_torch
 def test_a_rank_that_evaluates_alone_stops_nobody(machine: Machine) -> None:
     solo = alone(machine, 0, 1, steps=60)
     train_together(machine, 60, "--evaluate")
     assert [machine.digest("j0"), machine.digest("j1")] == solo
 
 
+@pytest.mark.one_torch
 @pytest.mark.parametrize("rank", [0, 1])
 def test_a_neighbour_trains_on_when_a_rank_is_killed(machine: Machine, rank: int) -> None:
     steps, until = 150, machine.folder / "until"
@@ -97,6 +100,7 @@ def test_a_neighbour_trains_on_when_a_rank_is_killed(machine: Machine, rank: int
     assert machine.digest("j0") == solo[0]
 
 
+@pytest.mark.one_torch
 @pytest.mark.parametrize("first", [1, 2])
 def test_an_elastic_job_and_a_plain_one_take_turns_across_a_resize(
     tmp_path: pathlib.Path, first: int

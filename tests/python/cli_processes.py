@@ -13,6 +13,8 @@ import torchtide
 #: The folder that holds the package under test.
 SOURCE = pathlib.Path(torchtide.__path__[0]).parent
 TIDE = (sys.executable, "-m", "torchtide")
+#: PYTHONPATH of jobs that compile nothing: they start in half the time (tests/lean).
+LEAN = f"{SOURCE}:{pathlib.Path(__file__).resolve().parents[1] / 'lean'}"
 
 
 def environment(home: pathlib.Path, **variables: str) -> dict[str, str]:

@@ -14,7 +14,7 @@ from elastic_harness import PACED
 from elastic_harness import tide as ask
 
 pytest.importorskip("torch")
-pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.one_torch]
+pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
 RANKS = """
 import os, signal, sys, torch, torch.distributed as dist, torchtide as tide

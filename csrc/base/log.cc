@@ -14,7 +14,7 @@ struct Holder {
       ABSL_GUARDED_BY(mu);  // shared: a line in flight outlives a replaced sink
 };
 
-Holder& Current() {
+Holder& CurrentSink() {
   static Holder& holder = *new Holder;
   return holder;
 }
@@ -23,15 +23,15 @@ Holder& Current() {
 
 void SetLogSink(LogSink sink) {
   auto replacement = sink ? std::make_shared<LogSink>(std::move(sink)) : nullptr;
-  absl::MutexLock lock(&Current().mu);
-  Current().sink = std::move(replacement);
+  absl::MutexLock lock(&CurrentSink().mu);
+  CurrentSink().sink = std::move(replacement);
 }
 
 void Log(LogLevel level, absl::string_view line) {
   std::shared_ptr<LogSink> sink;
   {
-    absl::MutexLock lock(&Current().mu);
-    sink = Current().sink;
+    absl::MutexLock lock(&CurrentSink().mu);
+    sink = CurrentSink().sink;
   }
   if (sink) (*sink)(level, std::string(line));
 }

@@ -19,7 +19,7 @@ struct Overrides {
   absl::flat_hash_map<std::string, OptionValue> values ABSL_GUARDED_BY(mu);
 };
 
-Overrides& Current() {
+Overrides& CurrentOverrides() {
   static Overrides& overrides = *new Overrides;
   return overrides;
 }
@@ -58,9 +58,9 @@ absl::StatusOr<OptionValue> GetOption(absl::string_view name) {
   if (info == nullptr) return absl::NotFoundError(absl::StrCat("no option named \"", name, "\""));
   OptionValue from_file;
   {
-    absl::MutexLock lock(&Current().mu);
-    auto it = Current().values.find(name);
-    if (it != Current().values.end()) {
+    absl::MutexLock lock(&CurrentOverrides().mu);
+    auto it = CurrentOverrides().values.find(name);
+    if (it != CurrentOverrides().values.end()) {
       if (it->second.origin == "call") return it->second;
       from_file = it->second;
     }
@@ -76,8 +76,9 @@ absl::Status SetOption(absl::string_view name, absl::string_view text, absl::str
     return absl::NotFoundError(
         absl::StrCat("no option named \"", name, "\"; `tide config` lists them"));
   }
-  absl::MutexLock lock(&Current().mu);
-  Current().values[std::string(name)] = OptionValue{std::string(text), std::string(origin)};
+  absl::MutexLock lock(&CurrentOverrides().mu);
+  CurrentOverrides().values[std::string(name)] =
+      OptionValue{std::string(text), std::string(origin)};
   return absl::OkStatus();
 }
 

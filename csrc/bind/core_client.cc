@@ -6,6 +6,7 @@
 
 #include "absl/base/thread_annotations.h"
 #include "absl/synchronization/mutex.h"
+#include "bind/status_error.h"
 #include "wire/client.h"
 
 namespace py = pybind11;
@@ -48,12 +49,6 @@ Errors errors;  // set once while the module is imported, under the GIL
   throw py::error_already_set();
 }
 
-/// Lets Ctrl-C end a wait; called without the GIL.
-absl::Status CheckSignals() {
-  py::gil_scoped_acquire gil;
-  return PyErr_CheckSignals() == 0 ? absl::OkStatus() : absl::CancelledError("interrupted");
-}
-
 /// Client for Python: one request at a time, whatever the thread.
 class PyClient {
  public:
@@ -65,7 +60,7 @@ class PyClient {
     }
     if (!client.ok()) Raise(client.status());
     client_ = *std::move(client);
-    client_->set_interrupt(&CheckSignals);
+    client_->set_interrupt(&bind::CheckSignals);
   }
 
   py::tuple Request(const std::string& kind, const py::bytes& body, double timeout_s) {

@@ -26,12 +26,6 @@ using bind::ThrowIfError;
 using bind::ValueOrThrow;
 using elastic::Exchange;
 
-/// Lets Ctrl-C end a wait; called without the GIL.
-absl::Status CheckSignals() {
-  py::gil_scoped_acquire gil;
-  return PyErr_CheckSignals() == 0 ? absl::OkStatus() : absl::CancelledError("interrupted");
-}
-
 template <typename T>
 T Result(absl::StatusOr<T> value) {
   if (!value.ok() && PyErr_Occurred() != nullptr) throw py::error_already_set();  // the interrupt
@@ -43,7 +37,7 @@ elastic::WaitOptions Options() {
   options.deadline = absl::Milliseconds(IntOption("elastic.deadline_ms"));
   options.frozen = absl::Milliseconds(IntOption("elastic.frozen_ms"));
   options.found = absl::Milliseconds(IntOption("elastic.start_ms"));
-  options.interrupt = &CheckSignals;
+  options.interrupt = &bind::CheckSignals;
   return options;
 }
 

@@ -56,7 +56,7 @@ class Wait {
 /// Runs `step` without the GIL. What a signal's handler raised meanwhile, in a call of ours into
 /// Python, comes before the step's own answer.
 template <typename Step>
-void Released(Step step) {
+void RunReleased(Step step) {
   absl::Status status;
   {
     py::gil_scoped_release release;
@@ -70,16 +70,17 @@ void BeginIteration(int phase, const py::object& on_paused, int64_t step,
                     const py::object& while_waiting) {
   Running().SetStep(step);
   Wait wait(on_paused, while_waiting);
-  Released([&] { return Running().BeginIteration(phase, [&wait] { return wait.Interrupted(); }); });
+  RunReleased(
+      [&] { return Running().BeginIteration(phase, [&wait] { return wait.Interrupted(); }); });
 }
 
 void AwaitDevices(const py::object& on_paused) {
   Wait wait(on_paused);
-  Released([&] { return Running().AwaitDevices([&wait] { return wait.Interrupted(); }); });
+  RunReleased([&] { return Running().AwaitDevices([&wait] { return wait.Interrupted(); }); });
 }
 
 void CarryOutOrders(Runtime::Returns returns) {
-  Released([&] {
+  RunReleased([&] {
     Running().CarryOutOrders(returns);
     return absl::OkStatus();
   });
@@ -222,14 +223,14 @@ void BindBoundary(py::module_& module) {
       "with nobody, and none by itself.");
   module.def(
       "end_iteration",
-      [](bool continuing) { Released([&] { return Running().EndIteration(continuing); }); },
+      [](bool continuing) { RunReleased([&] { return Running().EndIteration(continuing); }); },
       py::arg("continuing") = false,
       "Passes the turn on. `continuing`: the next iteration begins at once.");
   module.def(
       "expect_iterations", [](int64_t count) { Running().ExpectIterations(count); },
       py::arg("count"), "The job will run `count` more iterations; 0: unknown.");
   module.def("leave", [] {
-    Released([] {
+    RunReleased([] {
       Running().Leave().IgnoreError();
       return absl::OkStatus();
     });

@@ -33,4 +33,9 @@ void Throw(const absl::Status& status) {
   throw pybind11::error_already_set();
 }
 
+absl::Status CheckSignals() {
+  pybind11::gil_scoped_acquire gil;
+  return PyErr_CheckSignals() == 0 ? absl::OkStatus() : absl::CancelledError("interrupted");
+}
+
 }  // namespace tide::bind

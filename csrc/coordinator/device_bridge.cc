@@ -5,6 +5,7 @@
 #include <sys/stat.h>
 
 #include "absl/strings/str_cat.h"
+#include "base/atomics.h"
 #include "base/log.h"
 #include "shm/slot_table.h"
 #include "wire/value.h"
@@ -13,7 +14,6 @@ namespace tide::coordinator {
 namespace {
 
 constexpr absl::Duration kLockPatience = absl::Milliseconds(20);
-constexpr auto kRelaxed = std::memory_order_relaxed;  // a picture: each number by itself
 
 SlotView ReadSlot(const shm::JobSlot& slot, int index) {
   SlotView view;

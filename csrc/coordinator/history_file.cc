@@ -15,7 +15,7 @@ namespace tide::coordinator {
 namespace {
 
 constexpr int64_t kPeriodNs = 30'000'000'000;
-constexpr size_t kBytesMax = 64 << 20;
+constexpr size_t kHistoryBytesMax = 64 << 20;
 
 }  // namespace
 
@@ -23,7 +23,7 @@ std::string HistoryFile::Read() const {
   const UniqueFd file(open(path_.c_str(), O_RDONLY | O_NOFOLLOW | O_CLOEXEC));
   std::string found;
   char buffer[1 << 16];
-  while (file && found.size() < kBytesMax) {
+  while (file && found.size() < kHistoryBytesMax) {
     const ssize_t got = read(file.get(), buffer, sizeof buffer);
     if (got < 0 && errno == EINTR) continue;
     if (got <= 0) break;

@@ -10,7 +10,7 @@
 namespace tide::coordinator {
 namespace {
 
-constexpr int64_t kBytesMax = int64_t{1} << 50;
+constexpr int64_t kSettingBytesMax = int64_t{1} << 50;
 constexpr int64_t kGrantRepeatNs = 2'000'000'000;
 constexpr int64_t kDeferredRepeatNs =
     10'000'000'000;  // it answered once: its boundary may be far away
@@ -36,9 +36,10 @@ absl::StatusOr<Settings> Changed(Settings settings, const wire::Command& command
   if (command.what == "limit" || command.what == "guaranteed") {
     if (!command.bytes)
       return absl::InvalidArgumentError(absl::StrCat(command.what, " needs bytes"));
-    if (*command.bytes < 0 || *command.bytes > kBytesMax) {
-      return absl::InvalidArgumentError(absl::StrCat(
-          command.what, " of ", *command.bytes, " bytes is out of range; 0 (none) to ", kBytesMax));
+    if (*command.bytes < 0 || *command.bytes > kSettingBytesMax) {
+      return absl::InvalidArgumentError(absl::StrCat(command.what, " of ", *command.bytes,
+                                                     " bytes is out of range; 0 (none) to ",
+                                                     kSettingBytesMax));
     }
     (command.what == "limit" ? settings.limit_bytes : settings.guaranteed_bytes) = *command.bytes;
   } else if (command.what == "priority") {

@@ -10,7 +10,7 @@ namespace tide::coordinator {
 namespace {
 
 constexpr size_t kNameBytesMax = 48;  // the device table holds 63: room for a number
-constexpr size_t kNamesShown = 20;
+constexpr size_t kHoldersShown = 20;
 
 std::string Clean(absl::string_view wish) {
   std::string name;
@@ -47,9 +47,9 @@ std::string State::KnownNames() const {
   for (const auto& [id, job] : jobs) (job.live() ? live : ended).push_back(job.name);
   auto& shown = live.empty() ? ended : live;
   const size_t count = shown.size();
-  if (count > kNamesShown) shown.resize(kNamesShown);
+  if (count > kHoldersShown) shown.resize(kHoldersShown);
   std::string names = absl::StrJoin(shown, ", ");
-  if (count > kNamesShown) absl::StrAppend(&names, " and ", count - kNamesShown, " more");
+  if (count > kHoldersShown) absl::StrAppend(&names, " and ", count - kHoldersShown, " more");
   if (live.empty() && !names.empty()) names += " (ended)";
   return names;
 }

@@ -9,7 +9,7 @@
 namespace tide::coordinator {
 namespace {
 
-constexpr size_t kEventsAnswered = 200;
+constexpr size_t kEventsOfAPage = 200;
 
 /// Collects one family of samples after the other (OpenMetrics 1.0: a family stands together).
 class Metrics {
@@ -101,8 +101,7 @@ void ClusterMetrics(const ClusterState& cluster, Metrics& metrics) {
 std::string Events(const State& state, int64_t since) {
   wire::Value::Array newest_first;
   for (auto it = state.events.rbegin();
-       it != state.events.rend() && newest_first.size() < kEventsAnswered && it->seq > since;
-       ++it) {
+       it != state.events.rend() && newest_first.size() < kEventsOfAPage && it->seq > since; ++it) {
     newest_first.push_back(wire::Value(wire::EventRecord(*it)));
   }
   std::reverse(newest_first.begin(), newest_first.end());

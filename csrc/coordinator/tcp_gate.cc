@@ -9,7 +9,7 @@
 namespace tide::coordinator {
 namespace {
 
-constexpr auto kAcceptRetry = std::chrono::milliseconds(100);
+constexpr auto kGateRetry = std::chrono::milliseconds(100);
 
 absl::Status NotAnAddress(absl::string_view text) {
   return absl::InvalidArgumentError(
@@ -101,7 +101,7 @@ void TcpGate::Accept() {
              SecureStream({.side = LinkSide::kCoordinator, .secret = secret_, .tls = tls_}));
       return Accept();
     }
-    retry_.expires_after(kAcceptRetry);  // out of descriptors: some may be free soon
+    retry_.expires_after(kGateRetry);  // out of descriptors: some may be free soon
     retry_.async_wait([this](const asio::error_code& cancelled) {
       if (!cancelled) Accept();
     });

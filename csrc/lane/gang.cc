@@ -8,6 +8,7 @@
 #include <bit>
 
 #include "absl/strings/str_cat.h"
+#include "base/atomics.h"
 #include "base/log.h"
 #include "shm/futex.h"
 #include "shm/slot_table.h"
@@ -17,7 +18,6 @@ namespace {
 
 using shm::GangState;
 
-constexpr auto kRelaxed = std::memory_order_relaxed;
 constexpr absl::Duration kPatienceMin = absl::Milliseconds(500);
 constexpr int kPatienceIterations = 4;
 constexpr int64_t kRetryFirstNanos = 250'000'000, kRetryMostNanos = 30'000'000'000;

@@ -3,12 +3,11 @@
 
 #include <bit>
 
+#include "base/atomics.h"
 #include "shm/slot_table.h"
 
 namespace tide::lane {
 namespace {
-
-constexpr auto kRelaxed = std::memory_order_relaxed;
 
 sched::TurnMember ToMember(const shm::JobSlot& slot, SlotId id) {
   sched::TurnMember member;

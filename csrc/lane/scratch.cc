@@ -12,6 +12,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "base/atomics.h"
 #include "base/log.h"
 #include "base/status.h"
 #include "lane/members.h"
@@ -19,8 +20,6 @@
 
 namespace tide::lane {
 namespace {
-
-constexpr auto kRelaxed = std::memory_order_relaxed;
 
 absl::Status EnlargeTo(int fd, Bytes size) {
   struct stat info;

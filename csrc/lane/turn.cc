@@ -26,6 +26,7 @@
 #include <algorithm>
 
 #include "absl/strings/str_cat.h"
+#include "base/atomics.h"
 #include "base/log.h"
 #include "base/options.h"
 #include "base/status.h"
@@ -38,7 +39,6 @@ namespace {
 
 using shm::TurnWord;
 
-constexpr auto kRelaxed = std::memory_order_relaxed;
 constexpr double kWeightMin = 0.001;
 constexpr double kWeightMax = 1'000'000;
 

@@ -17,7 +17,7 @@ namespace {
 
 constexpr Bytes kChunk = MiB(240);  // twelve of PyTorch's large pages
 constexpr int kWorkersMax = 8;
-constexpr size_t kSystemPage = 4096;
+constexpr size_t kTouchStride = 4096;
 
 Bytes RoundUp(Bytes size) {
   return Bytes((size.value() + kPage.value() - 1) / kPage.value() * kPage.value());
@@ -43,7 +43,7 @@ bool Populate(char* base, Bytes size) {
   madvise(base, size.size(), MADV_DONTFORK);  // a child must not copy what a device writes
   if (madvise(base, size.size(), MADV_POPULATE_WRITE) == 0) return true;
   if (errno != EINVAL) return false;
-  for (size_t at = 0; at < size.size(); at += kSystemPage) {
+  for (size_t at = 0; at < size.size(); at += kTouchStride) {
     reinterpret_cast<volatile char*>(base)[at] = 0;
   }
   return true;

@@ -3,6 +3,7 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "base/atomics.h"
 #include "base/log.h"
 #include "base/options.h"
 #include "base/status.h"
@@ -13,7 +14,6 @@
 namespace tide::runtime {
 namespace {
 
-constexpr auto kRelaxed = std::memory_order_relaxed;  // inputs right for any recent values
 // Decisions of several jobs follow one another; who cannot get the lock tries again soon.
 constexpr absl::Duration kLockPatience = absl::Milliseconds(20);
 

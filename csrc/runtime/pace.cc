@@ -11,6 +11,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "base/atomics.h"
 #include "runtime/cuda_job.h"
 #include "runtime/runtime.h"
 #include "shm/futex.h"
@@ -19,7 +20,6 @@
 namespace tide::runtime {
 namespace {
 
-constexpr auto kRelaxed = std::memory_order_relaxed;
 constexpr uint32_t kGuaranteed = 2;
 // A pace moves many times a second; people are told when it begins and ends to matter.
 constexpr double kSlowed = 0.95;

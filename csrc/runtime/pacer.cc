@@ -3,14 +3,14 @@
 #include <algorithm>
 #include <utility>
 
+#include "base/atomics.h"
 #include "sched/usual_times.h"
 #include "shm/slot_table.h"
 
 namespace tide::runtime {
 namespace {
 
-constexpr auto kRelaxed = std::memory_order_relaxed;
-constexpr int64_t kLookNanos = 20'000'000;     // between two samples
+constexpr int64_t kSampleNanos = 20'000'000;   // between two samples
 constexpr int64_t kFindNanos = 50'000'000;     // between two looks for guaranteed jobs
 constexpr int64_t kGoneNanos = 1'000'000'000;  // outside for so long: it trains no more
 // A job that makes no progress for so long (debugged, stopped) is not one to protect.
@@ -153,7 +153,7 @@ bool Pacer::MayRun(int64_t now) {
     return true;
   }
   const bool first = looked_ns_ == 0;
-  if (first || now - looked_ns_ >= kLookNanos) Look(now);
+  if (first || now - looked_ns_ >= kSampleNanos) Look(now);
   // Who comes to a guaranteed job begins slowly.
   if (first && any_active_) {
     state_.pace = options_.pace_min;

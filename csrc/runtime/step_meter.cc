@@ -2,17 +2,17 @@
 
 #include <algorithm>
 
+#include "base/atomics.h"
 #include "shm/slot_table.h"
 
 namespace tide::runtime {
 namespace {
 
-constexpr auto kRelaxed = std::memory_order_relaxed;
-constexpr int64_t kLookNanos = 50'000'000;    // between two looks for neighbours
-constexpr int64_t kSettleNanos = 10'000'000;  // caches are cold for so long after a neighbour
-constexpr double kLongStepNs = 20e6;          // shorter steps are judged by their ends alone
-constexpr double kStretchNs = 0.5e6;          // aimed at
-constexpr double kOperatorCostNs = 200;       // of a report, generously
+constexpr int64_t kNeighbourNanos = 50'000'000;  // between two looks for neighbours
+constexpr int64_t kSettleNanos = 10'000'000;     // caches are cold for so long after a neighbour
+constexpr double kLongStepNs = 20e6;             // shorter steps are judged by their ends alone
+constexpr double kStretchNs = 0.5e6;             // aimed at
+constexpr double kOperatorCostNs = 200;          // of a report, generously
 constexpr double kCostShareMax = 0.01;
 constexpr double kFaster = 0.9;  // a job that takes less than this of its usual time has changed
 constexpr int kFasterSteps = 5;
@@ -20,7 +20,7 @@ constexpr int kFasterSteps = 5;
 }  // namespace
 
 void StepMeter::FindNeighbours(int64_t now) {
-  if (now - neighbours_at_ns_ < kLookNanos && neighbours_at_ns_ != 0) return;
+  if (now - neighbours_at_ns_ < kNeighbourNanos && neighbours_at_ns_ != 0) return;
   neighbours_at_ns_ = now;
   neighbours_.clear();
   for (int index = 0; index < shm::kSlotCount; ++index) {

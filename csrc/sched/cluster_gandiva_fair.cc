@@ -10,7 +10,7 @@
 namespace tide::sched {
 namespace {
 
-constexpr double kQuantum = 60;
+constexpr double kGandivaQuantum = 60;
 
 // Each user has one ticket, split evenly over the user's jobs; a job's pass is its GPU time over
 // its tickets. A job that cannot fit keeps its pass and so comes first soon.
@@ -106,7 +106,7 @@ class GandivaFair final : public ClusterPolicy {
 }  // namespace
 
 std::unique_ptr<ClusterPolicy> MakeGandivaFair(const ClusterPolicyOptions& options) {
-  return std::make_unique<GandivaFair>(options.round_s > 0 ? options.round_s : kQuantum);
+  return std::make_unique<GandivaFair>(options.round_s > 0 ? options.round_s : kGandivaQuantum);
 }
 
 }  // namespace tide::sched

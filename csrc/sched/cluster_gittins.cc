@@ -7,7 +7,7 @@ namespace tide::sched {
 namespace {
 
 constexpr double kRound = 360;
-constexpr double kQuantum =
+constexpr double kGittinsQuantum =
     3250;  // GPU-seconds that an index looks ahead, as published with the code
 
 class Gittins final : public RoundDeal {
@@ -52,7 +52,8 @@ class Gittins final : public RoundDeal {
 }  // namespace
 
 std::unique_ptr<ClusterPolicy> MakeGittins(const ClusterPolicyOptions& options) {
-  const double quantum = options.queue_limits_s.empty() ? kQuantum : options.queue_limits_s.front();
+  const double quantum =
+      options.queue_limits_s.empty() ? kGittinsQuantum : options.queue_limits_s.front();
   return std::make_unique<Gittins>(options.round_s > 0 ? options.round_s : kRound, quantum);
 }
 

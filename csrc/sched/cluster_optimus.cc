@@ -8,7 +8,7 @@
 namespace tide::sched {
 namespace {
 
-constexpr double kRound = 600;
+constexpr double kOptimusRound = 600;
 
 class Optimus final : public TargetDeal {
  public:
@@ -63,7 +63,7 @@ class Optimus final : public TargetDeal {
 }  // namespace
 
 std::unique_ptr<ClusterPolicy> MakeOptimus(const ClusterPolicyOptions& options) {
-  return std::make_unique<Optimus>(options.round_s > 0 ? options.round_s : kRound);
+  return std::make_unique<Optimus>(options.round_s > 0 ? options.round_s : kOptimusRound);
 }
 
 }  // namespace tide::sched

@@ -11,9 +11,9 @@
 namespace tide::sched {
 namespace {
 
-constexpr double kHold = 180;     // seconds for which a gang insists on few nodes
-constexpr double kMove = 30;      // seconds that a move costs, where the options do not say
-constexpr double kCrowded = 0.9;  // of the GPUs in use before anybody is preempted
+constexpr double kHold = 180;       // seconds for which a gang insists on few nodes
+constexpr double kPhillyMove = 30;  // seconds that a move costs, where the options do not say
+constexpr double kCrowded = 0.9;    // of the GPUs in use before anybody is preempted
 
 class Philly final : public ClusterPolicy {
  public:
@@ -170,8 +170,8 @@ class Philly final : public ClusterPolicy {
 }  // namespace
 
 std::unique_ptr<ClusterPolicy> MakePhilly(const ClusterPolicyOptions& options) {
-  return std::make_unique<Philly>(options.quotas,
-                                  options.restart_cost_s > 0 ? options.restart_cost_s : kMove);
+  return std::make_unique<Philly>(
+      options.quotas, options.restart_cost_s > 0 ? options.restart_cost_s : kPhillyMove);
 }
 
 }  // namespace tide::sched

@@ -10,7 +10,7 @@
 namespace tide::sched {
 namespace {
 
-constexpr double kRound = 60;
+constexpr double kPolluxRound = 60;
 constexpr double kRestart = 30;    // seconds, as published
 constexpr int kPopulation = 24;    // published: 100, for seconds a round
 constexpr int kGenerations = 16;   // published: 100; ours starts from a greedy answer
@@ -203,7 +203,7 @@ class Pollux final : public TargetDeal {
 }  // namespace
 
 std::unique_ptr<ClusterPolicy> MakePollux(const ClusterPolicyOptions& options) {
-  return std::make_unique<Pollux>(options.round_s > 0 ? options.round_s : kRound,
+  return std::make_unique<Pollux>(options.round_s > 0 ? options.round_s : kPolluxRound,
                                   options.restart_cost_s > 0 ? options.restart_cost_s : kRestart,
                                   options.seed);
 }

@@ -11,7 +11,7 @@
 namespace tide::sched {
 namespace {
 
-constexpr double kRound = 60;
+constexpr double kSiaRound = 60;
 constexpr double kPower = -0.5;        // of normalised goodput; below zero: the slow matter more
 constexpr double kNoAllocation = 1.1;  // what a job without GPUs costs, over one with its least
 
@@ -119,7 +119,7 @@ class SiaLike final : public TargetDeal {
 }  // namespace
 
 std::unique_ptr<ClusterPolicy> MakeSiaLike(const ClusterPolicyOptions& options) {
-  return std::make_unique<SiaLike>(options.round_s > 0 ? options.round_s : kRound,
+  return std::make_unique<SiaLike>(options.round_s > 0 ? options.round_s : kSiaRound,
                                    options.restart_cost_s > 0 ? options.restart_cost_s : 30);
 }
 

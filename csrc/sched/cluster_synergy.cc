@@ -9,7 +9,7 @@
 namespace tide::sched {
 namespace {
 
-constexpr double kRound = 300;
+constexpr double kSynergyRound = 300;
 
 class Synergy final : public RoundDeal, public NodeTuner {
  public:
@@ -40,7 +40,7 @@ class Synergy final : public RoundDeal, public NodeTuner {
 }  // namespace
 
 std::unique_ptr<ClusterPolicy> MakeSynergy(const ClusterPolicyOptions& options) {
-  return std::make_unique<Synergy>(options.round_s > 0 ? options.round_s : kRound);
+  return std::make_unique<Synergy>(options.round_s > 0 ? options.round_s : kSynergyRound);
 }
 
 }  // namespace tide::sched

@@ -8,7 +8,7 @@
 namespace tide::sched {
 namespace {
 
-constexpr double kLease = 1200;  // 20 minutes, as published
+constexpr double kDefaultLease = 1200;  // 20 minutes, as published
 
 class ThemisLease final : public RoundDeal {
  public:
@@ -44,7 +44,7 @@ class ThemisLease final : public RoundDeal {
 }  // namespace
 
 std::unique_ptr<ClusterPolicy> MakeThemisLease(const ClusterPolicyOptions& options) {
-  return std::make_unique<ThemisLease>(options.round_s > 0 ? options.round_s : kLease);
+  return std::make_unique<ThemisLease>(options.round_s > 0 ? options.round_s : kDefaultLease);
 }
 
 }  // namespace tide::sched

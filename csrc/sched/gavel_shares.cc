@@ -66,13 +66,14 @@ GavelShares SharesOf(const GavelProblem& problem, const LinearSolution& solution
 }
 
 // max min factor * throughput over the jobs that are not held at a level; those keep theirs.
-struct Level {
+struct WaterLevel {
   GavelShares shares;
   double value = 0;
   std::vector<bool> tight;  // by job
 };
-absl::StatusOr<Level> RaiseLevel(const GavelProblem& problem, const std::vector<double>& factors,
-                                 const std::vector<double>& held) {
+absl::StatusOr<WaterLevel> RaiseLevel(const GavelProblem& problem,
+                                      const std::vector<double>& factors,
+                                      const std::vector<double>& held) {
   LinearProgram program = Base(problem);
   const size_t first = program.rows.size();
   const int level = static_cast<int>(program.objective.size());
@@ -88,7 +89,7 @@ absl::StatusOr<Level> RaiseLevel(const GavelProblem& problem, const std::vector<
     program.rows.push_back(std::move(row));
   }
   TIDE_ASSIGN_OR_RETURN(const LinearSolution solution, Solve(program));
-  Level result{.shares = SharesOf(problem, solution), .value = solution.value};
+  WaterLevel result{.shares = SharesOf(problem, solution), .value = solution.value};
   for (size_t job = 0; job < problem.jobs.size(); ++job) {
     result.tight.push_back(std::abs(solution.prices[first + job]) > kTight);
   }
@@ -143,7 +144,8 @@ absl::StatusOr<GavelShares> MostOf(const GavelProblem& problem, bool by_cost) {
 
 absl::StatusOr<GavelShares> GavelMaxMin(const GavelProblem& problem) {
   const std::vector<double> factors = FairFactors(problem);
-  TIDE_ASSIGN_OR_RETURN(Level level, RaiseLevel(problem, factors, NobodyHeld(problem, factors)));
+  TIDE_ASSIGN_OR_RETURN(WaterLevel level,
+                        RaiseLevel(problem, factors, NobodyHeld(problem, factors)));
   return std::move(level.shares);
 }
 
@@ -151,7 +153,7 @@ absl::StatusOr<GavelShares> GavelWaterFilling(const GavelProblem& problem) {
   const std::vector<double> factors = FairFactors(problem);
   std::vector<double> held = NobodyHeld(problem, factors);
   for (;;) {
-    TIDE_ASSIGN_OR_RETURN(Level level, RaiseLevel(problem, factors, held));
+    TIDE_ASSIGN_OR_RETURN(WaterLevel level, RaiseLevel(problem, factors, held));
     bool left = false, froze = false;
     for (size_t job = 0; job < held.size(); ++job) {
       if (held[job] >= 0) continue;
@@ -172,14 +174,15 @@ absl::StatusOr<GavelShares> GavelMakespan(const GavelProblem& problem) {
     const bool runs = *std::max_element(job.speed.begin(), job.speed.end()) > 0;
     factors.push_back(runs && job.remaining_s > 0 ? 1 / job.remaining_s : 0);
   }
-  TIDE_ASSIGN_OR_RETURN(Level level, RaiseLevel(problem, factors, NobodyHeld(problem, factors)));
+  TIDE_ASSIGN_OR_RETURN(WaterLevel level,
+                        RaiseLevel(problem, factors, NobodyHeld(problem, factors)));
   return std::move(level.shares);
 }
 
 absl::StatusOr<GavelShares> GavelFinishTime(const GavelProblem& problem) {
   // For a given ratio each job needs a throughput; whether all can have it is the level of one
   // program.
-  const auto attempt = [&](double rho) -> absl::StatusOr<Level> {
+  const auto attempt = [&](double rho) -> absl::StatusOr<WaterLevel> {
     std::vector<double> factors;
     for (size_t i = 0; i < problem.jobs.size(); ++i) {
       const GavelJob& job = problem.jobs[i];
@@ -193,7 +196,7 @@ absl::StatusOr<GavelShares> GavelFinishTime(const GavelProblem& problem) {
     return RaiseLevel(problem, factors, NobodyHeld(problem, factors));
   };
   double low = 0, high = 1;
-  TIDE_ASSIGN_OR_RETURN(Level best, attempt(high));
+  TIDE_ASSIGN_OR_RETURN(WaterLevel best, attempt(high));
   while (best.value < 1 && high < 1e9) {
     low = high;
     high *= 2;
@@ -201,7 +204,7 @@ absl::StatusOr<GavelShares> GavelFinishTime(const GavelProblem& problem) {
   }
   while (high - low > 1e-4 * high) {
     const double middle = (low + high) / 2;
-    TIDE_ASSIGN_OR_RETURN(Level level, attempt(middle));
+    TIDE_ASSIGN_OR_RETURN(WaterLevel level, attempt(middle));
     if (level.value < 1) {
       low = middle;
     } else {

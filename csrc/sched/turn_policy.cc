@@ -10,13 +10,13 @@
 namespace tide::sched {
 namespace {
 
-struct Entry {
+struct TurnEntry {
   TurnPolicyId id;
   const char* name;
   TurnDecision (*decide)(absl::Span<const TurnMember>, const TurnState&);
 };
 
-constexpr Entry kPolicies[kTurnPolicyCount] = {
+constexpr TurnEntry kTurnPolicies[kTurnPolicyCount] = {
     {TurnPolicyId::kFair, "fair", NextTurnFair},
     {TurnPolicyId::kFifo, "fifo", NextTurnFifo},
     {TurnPolicyId::kRr, "rr", NextTurnRr},
@@ -25,8 +25,8 @@ constexpr Entry kPolicies[kTurnPolicyCount] = {
     {TurnPolicyId::kPriority, "priority", NextTurnPriority},
 };
 
-const Entry* Find(TurnPolicyId policy) {
-  for (const Entry& entry : kPolicies) {
+const TurnEntry* Find(TurnPolicyId policy) {
+  for (const TurnEntry& entry : kTurnPolicies) {
     if (entry.id == policy) return &entry;
   }
   return nullptr;
@@ -57,13 +57,13 @@ Result Minimum(absl::Span<const TurnMember> members, SlotId self, Value value) {
 }  // namespace
 
 const char* TurnPolicyName(TurnPolicyId policy) {
-  const Entry* entry = Find(policy);
+  const TurnEntry* entry = Find(policy);
   return entry != nullptr ? entry->name : "unknown";
 }
 
 absl::StatusOr<TurnPolicyId> ParseTurnPolicy(absl::string_view name) {
   std::string names;
-  for (const Entry& entry : kPolicies) {
+  for (const TurnEntry& entry : kTurnPolicies) {
     if (name == entry.name) return entry.id;
     absl::StrAppend(&names, names.empty() ? "" : ", ", entry.name);
   }
@@ -73,7 +73,7 @@ absl::StatusOr<TurnPolicyId> ParseTurnPolicy(absl::string_view name) {
 
 TurnDecision NextTurn(TurnPolicyId policy, absl::Span<const TurnMember> members,
                       const TurnState& state) {
-  const Entry* entry = Find(policy);
+  const TurnEntry* entry = Find(policy);
   if (entry == nullptr) entry = Find(TurnPolicyId::kFair);
   const TurnMember* holder = ReadyHolder(members, state);
   if (holder == nullptr) return entry->decide(members, state);

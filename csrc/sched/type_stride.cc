@@ -11,7 +11,7 @@ namespace {
 constexpr double kLeastShare = 1e-6;  // GPUs; less is no claim
 constexpr const char* kStart = "its user has had the least of its share of this type of GPU";
 constexpr const char* kSpare = "GPUs of this type are free that nobody has a share of";
-constexpr const char* kMove = "its quantum is over and others have had less of their shares";
+constexpr const char* kMoveReason = "its quantum is over and others have had less of their shares";
 constexpr const char* kAlone = "it is larger than every type of GPU and has a round alone";
 
 double SpeedOn(const ClusterInput& input, JobIndex index, int type) {
@@ -169,7 +169,7 @@ void TypeStride::StartRound(const ClusterInput& input, std::vector<JobAction>& a
       type_of[run.job.value()] = -3;  // stays
       return false;
     }
-    actions.push_back({.job = run.job, .kind = JobActionKind::kPreempt, .reason = kMove});
+    actions.push_back({.job = run.job, .kind = JobActionKind::kPreempt, .reason = kMoveReason});
     return true;
   });
   waiting_ = GangQueue();

@@ -8,6 +8,7 @@
 #include <optional>
 
 #include "absl/strings/str_cat.h"
+#include "base/atomics.h"
 #include "base/log.h"
 #include "base/status.h"
 #include "shm/futex.h"
@@ -16,8 +17,6 @@
 
 namespace tide::shm {
 namespace {
-
-constexpr auto kRelaxed = std::memory_order_relaxed;
 
 // How often a reservation that collided with another one's undone attempt looks again.
 constexpr int kReserveAttempts = 4;

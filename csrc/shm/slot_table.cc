@@ -6,12 +6,12 @@
 #include <algorithm>
 #include <climits>
 
+#include "base/atomics.h"
 #include "shm/futex.h"
 
 namespace tide::shm {
 namespace {
 
-constexpr auto kRelaxed = std::memory_order_relaxed;
 constexpr uint64_t kEmptyTurn = TurnWord::Make(TurnWord::kNobody, 0);
 
 bool MapsScratch(const JobSlot& slot, int lane) {

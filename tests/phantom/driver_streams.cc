@@ -1,4 +1,4 @@
-// The phantom driver: streams, events, launches, look-up of entry points, and what tests ask it.
+// The phantom driver: streams, events, look-up of entry points, and what tests ask it.
 #include <dlfcn.h>
 
 #include <cstring>
@@ -43,12 +43,6 @@ DRIVER cuEventSynchronize(void* event) { return GetStreams().SynchronizeEvent(ev
 DRIVER cuEventElapsedTime_v2(float* ms, void* from, void* to) {
   return GetStreams().Elapsed(from, to, ms);
 }
-DRIVER cuLaunchKernel(void*, unsigned grid_x, unsigned grid_y, unsigned grid_z, unsigned block_x,
-                      unsigned block_y, unsigned block_z, unsigned, void* stream, void**, void**) {
-  const unsigned grid[] = {grid_x, grid_y, grid_z}, block[] = {block_x, block_y, block_z};
-  return GetStreams().Launch(stream, grid, block);
-}
-
 // ---- look-up ----
 
 namespace {

@@ -94,11 +94,34 @@ bool ZeroPiece(int fd, size_t offset, size_t size) {
                    static_cast<off_t>(last - first)) == 0;
 }
 
+/// Of `limit` bytes from `at` on: how many have been written, or how many have not. What nobody has
+/// written is a hole of the file.
+size_t RunLength(int fd, size_t offset, size_t limit, bool* written) {
+  const off_t begin = static_cast<off_t>(offset);
+  const off_t data = lseek(fd, begin, SEEK_DATA);
+  *written = data == begin;
+  const off_t end = *written ? lseek(fd, begin, SEEK_HOLE) : data;
+  return end < 0 ? limit : std::min(limit, static_cast<size_t>(end - begin));
+}
+
 cuda::Result MoveOnDevice(Memory& memory, Address to, Address from, size_t size) {
   std::vector<char> buffer(std::min(size, kBuffer));
-  const bool backwards = to > from && to < from + size;
+  const bool overlap = to < from + size && from < to + size;
+  const bool backwards = overlap && to > from;
   for (size_t done = 0; done < size;) {
-    const size_t length = std::min(size - done, buffer.size());
+    size_t length = std::min(size - done, buffer.size());
+    Address base = 0;
+    const Mapping* source = memory.At(from + done, &base);
+    if (!overlap && source != nullptr && source->accessible) {
+      length = std::min(length, base + source->size - (from + done));
+      bool written = true;
+      length = RunLength(source->physical->fd, from + done - base, length, &written);
+      if (!written) {  // stays sparse
+        if (auto error = EachPiece(memory, to + done, length, "a write", ZeroPiece)) return error;
+        done += length;
+        continue;
+      }
+    }
     const size_t at = backwards ? size - done - length : done;
     if (auto error = Get(memory, buffer.data(), from + at, length)) return error;
     if (auto error = Put(memory, to + at, buffer.data(), length)) return error;

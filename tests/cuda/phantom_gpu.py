@@ -47,7 +47,7 @@ def environment(name: str, runtime_dir: pathlib.Path, **settings: str | int) -> 
     result = {key: value for key, value in os.environ.items() if not key.startswith("TIDE_")}
     result |= {
         "LD_PRELOAD": for_this_torch().preload,
-        "PYTHONPATH": str(ROOT / "python"),
+        "PYTHONPATH": f"{ROOT / 'python'}:{ROOT / 'tests' / 'cuda'}",
         "TIDE_PHANTOM_NAME": name,
         "TIDE_PHANTOM_QUIET": "1",
         "TIDE_RUNTIME_DIR": str(runtime_dir),
@@ -76,10 +76,13 @@ for line in sys.stdin:
 
 
 class Zygote:
-    """A process with PyTorch imported, which forks one child a script: an import takes seconds."""
+    """A process with PyTorch imported, which forks one child a script: an import takes seconds.
+
+    So does that of torch._dynamo, which every first optimizer makes.
+    """
 
     def __init__(
-        self, runtime_dir: pathlib.Path, *, imports: str = "torch, torchtide.cuda"
+        self, runtime_dir: pathlib.Path, *, imports: str = "torch._dynamo, torchtide.cuda"
     ) -> None:
         self._process = start(ZYGOTE.format(imports=imports), "zygote", runtime_dir)
 

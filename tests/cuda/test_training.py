@@ -1,0 +1,114 @@
+"""Whole models train on the phantom GPU while limits move, pages leave and return, jobs pause."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+from phantom_gpu import Runner
+
+#: All combinations instead of a fair sample of them.
+ALL = os.environ.get("TIDE_TEST_PHANTOM") == "all"
+
+TRAIN = """
+import torch, torchtide, torchtide.cuda as cuda
+from torchtide import _core, errors
+from training import MIB, Training, ledger, paused
+torchtide.start()
+"""
+
+# Kind, batch, mixed precision, GiB of the device.
+MODELS = [
+    ("vae", 64, False, 80),
+    ("vae", 64, True, 8),
+    ("resnet50", 32, False, 8),
+    ("resnet50", 32, True, 80),
+    ("gpt2", 4, True, 8),
+    ("gpt2", 8, True, 80),
+    ("gpt2", 2, False, 8),
+]
+SAMPLE = [MODELS[1], MODELS[3], MODELS[4]]
+
+
+def name(model: tuple[str, int, bool, int]) -> str:
+    kind, batch, amp, gib = model
+    return f"{kind}-{batch}-{'amp' if amp else 'fp32'}-{gib}GiB"
+
+
+@pytest.mark.parametrize("model", MODELS if ALL else SAMPLE, ids=name)
+def test_a_model_trains_while_its_limit_shrinks_and_grows(
+    run: Runner, model: tuple[str, int, bool, int]
+) -> None:
+    kind, batch, amp, gib = model
+    script = """
+job = Training(KIND, BATCH, amp=AMP)
+cuda.keep_cold(job.optimizer)
+peak = []
+def cache():
+    peak.append(torch.cuda.max_memory_reserved())
+    cached = torch.cuda.memory_reserved() - torch.cuda.memory_allocated()
+    torch.empty(cached + peak[0] // 8, dtype=torch.uint8, device="cuda")
+    assert cuda.report()["device"] > peak[0]
+def shrink():
+    answer = cuda.set_limit(peak[0])
+    assert answer["status"] == "applied" and answer["moved"] > 0, answer
+def too_far():
+    try:
+        cuda.set_limit(peak[0] // 50)
+        raise SystemExit("the parameters cannot have left")
+    except errors.LimitConflict:
+        assert cuda.report()["limit"] == peak[0] and cuda.report()["host_mapped"] == 0
+def cold():
+    torch.cuda.empty_cache()
+    state = sum(v.nbytes for s in job.optimizer.state.values()
+                for v in s.values() if torch.is_tensor(v) and v.is_cuda)
+    cuda.set_limit(torch.cuda.memory_reserved() - state // 2)
+    assert cuda.report()["host_mapped"] >= state // 2, (cuda.report(), state)
+    job.kept.check()
+    cuda.set_limit(None)
+    assert cuda.report()["host_mapped"] == 0
+job.run(7, {2: cache, 3: shrink, 4: too_far, 5: lambda: cuda.set_limit(None), 6: cold})
+assert job.samples == 7 * 3
+job.end()
+"""
+    given = f"KIND, BATCH, AMP = {kind!r}, {batch}, {amp}\n"
+    run(TRAIN + given + script, TIDE_PHANTOM_MB=gib << 10, TIDE_PHANTOM_HOST_NUMA=1)
+
+
+@pytest.mark.parametrize("gib", [8, 80] if ALL else [8])
+def test_training_goes_on_after_pauses_and_after_memory_ran_out(run: Runner, gib: int) -> None:
+    script = """
+job = Training("gpt2", 4, amp=True, layers=3, words=8192, length=512)
+cuda.keep_cold(job.optimizer)
+job.run(3)
+peak = torch.cuda.max_memory_reserved()
+for _ in range(2):
+    with paused():
+        job.run(2)
+torch.cuda.empty_cache()
+cuda.set_limit(torch.cuda.memory_reserved() + 40 * MIB)
+for number in torchtide.iterations(range(4)):
+    try:
+        job.step(job.batches[0])
+        assert number > 0
+    except torch.OutOfMemoryError:
+        assert number == 0 and "this job's limit" in cuda.last_oom, cuda.last_oom
+        job.sample()
+        job.optimizer.zero_grad(set_to_none=True)
+        cuda.set_limit(None)
+with paused():
+    job.run(2)
+assert torch.cuda.max_memory_reserved() < 2 * peak
+job.end()
+"""
+    run(TRAIN + script, TIDE_PHANTOM_MB=gib << 10, TIDE_PHANTOM_HOST_NUMA=1)
+
+
+def test_a_job_that_is_suspended_at_each_boundary_loses_nothing(run: Runner) -> None:
+    script = """
+job = Training("vae", 32, pinned=True)
+job.run(8)
+assert _core.cuda_report(0)["promoted_pages_total"] >= 7
+job.end()
+"""
+    run(TRAIN + script, TIDE_PHANTOM_MB=8192, TIDE_TEST_ALWAYS_SUSPEND=1)

@@ -10,6 +10,7 @@ import atexit
 import contextlib
 import os
 import pathlib
+import re
 import sys
 import weakref
 from collections.abc import Iterable, Iterator
@@ -35,6 +36,7 @@ __all__ = [
 ]
 
 _SELF_TEST_BYTES = 24 << 20  # above 10 MiB a request gets a segment of its own
+_EXPANDABLE = re.compile(r"(?:^|,)\s*expandable_segments\s*:\s*(\w+)\s*", re.IGNORECASE)
 #: Tensors and optimizers whose memory is looked up when it is needed, and ranges of tensors that
 #: were on a device when they were named.
 _cold: list[weakref.ref[Any] | tuple[int, int]] = []
@@ -324,7 +326,8 @@ def _hook(name: str) -> str:
     torch.cuda.init()  # type: ignore[no-untyped-call]
     with torch.cuda.device(_own_device()):
         device = torch.cuda.current_device()
-        torch._C._accelerator_setAllocatorSettings("expandable_segments:True")
+        settings = _allocator_settings()
+        _set_expandable(settings, True)
         torch.cuda.synchronize(device)
         reason: str = adapter.install_cuda_slots(_core.cuda_api())
         if not reason:
@@ -334,18 +337,31 @@ def _hook(name: str) -> str:
                 reason = str(error).splitlines()[0]
         if reason:
             adapter.remove_cuda_slots()
-            if not _user_expands():
-                torch._C._accelerator_setAllocatorSettings("expandable_segments:False")
+            _set_expandable(settings, _expands(settings))
     return reason
 
 
-def _user_expands() -> bool:
+def _allocator_settings() -> str:
+    """What PyTorch's allocator was told last, by the environment or by the program."""
+    import torch
+
+    snapshot: Any = torch.cuda.memory._snapshot()
+    return str(snapshot["allocator_settings"]["PYTORCH_CUDA_ALLOC_CONF"])
+
+
+def _set_expandable(settings: str, on: bool) -> None:
+    """Beside what was set before, all of which PyTorch would forget otherwise."""
+    import torch
+
+    rest = _EXPANDABLE.sub("", settings).strip(", ")
+    words = [rest] if rest else []
+    torch._C._accelerator_setAllocatorSettings(",".join([*words, f"expandable_segments:{on}"]))
+
+
+def _expands(settings: str) -> bool:
     """Whether the user has asked for expandable segments, with us or without."""
-    names = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")
-    return any(
-        "expandable_segments:true" in os.environ.get(name, "").replace(" ", "").lower()
-        for name in names
-    )
+    found = _EXPANDABLE.search(settings)
+    return found is not None and found[1].lower() == "true"
 
 
 def _own_device() -> int:

@@ -90,6 +90,29 @@ assert not any(s["is_expandable"] for s in torch.cuda.memory_snapshot())
     assert refusal in output
 
 
+@pytest.mark.parametrize("variable", ["PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"])
+@pytest.mark.parametrize("hooked", [True, False], ids=["hooked", "refused"])
+def test_what_the_user_has_set_for_the_allocator_stays_set(
+    run: Runner, variable: str, hooked: bool
+) -> None:
+    """Once only `expandable_segments` was left of it: PyTorch forgets what it is not told again."""
+    script = """
+import os
+os.environ[VARIABLE] = (
+    "garbage_collection_threshold:0.6,max_split_size_mb:64,roundup_power2_divisions:[256:1,>:8]")
+if not HOOKED:
+    cuda._self_test = lambda device: "as if it had failed"
+torchtide.start()
+train(3)
+assert cuda.enabled() == HOOKED
+settings = torch.cuda.memory._snapshot()["allocator_settings"]
+assert round(settings["garbage_collection_threshold"], 3) == 0.6, settings
+assert settings["max_split_size"] == 64 * MIB and settings["roundup_power2_divisions"]["2048"] == 8
+assert settings["expandable_segments"] == HOOKED
+"""
+    run(f"VARIABLE, HOOKED = {variable!r}, {hooked}\n" + JOB + script)
+
+
 def test_cold_tensors_may_be_named_before_they_are_on_a_device(run: Runner) -> None:
     script = """
 model = torch.nn.Linear(4096, 4096)

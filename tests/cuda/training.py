@@ -123,13 +123,15 @@ class Training:
             else torch.optim.SGD(self.model.parameters(), lr=0.1, momentum=0.9)
         )
         self._known_state: set[int] = set()
+        self.alone = True  # no other thread allocates, so two figures can be of one moment
         self.samples = 0
         self.on_device_max = 0
 
     def sample(self) -> None:
         """What must be true at any moment of an iteration."""
         figures = cuda.report()
-        assert figures["reserved"] == figures["torch_reserved"], figures
+        if self.alone:
+            assert figures["reserved"] == figures["torch_reserved"], figures
         away = sum(figures[part] for part in ("host_mapped", "host_copy", "file"))
         assert figures["reserved"] == figures["device"] - figures["spare"] + away, figures
         if figures["limit"] > 0:
@@ -137,7 +139,8 @@ class Training:
         book = ledger()
         assert book["used"] <= book["capacity"]
         # Besides our pages this process has its libraries' handles, of a few MiB, and no more.
-        assert 0 <= book["held_here"] - figures["device"] <= 64 * MIB, (book, figures)
+        if self.alone:
+            assert 0 <= book["held_here"] - figures["device"] <= 64 * MIB, (book, figures)
         self.samples += 1
         self.on_device_max = max(self.on_device_max, figures["device"])
 
@@ -188,8 +191,11 @@ class Training:
 
 
 @contextlib.contextmanager
-def paused() -> Iterator[None]:
-    """A pause that the next boundary obeys; a thread sees the empty device and resumes the job."""
+def paused(left: int = 0) -> Iterator[None]:
+    """A pause that the next boundary obeys; a thread sees the device and resumes the job.
+
+    `left` bytes stay there, and no more.
+    """
     seen: list[object] = []
     held = threading.Event()
     gate = torchtide.runtime.GATE
@@ -208,4 +214,4 @@ def paused() -> Iterator[None]:
     yield
     thread.join()
     gate.on_held = None
-    assert seen == [0], f"on the device while paused: {seen}"
+    assert seen == [left], f"on the device while paused: {seen}"

@@ -318,6 +318,15 @@ RUNTIME cudaEventSynchronize(cudaEvent_t event) {
   BEGIN();
   return Answer(cuEventSynchronize(event));
 }
+/// Done before it is handed to another process, for which there is nothing left to wait for.
+RUNTIME cudaIpcGetEventHandle(cudaIpcEventHandle_t* handle, cudaEvent_t event) {
+  BEGIN();
+  std::memset(handle, 0, sizeof *handle);
+  return Answer(cuEventSynchronize(event));
+}
+RUNTIME cudaIpcOpenEventHandle(cudaEvent_t* out, cudaIpcEventHandle_t) {
+  return cudaEventCreateWithFlags(out, cudaEventDisableTiming);
+}
 RUNTIME cudaEventElapsedTime(float* ms, cudaEvent_t from, cudaEvent_t to) {
   return Answer(cuEventElapsedTime_v2(ms, from, to));
 }

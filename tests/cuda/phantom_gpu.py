@@ -52,6 +52,7 @@ def environment(name: str, runtime_dir: pathlib.Path, **settings: str | int) -> 
         "TIDE_PHANTOM_QUIET": "1",
         "TIDE_RUNTIME_DIR": str(runtime_dir),
         "TIDE_DAEMON": "off",
+        "TRITON_LIBCUDA_PATH": str(DRIVER),
     }
     return result | {key: str(value) for key, value in settings.items()}
 

@@ -11,6 +11,7 @@ import ctypes
 import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import torch
 import torchtide
@@ -88,6 +89,17 @@ class Kept:
             yield whole[at : at + length], self._pattern[begin : begin + length]
 
 
+class _Scaler(torch.amp.GradScaler):
+    """Steps whatever it reads: what was found infinite is left to chance where no kernel writes."""
+
+    def _maybe_opt_step(
+        self, optimizer: torch.optim.Optimizer, state: dict[str, Any], *args: Any, **kwargs: Any
+    ) -> Any:
+        for found in state["found_inf_per_device"].values():
+            found.item()
+        return optimizer.step(*args, **kwargs)
+
+
 class Training:
     """One job: a model whose bytes are known, its optimizer, and what is done between its steps."""
 
@@ -116,10 +128,10 @@ class Training:
         self.kept.canaries(canaries)
         self.net = self.model  # what is called: perhaps compiled or wrapped
         self.amp = amp
-        self.scaler = torch.amp.GradScaler("cuda", enabled=amp)
+        self.scaler = _Scaler("cuda", enabled=amp)
         self.optimizer: torch.optim.Optimizer = (
             torch.optim.AdamW(self.model.parameters())
-            if kind == "gpt2"
+            if kind in ("gpt2", "mlp")
             else torch.optim.SGD(self.model.parameters(), lr=0.1, momentum=0.9)
         )
         self._known_state: set[int] = set()
@@ -172,6 +184,7 @@ class Training:
             self.step(self.batches[number % len(self.batches)])
             if number == 0:
                 self.remember_state()
+                assert self.optimizer.state
             self.sample()
 
     def end(self) -> None:

@@ -1,4 +1,4 @@
-"""Models in their published sizes, for training on the phantom GPU: ResNet-50, GPT-2, a VAE."""
+"""Models for training on the phantom GPU: ResNet-50 and GPT-2 in their published sizes, a VAE."""
 
 from __future__ import annotations
 
@@ -126,6 +126,13 @@ class Vae(nn.Module):
         return close + (mean.square() + log_variance.exp() - log_variance).mean()
 
 
+class Mlp(nn.Sequential):
+    """Something small to compile."""
+
+    def __init__(self, width: int = 2048) -> None:
+        super().__init__(nn.Linear(64, width), nn.GELU(), nn.Linear(width, 64))
+
+
 Batch = tuple[torch.Tensor, ...]
 Loss = Callable[[nn.Module, Batch], torch.Tensor]
 
@@ -144,6 +151,10 @@ def _rebuilt(model: nn.Module, batch: Batch) -> torch.Tensor:
     return model(batch[0])
 
 
+def _squared(model: nn.Module, batch: Batch) -> torch.Tensor:
+    return (model(batch[0]) - batch[0]).square().mean()
+
+
 def make(kind: str, batch: int, **sizes: int) -> tuple[nn.Module, Loss, list[Batch]]:
     """A model without contents on the CPU's side, its loss, and three batches of the host.
 
@@ -155,6 +166,8 @@ def make(kind: str, batch: int, **sizes: int) -> tuple[nn.Module, Loss, list[Bat
             model: nn.Module = ResNet50(**sizes)
         elif kind == "gpt2":
             model = Gpt2(**sizes)
+        elif kind == "mlp":
+            model = Mlp(**sizes)
         else:
             model = Vae(**sizes)
     if kind == "resnet50":
@@ -165,4 +178,6 @@ def make(kind: str, batch: int, **sizes: int) -> tuple[nn.Module, Loss, list[Bat
     if kind == "gpt2":
         length = sizes.get("length", 1024)
         return model, _next_words, [(torch.zeros(n, length, dtype=torch.long),) for n in counts]
+    if kind == "mlp":
+        return model, _squared, [(torch.ones(n, 64),) for n in counts]
     return model, _rebuilt, [(torch.ones(n, 3, 64, 64),) for n in counts]

@@ -149,13 +149,31 @@ def _note_gang(environ: MutableMapping[str, str], given: Mapping[str, str], pare
     if not has_peers(given):
         environ.pop(GANG_VARIABLE, None)
         return
-    rank, size = int(given["RANK"]), int(given["WORLD_SIZE"])
-    local = given.get("LOCAL_WORLD_SIZE", str(size))
-    if size > GANG_MAX or local != str(size):
-        environ["TIDE_LANE"] = NO_LANE  # ranks on other machines cannot be asked to stop
+    gang = gang_of_rank(environ, given, parent)
+    if gang is None:
+        environ["TIDE_LANE"] = NO_LANE
         environ.pop(GANG_VARIABLE, None)
         return
-    environ[GANG_VARIABLE] = f"{gang_key(environ, parent)}:{rank}:{size}"
+    environ[GANG_VARIABLE] = ":".join(map(str, gang))
+
+
+def gang_of_rank(
+    environ: Mapping[str, str], given: Mapping[str, str], parent: str = ""
+) -> tuple[int, int, int] | None:
+    """Key, rank and size of the gang that a rank of several belongs to.
+
+    Args:
+        environ: Environment of the process.
+        given: RANK, WORLD_SIZE and perhaps LOCAL_WORLD_SIZE.
+        parent: As for `gang_key`.
+
+    Returns:
+        None where it can have none: ranks on other machines cannot be asked to stop.
+    """
+    rank, size = int(given["RANK"]), int(given["WORLD_SIZE"])
+    if size > GANG_MAX or given.get("LOCAL_WORLD_SIZE", str(size)) != str(size):
+        return None
+    return gang_key(environ, parent), rank, size
 
 
 def gang_key(environ: Mapping[str, str], parent: str = "") -> int:

@@ -119,6 +119,11 @@ def start(
 def _gang() -> tuple[int, int, int] | None:
     """The gang of this process; where it may have none, a rank takes no turns."""
     gang = _launch.gang_of(os.environ)
+    if gang is None and _launch.has_peers(os.environ):
+        # The script itself has started us under a launcher: `tide run` would have said it.
+        gang = _launch.gang_of_rank(os.environ, os.environ)
+        if gang is None:
+            _core.set_option("lane", _launch.NO_LANE, "call")
     if gang is not None and _core.get_option("lane.gang") not in ("1", "true", "yes", "on"):
         _core.set_option("lane", _launch.NO_LANE, "call")
         return None

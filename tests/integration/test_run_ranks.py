@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import subprocess
 import tempfile
 
 import cli_processes as processes
@@ -94,3 +95,24 @@ def test_ranks_of_torchrun_train_to_the_end_as_jobs_of_their_own() -> None:
             assert names and names <= {"x[0]", "x[1]"}
         finally:
             processes.tide(["shutdown"], environ, folder)
+
+
+def test_ranks_whose_script_starts_torchtide_itself_have_turns_together() -> None:
+    """Once each of them took turns by itself, and one waited for ever in the other's collective."""
+    script = TRAIN.replace("for _ in range(5):", "for _ in torchtide.iterations(range(5)):")
+    script = script.replace("{os.environ['TIDE_JOB_NAME']}", "{_core.name()}")
+    with tempfile.TemporaryDirectory(prefix="tide-ranks-") as path:
+        folder = pathlib.Path(path)
+        (folder / "x.py").write_text("import torchtide\nfrom torchtide import _core\n" + script)
+        environ = processes.environment(folder, TIDE_DAEMON="off", OMP_NUM_THREADS="1")
+        ended = subprocess.run(
+            ["torchrun", "--standalone", "--nproc-per-node", "2", "x.py"],
+            env=environ,
+            cwd=folder,
+            capture_output=True,
+            text=True,
+            timeout=240,
+        )
+        assert ended.returncode == 0, ended.stderr
+        said = sorted(line for line in ended.stdout.splitlines() if line.startswith("rank"))
+        assert said == ["rank 0 is x[0]", "rank 1 is x[1]"]

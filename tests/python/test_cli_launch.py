@@ -307,6 +307,7 @@ def test_one_spawned_process_alone_keeps_its_name_and_lane() -> None:
 )
 def test_ranks_that_cannot_be_a_gang_take_no_turns(given: dict[str, str]) -> None:
     environ = {**given, "TIDE_GANG": "5:0:2"}
+    assert _launch.gang_of_rank(environ, given) is None
     assert _launch.claim_process(environ)
     assert environ["TIDE_LANE"] == "-1" and "TIDE_GANG" not in environ
 

@@ -103,6 +103,10 @@ constexpr OptionInfo kOptions[] = {
      "turns are kept until iterations outweigh it."},
     {"cuda.host_mapping", "TIDE_CUDA_HOST_MAPPING", "1", "bool",
      "Let cold pages live in host memory that the device maps, where the driver offers it."},
+    {"cuda.lanes", "TIDE_CUDA_LANES", "0", "bool",
+     "Jobs of a lane have device memory that lives only inside an iteration in common, so that a "
+     "device holds the sum of what stays and the largest of what does not. Off until it has run "
+     "on a GPU: docs/guides/gpu.md."},
     {"test.always_spill", "TIDE_TEST_ALWAYS_SPILL", "0", "bool",
      "Hostile configuration: every persistent page is demoted at every boundary."},
     {"test.always_suspend", "TIDE_TEST_ALWAYS_SUSPEND", "0", "bool",

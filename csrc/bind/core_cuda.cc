@@ -64,11 +64,39 @@ absl::StatusOr<Result> CallPython(const py::object& function,
 }
 
 /// The functions stay for the life of the process: a boundary may come when Python shuts down.
-void SetFramework(const py::object& capturing, const py::object& flush, const py::object& cold) {
-  struct Functions {
-    py::object capturing, flush, cold;
+struct FrameworkFunctions {
+  py::object capturing, flush, cold, open_lane, close_lane;
+};
+
+using Ranges = std::vector<std::pair<uint64_t, int64_t>>;
+
+std::vector<tide::pages::AddressRange> ToRanges(const Ranges& pairs) {
+  std::vector<tide::pages::AddressRange> ranges;
+  for (const auto& [at, size] : pairs) ranges.push_back({at, Bytes(size)});
+  return ranges;
+}
+
+void SetLaneFunctions(const FrameworkFunctions* functions,
+                      tide::runtime::CudaFramework& framework) {
+  framework.open_lane = [functions](int device) {
+    return CallPython<bool>(
+               functions->open_lane, [&] { return functions->open_lane(device); },
+               [](const py::object&) { return true; })
+        .status();
   };
-  const auto* functions = new Functions{capturing, flush, cold};
+  framework.close_lane = [functions](int device) {
+    return CallPython<tide::pages::LanePool>(
+        functions->close_lane, [&] { return functions->close_lane(device); },
+        [](const py::object& value) {
+          const auto both = value.cast<std::pair<Ranges, Ranges>>();
+          return tide::pages::LanePool{ToRanges(both.first), ToRanges(both.second)};
+        });
+  };
+}
+
+void SetFramework(const py::object& capturing, const py::object& flush, const py::object& cold,
+                  const py::object& open_lane, const py::object& close_lane) {
+  const auto* functions = new FrameworkFunctions{capturing, flush, cold, open_lane, close_lane};
   tide::runtime::CudaFramework framework;
   framework.capturing = [functions] {
     const auto answer = CallPython<bool>(
@@ -83,7 +111,6 @@ void SetFramework(const py::object& capturing, const py::object& flush, const py
         .status();
   };
   framework.cold = [functions] {
-    using Ranges = std::vector<std::pair<uint64_t, int64_t>>;
     std::vector<tide::pages::ColdRange> ranges;
     const auto answer = CallPython<Ranges>(
         functions->cold, [&] { return functions->cold(); },
@@ -92,6 +119,7 @@ void SetFramework(const py::object& capturing, const py::object& flush, const py
     for (const auto& [at, size] : *answer) ranges.push_back({at, Bytes(size)});
     return ranges;
   };
+  SetLaneFunctions(functions, framework);
   Running(0).set_framework(std::move(framework));
 }
 
@@ -124,6 +152,12 @@ py::dict ReportDict(int device) {
   dict["host_mapped"] = report.counts.host_mapped.value();
   dict["host_copy"] = report.counts.host_copy.value();
   dict["file"] = report.counts.file.value();
+  dict["lane"] = report.counts.lane.value();
+  dict["lane_chunks"] = report.chunks.value();
+  dict["lanes_of_all"] = report.lanes.value();
+  dict["lane_pages_entered_total"] = report.counts.to_lane;
+  dict["lane_pages_left_total"] = report.counts.from_lane;
+  dict["lane_settle_ns_last"] = report.settle_ns;
   dict["reserved"] = report.counts.reserved().value();
   dict["creates"] = report.counts.creates;
   dict["reused"] = report.counts.reused;
@@ -197,9 +231,10 @@ void BindCuda(py::module_& module) {
     tide::bind::ThrowIfError(Released([&] { return job.Resume(device); }));
   });
   module.def("cuda_set_framework", &SetFramework, py::arg("capturing"), py::arg("flush"),
-             py::arg("cold"),
+             py::arg("cold"), py::arg("open_lane"), py::arg("close_lane"),
              "What PyTorch does at a boundary: says whether a graph is being captured, gives the "
-             "cached memory of a device back, names cold ranges.");
+             "cached memory of a device back, names cold ranges, routes allocations to the pool of "
+             "a lane, and says what is alive there.");
   module.def("cuda_make_room", &MakeRoom, py::arg("device"), py::arg("need"),
              "Waits for the device, flushes PyTorch's cache and moves cold pages.");
   module.def("cuda_boundary", &Boundary, py::arg("device"));

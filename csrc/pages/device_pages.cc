@@ -31,6 +31,7 @@ DevicePages::DevicePages(const cuda::Driver& driver, std::vector<Account*> accou
       accounts_(std::move(accounts)),
       options_(std::move(options)),
       pinned_(driver),
+      chunks_(accounts_.size()),
       spares_(accounts_.size()),
       counts_(accounts_.size()),
       next_token_(kFirstToken) {}
@@ -54,6 +55,8 @@ Bytes& DevicePages::TierBytes(const Page& page) {
       return counts.host_copy;
     case DeviceTier::kFile:
       return counts.file;
+    case DeviceTier::kLane:
+      return counts.lane;
     case DeviceTier::kDevice:
       break;
   }
@@ -145,7 +148,12 @@ cuda::Result DevicePages::Obtain(const cuda::AllocationProperties& properties, B
   constexpr int kAttempts = 8;
   for (int attempt = 0;; ++attempt) {
     cuda::Result result = cuda::kOutOfMemory;
-    if (accounts_[device]->Reserve(size).ok()) {
+    absl::Status reserved = accounts_[device]->Reserve(size);
+    if (asking == Asking::kSurvivor && absl::IsOutOfRange(reserved)) {
+      accounts_[device]->Force(size);
+      reserved = absl::OkStatus();
+    }
+    if (reserved.ok()) {
       result = calls().create(real, size.size(), &properties, 0);
       if (result == cuda::kSuccess) {
         absl::MutexLock lock(&mu_);
@@ -157,7 +165,7 @@ cuda::Result DevicePages::Obtain(const cuda::AllocationProperties& properties, B
     if (result != cuda::kOutOfMemory || attempt == kAttempts) return result;
     TrimSpares(device, Bytes(0));  // of other sizes: those that fit have been tried
     if (attempt == 0) continue;
-    if (asking == Asking::kNobody || !options_.need_memory) return result;
+    if (asking != Asking::kOthers || !options_.need_memory) return result;
     // A driver may refuse although as much is free: then more has to be.
     if (!options_.need_memory(device, Bytes(size.value() * attempt))) return result;
   }
@@ -320,6 +328,8 @@ cuda::Result DevicePages::Unmap(cuda::DevicePointer at, size_t size) {
       if (page->view.tier == DeviceTier::kHostMapped) Drop({Leftover::kHandle, page->real, 0});
       DropCopy(*page);
       FreeSlots(*page);
+      if (page->view.tier == DeviceTier::kLane && page->real != 0)
+        chunks_[page->view.device]->Return(page->view.size, page->chunk);
     }
     absl::MutexLock lock(&mu_);
     for (Page* page : pages) Forget(*page);
@@ -395,7 +405,7 @@ DeviceCounts DevicePages::counts(int device) const {
 absl::Status DevicePages::Validate() const {
   absl::MutexLock lock(&mu_);
   for (size_t device = 0; device < counts_.size(); ++device) {
-    Bytes by_tier[4];
+    Bytes by_tier[5];
     for (const auto& [token, page] : pages_) {
       if (page.view.device != static_cast<int>(device)) continue;
       const bool backed = page.real != 0 || page.view.tier != DeviceTier::kDevice;
@@ -406,14 +416,15 @@ absl::Status DevicePages::Validate() const {
     const DeviceCounts& counts = counts_[device];
     if (spare != counts.spare || by_tier[0] + spare != counts.device ||
         by_tier[1] != counts.host_mapped || by_tier[2] != counts.host_copy ||
-        by_tier[3] != counts.file) {
+        by_tier[3] != counts.file || by_tier[4] != counts.lane) {
       return absl::InternalError(
           absl::StrCat("device ", device, ": pages say ", FormatBytes(by_tier[0]),
                        " on the device, ", FormatBytes(spare), " spare, ", FormatBytes(by_tier[1]),
                        " mapped, ", FormatBytes(by_tier[2]), " copied, ", FormatBytes(by_tier[3]),
-                       " in the file; counts say ", FormatBytes(counts.device), ", ",
-                       FormatBytes(counts.spare), ", ", FormatBytes(counts.host_mapped), ", ",
-                       FormatBytes(counts.host_copy), ", ", FormatBytes(counts.file)));
+                       " in the file, ", FormatBytes(by_tier[4]), " on the lane; counts say ",
+                       FormatBytes(counts.device), ", ", FormatBytes(counts.spare), ", ",
+                       FormatBytes(counts.host_mapped), ", ", FormatBytes(counts.host_copy), ", ",
+                       FormatBytes(counts.file), ", ", FormatBytes(counts.lane)));
     }
   }
   return absl::OkStatus();

@@ -17,6 +17,7 @@
 #include "base/bytes.h"
 #include "pages/account.h"
 #include "pages/cuda_driver.h"
+#include "pages/lane_chunks.h"
 #include "pages/pinned_pool.h"
 #include "pages/spill_file.h"
 
@@ -27,6 +28,7 @@ enum class DeviceTier : uint8_t {
   kHostMapped,  // host memory that the device reads at the same address, over the bus
   kHostCopy,    // pinned host memory; the address is empty until the page returns
   kFile,        // as kHostCopy, in the spill file
+  kLane,        // a chunk of the lane's scratch, or an empty address until the next iteration
 };
 
 /// One page as the planner and the reports see it.
@@ -45,12 +47,15 @@ struct DeviceCounts {
   Bytes host_mapped;
   Bytes host_copy;
   Bytes file;
+  Bytes lane;           // pages on the lane's scratch or waiting for it: charged to the lane
   int64_t creates = 0;  // requests of the allocator
   int64_t reused = 0;   // of those, met from spares
   int64_t refused = 0;
   int64_t demoted = 0;
   int64_t promoted = 0;
-  Bytes reserved() const { return device - spare + host_mapped + host_copy + file; }
+  int64_t to_lane = 0;
+  int64_t from_lane = 0;
+  Bytes reserved() const { return device - spare + host_mapped + host_copy + file + lane; }
 };
 
 struct DevicePagesOptions {
@@ -95,6 +100,27 @@ class DevicePages {
   /// Brings a page back. Never asks others for memory: whether the page is worth that is its
   /// owner's affair. Errors: as Demote, and the account's.
   absl::Status Promote(cuda::Handle token);
+
+  // For the owner of the lane; the device is idle here too.
+  /// Where pages of a device that go to the lane get their chunks. Borrowed; before ToLane.
+  void set_chunks(int device, LaneChunks* chunks) { chunks_[device] = chunks; }
+  /// Puts a chunk of the lane behind the address of a page whose contents nobody needs, or private
+  /// memory as MapLane does. Errors: of the driver; FailedPrecondition for a page that is pinned,
+  /// not mapped or not on the device. Where no chunk is to be had either, the page is on the lane
+  /// and its address empty: MapLane tries again.
+  absl::Status ToLane(cuda::Handle token);
+  /// Puts private memory with the same contents there: what is alive when the turn passes. Errors:
+  /// the account's, of the driver; then the page is on the lane still.
+  absl::Status FromLane(cuda::Handle token);
+  /// Empties the addresses of the device's pages on the lane, whose contents nobody needs, and
+  /// gives the chunks back. Errors: of the driver; then some of them are mapped still.
+  absl::Status DropLane(int device);
+  /// The opposite: every page of the lane has a chunk, or private memory where a chunk is another
+  /// member's who does not answer. Errors: ResourceExhausted, of the driver; the rest is empty.
+  absl::Status MapLane(int device);
+  /// What the lane and the device have to have free for that, if nobody else has chunks.
+  Bytes Unmapped(int device) const;
+
   /// Gives spare handles back until `keep` are left.
   void TrimSpares(int device, Bytes keep);
   /// For kFile; borrowed. Without one, such a demotion is refused.
@@ -117,6 +143,7 @@ class DevicePages {
     std::vector<cuda::AccessDescriptor> access;
     char* copy = nullptr;          // kHostCopy
     std::vector<SpillSlot> slots;  // kFile
+    Chunk chunk;                   // kLane
     bool busy = false;             // somebody calls the driver about it
   };
   struct Spare {
@@ -137,8 +164,9 @@ class DevicePages {
   Page* Find(cuda::Handle token) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   std::vector<Page*> ClaimRange(cuda::DevicePointer at, size_t size);
   void Unclaim(const std::vector<Page*>& pages);
-  enum class Asking { kNobody, kOthers };
-  /// Device memory, charged: a spare one or a new one.
+  enum class Asking { kNobody, kOthers, kSurvivor };
+  /// Device memory, charged: a spare one or a new one. A survivor of an iteration gets it whatever
+  /// the job's limit says.
   cuda::Result Obtain(const cuda::AllocationProperties& properties, Bytes size, Asking asking,
                       cuda::Handle* real, bool* reused);
   bool TakeSpare(const cuda::AllocationProperties& properties, Bytes size, cuda::Handle* real);
@@ -149,6 +177,13 @@ class DevicePages {
   cuda::Result UnmapPages(const std::vector<Page*>& pages);
   Bytes& TierBytes(const Page& page) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void Forget(Page& page) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+
+  // device_lane.cc
+  absl::StatusOr<Page*> ClaimForLane(cuda::Handle token, DeviceTier tier);
+  void EnterLane(Page& page, const Chunk& chunk);
+  void LeaveLane(Page& page, cuda::Handle real);
+  absl::Status MapOnLane(Page& page);
+  std::vector<Page*> LanePages(int device, bool mapped);
 
   // device_moves.cc
   absl::StatusOr<Page*> ClaimToMove(cuda::Handle token, bool away);
@@ -172,6 +207,7 @@ class DevicePages {
   const DevicePagesOptions options_;
   SpillFile* spill_ = nullptr;
   PinnedPool pinned_;
+  std::vector<LaneChunks*> chunks_;
 
   mutable absl::Mutex mu_;
   absl::CondVar not_busy_;

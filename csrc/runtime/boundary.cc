@@ -32,6 +32,13 @@ int Runtime::LaneMembers() {
   return static_cast<int>(members.size());
 }
 
+bool Runtime::SharesDevices() {
+  const CudaJob* const cuda = CudaJob::Current();
+  return cuda != nullptr && in_lane_ && gang_ == nullptr && BoolOption("cuda.lanes") &&
+         !Learning(iterations_.load(std::memory_order_relaxed)) &&
+         (cuda->InLane() || LaneMembers() > 1);
+}
+
 bool Runtime::Learning(int64_t index) {
   return index < IntOption("memory.learn_from") + IntOption("memory.learn_iterations");
 }
@@ -40,7 +47,9 @@ absl::Status Runtime::EndIteration(bool continuing) {
   if (!iteration_open_) return absl::OkStatus();
   const int64_t now = clock_.MonotonicNanos();
   EndPace(now);
-  const absl::Status left = arena_->EndIteration();
+  CudaJob* const cuda = CudaJob::Current();
+  absl::Status left = arena_->EndIteration();
+  if (cuda != nullptr) left.Update(cuda->CloseLane());
   iteration_open_ = false;
   survivors_stay_ = !left.ok();
   // A gang gives its turn away where all its ranks have stopped: in LeadGang.
@@ -70,7 +79,6 @@ absl::Status Runtime::EndIteration(bool continuing) {
   if (in_lane_) turn_->RecordIteration(absl::Nanoseconds(now - iteration_begin_ns_));
   own.iterations.store(iterations, std::memory_order_relaxed);
   PredictRemaining(now - iteration_begin_ns_);
-  CudaJob* const cuda = CudaJob::Current();
   if (in_lane_ && !keep_turn_) {
     if (cuda != nullptr && LaneMembers() > 1) cuda->FinishWork();
     turn_->SetLearning(Learning(iterations));
@@ -169,6 +177,7 @@ absl::Status Runtime::BeginIteration(int phase, const std::function<bool()>& int
   iteration_begin_ns_ = clock_.MonotonicNanos();
   arena_->BeginIteration(phase, use_lane);
   BeginPace(iteration_begin_ns_);
+  if (CudaJob* cuda = CudaJob::Current(); cuda != nullptr && SharesDevices()) cuda->OpenLane();
   iteration_open_ = true;
   return absl::OkStatus();
 }
@@ -250,7 +259,9 @@ absl::Status Runtime::AcquireTurn(const std::function<bool()>& interrupted, bool
 bool Runtime::DevicesAreBack() {
   CudaJob* const cuda = CudaJob::Current();
   if (cuda == nullptr) return true;
-  if (const absl::Status back = cuda->ComeBack(); !back.ok()) {
+  absl::Status back = cuda->ComeBack();
+  if (back.ok() && SharesDevices()) back = cuda->EnterLane(lane_);
+  if (!back.ok()) {
     if (const int64_t now = clock_.MonotonicNanos(); now >= say_away_ns_) {
       say_away_ns_ = now + kSayAwayNanos;
       Log(LogLevel::kWarning,
@@ -322,6 +333,11 @@ void Runtime::LeaveStuckHolder() {
   // A gang has iterations on several seats: nobody can say which of them are still written to.
   // relaxed: it changes between turns only
   if (device_->slot(SlotId(holder)).gang_size.load(std::memory_order_relaxed) > 1) return;
+  // It writes to device memory that others have mapped, and nobody can take that from it.
+  const CudaJob* const cuda = CudaJob::Current();
+  if (cuda != nullptr &&
+      cuda->SharesLaneWith(device_->slot(SlotId(holder)).pid.load(std::memory_order_relaxed)))
+    return;
   const absl::Duration patience = lane::HolderPatience(device_->slot(SlotId(holder)), grace);
   if (silence < patience) return;
   if (!scratch_ && !AttachScratch().ok()) return;  // it has not had a turn yet
@@ -361,6 +377,7 @@ absl::Status Runtime::Leave() {
     CarryOutOrders(Returns::kToProgram);  // what waited for the gang
   }
   scratch_.reset();
+  if (CudaJob* cuda = CudaJob::Current()) cuda->LeaveLane();
   if (in_lane_) turn_->Leave();
   in_lane_ = false;
   slot().phase.store(static_cast<uint32_t>(shm::Phase::kOutside), std::memory_order_relaxed);

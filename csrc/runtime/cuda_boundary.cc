@@ -5,6 +5,7 @@
 #include "base/log.h"
 #include "base/status.h"
 #include "runtime/cuda_job.h"
+#include "shm/slot_table.h"
 
 namespace tide::runtime {
 namespace {
@@ -81,6 +82,7 @@ BoundaryResult CudaJob::AtBoundary(int index, Idle idle) {
     if (absl::IsUnavailable(room.status())) return result;
     if (room.ok()) {
       result.given = room->moved;
+      if (result.given < result.asked) result.given += GiveLane(index);
       if (idle == Idle::kYes && result.given < result.asked) {
         result.given += StepAside(index, result.asked - result.given);
       }
@@ -123,9 +125,12 @@ absl::StatusOr<Bytes> CudaJob::SuspendAll() {
     if (devices_[i]->suspended || pages_->counts(i).creates == 0) continue;
     const Bytes before = pages_->counts(i).device;
     absl::Status status = PrepareToMove(i);
+    if (status.ok() && LaneIsOpen(i))
+      status = absl::UnavailableError("the scratch of its last iteration is in use still");
     if (status.ok()) status = Suspend(i, DeviceTier::kHostCopy).status();
     if (status.ok()) {
       done.push_back(i);
+      freed += GiveLane(i);
       freed += before - pages_->counts(i).device;
       continue;
     }
@@ -165,6 +170,13 @@ void CudaJob::FinishWork() {
 }
 
 void CudaJob::Retire() {
+  LeaveLane();
+  for (const auto& device : devices_) {
+    // An iteration that never ended has chunks until the process is dead: they count as its own.
+    if (device->lane != nullptr && device->lane->open())
+      device->account->Force(shm::OwnChunkBytes(device->file->table(), device->slot));
+  }
+  if (!InLane()) chunk_server_.reset();  // else the socket goes when another process starts one
   for (const auto& device : devices_) device->file->Retire(device->slot);
 }
 

@@ -83,7 +83,10 @@ absl::StatusOr<CudaJob*> CudaJob::Start(const std::string& name) {
   g_job.store(job.release(), std::memory_order_release);
   // Workers of a data loader must touch neither ledger nor locks of their parent.
   pthread_atfork(nullptr, nullptr, [] {
-    if (g_job.exchange(nullptr) != nullptr) g_forked.store(true, std::memory_order_relaxed);
+    if (CudaJob* parents = g_job.exchange(nullptr)) {
+      if (parents->chunk_server_ != nullptr) parents->chunk_server_->AbandonAfterFork();
+      g_forked.store(true, std::memory_order_relaxed);
+    }
   });
   return Current();
 }
@@ -130,7 +133,8 @@ Bytes CudaJob::SetLimit(int index, Bytes limit) {
   device.file->slot(device.slot).budget_bytes_max.store(limit.value(), std::memory_order_relaxed);
   if (limit == Bytes(0)) return Bytes(0);
   // What is away comes back to the same limit.
-  return std::max(device.account->private_bytes() + Aside(index) - limit, Bytes(0));
+  const Bytes away = Aside(index) + pages_->counts(index).lane;
+  return std::max(device.account->private_bytes() + away - limit, Bytes(0));
 }
 
 bool CudaJob::NeedMemory(int index, Bytes bytes) {
@@ -200,8 +204,8 @@ Bytes CudaJob::Promised(const Device& device) {
     const shm::JobSlot& other = device.file->table().slots[i];
     if (!shm::IsLive(other) || SlotId(i) == device.slot) continue;
     // relaxed: figures of a moment
-    sum += std::min(Bytes(other.reclaim_bytes.load(std::memory_order_relaxed)),
-                    Bytes(other.private_bytes.load(std::memory_order_relaxed)));
+    sum +=
+        std::min(Bytes(other.reclaim_bytes.load(std::memory_order_relaxed)), Resident(device, i));
   }
   return sum;
 }
@@ -222,6 +226,13 @@ Bytes CudaJob::HowMuchToAsk(Device& device, Bytes need) {
   return need;
 }
 
+Bytes CudaJob::Resident(const Device& device, int slot) {
+  const shm::DeviceTable& table = device.file->table();
+  // relaxed: a figure of a moment
+  return Bytes(table.slots[slot].private_bytes.load(std::memory_order_relaxed)) +
+         shm::OwnChunkBytes(table, SlotId(slot));
+}
+
 bool CudaJob::AskOthers(Device& device, Bytes bytes, Whom whom) {
   std::vector<sched::VictimMember> members;
   for (int i = 0; i < shm::kSlotCount; ++i) {
@@ -232,7 +243,7 @@ bool CudaJob::AskOthers(Device& device, Bytes bytes, Whom whom) {
     if (whom == Whom::kPromisedNothing && promised > Bytes(0)) continue;
     sched::VictimMember member;
     member.id = SlotId(i);
-    member.resident = Bytes(other.private_bytes.load(std::memory_order_relaxed));
+    member.resident = Resident(device, i);
     member.guaranteed = Bytes(other.budget_bytes_guaranteed.load(std::memory_order_relaxed));
     member.reclaimable = member.resident - promised;
     member.priority = static_cast<sched::Priority>(other.priority.load(std::memory_order_relaxed));
@@ -431,66 +442,6 @@ bool CudaJob::MakeSureOfRoom(int index, Idle idle) {
   const Bytes capacity = device.file->Capacity();
   if (capacity <= Bytes(0) || device.file->Used() + need <= capacity) return true;
   return AskAndWait(index, need, idle);
-}
-
-// ---- reports ----
-
-void CudaJob::MeasureOutside(int index, CudaReport* report) {
-  const cuda::ScopedContext context(*driver_, index);
-  if (!context.status().ok()) return;
-  Device& device = *devices_[index];
-  size_t free = 0, total = 0;
-  // Both figures of one moment, or what others take and give between the two would seem outside.
-  Bytes used;
-  for (int attempt = 0; attempt < 4; ++attempt) {
-    used = device.file->Used();
-    if (driver_->calls().memory_info(&free, &total) != cuda::kSuccess) return;
-    if (device.file->Used() == used) break;
-  }
-  report->total = Bytes(static_cast<int64_t>(total));
-  report->free = Bytes(static_cast<int64_t>(free));
-  report->outside = std::max(report->total - report->free - used, Bytes(0));
-  // Setting it wakes whoever waits, who measures too: only when it is another.
-  const Bytes capacity = report->total - report->outside - Headroom(device, report->total);
-  if (device.file->Capacity() != capacity) device.file->SetCapacity(capacity);
-}
-
-Bytes CudaJob::Headroom(const Device& device, Bytes total) {
-  int jobs = 0;
-  for (int i = 0; i < shm::kSlotCount; ++i) jobs += shm::IsLive(device.file->table().slots[i]);
-  if (jobs < 2) return Bytes(0);
-  return std::min(Bytes(BytesOption("cuda.headroom")), Bytes(total.value() / 64));
-}
-
-CudaReport CudaJob::Report(int index) {
-  Device& device = *devices_[index];
-  CudaReport report;
-  report.name = device.name;
-  report.uuid = driver_->DeviceUuid(index);
-  report.table_path = device.file->path();
-  MeasureOutside(index, &report);
-  report.limit = device.account->limit();
-  report.capacity = device.file->Capacity();
-  report.used = device.file->Used();
-  report.asked = Asked(index);
-  report.counts = pages_->counts(index);
-  return report;
-}
-
-std::string CudaJob::MemoryTable(int index) {
-  const CudaReport report = Report(index);
-  std::string text = absl::StrCat(report.name, " (", report.uuid, "): ", FormatBytes(report.total),
-                                  ", free ", FormatBytes(report.free), ", in no job's ledger ",
-                                  FormatBytes(report.outside), "\n");
-  for (const shm::Holder& holder : devices_[index]->file->WhoHoldsWhat()) {
-    absl::StrAppend(&text, "  ", holder.name, " (pid ", holder.pid,
-                    "): ", FormatBytes(holder.private_bytes), "\n");
-  }
-  if (report.limit > Bytes(0)) {
-    absl::StrAppend(&text, "  this job's limit is ", FormatBytes(report.limit),
-                    "; torchtide.cuda.set_limit changes it\n");
-  }
-  return text;
 }
 
 }  // namespace tide::runtime

@@ -12,12 +12,15 @@
 #include "base/bytes.h"
 #include "base/ids.h"
 #include "base/status.h"
+#include "lane/chunk_socket.h"
 #include "pages/cuda_driver.h"
 #include "pages/device_pages.h"
 #include "pages/device_plan.h"
+#include "pages/lane_plan.h"
 #include "pages/spill_file.h"
 #include "runtime/accounts.h"
 #include "runtime/core_api.h"
+#include "runtime/cuda_lane.h"
 #include "shm/device_file.h"
 
 namespace tide::runtime {
@@ -34,6 +37,9 @@ struct CudaReport {
   Bytes capacity;  // for all jobs: total less outside, less the headroom of a shared device
   Bytes used;      // by all jobs
   Bytes asked;     // what others have asked of this job
+  Bytes lanes;     // of that, scratch that jobs of lanes share
+  Bytes chunks;    // of that, what this job has
+  int64_t settle_ns = 0;  // the last boundary of an iteration on it took
   pages::DeviceCounts counts;
 };
 
@@ -67,6 +73,11 @@ struct CudaFramework {
   std::function<absl::Status(int device)> flush;
   /// What leaves first when memory shrinks.
   std::function<std::vector<pages::ColdRange>()> cold;
+  /// Has all threads allocate from a pool of the lane, until close_lane. Errors: of the framework.
+  std::function<absl::Status(int device)> open_lane;
+  /// Ends that, waits for the device, and says what the pool holds. May be called again. Errors: of
+  /// the framework; nothing is allocated from the pool any more.
+  std::function<absl::StatusOr<pages::LanePool>(int device)> close_lane;
 };
 
 /// One per process; never destroyed, since PyTorch's table points into it. Moves (Shrink, Suspend,
@@ -139,6 +150,22 @@ class CudaJob {
   absl::StatusOr<Bytes> SuspendAll();
   /// All devices, or none. Errors: as Resume; the call may be repeated.
   absl::Status ResumeAll();
+
+  // cuda_scratch.cc: iterations on scratch that the jobs of a lane share, with option cuda.lanes.
+  /// With the turn, before an iteration: what is the lane's has memory. Others are asked for what
+  /// is missing. A device on which it cannot be shared is left as it is. Errors: as ComeBack.
+  absl::Status EnterLane(LaneId lane);
+  /// Iterations allocate from the lane's pool from here on.
+  void OpenLane();
+  /// Before the turn passes: what is alive becomes private, the rest goes to the lane. Errors: what
+  /// is alive has no memory; then the turn must be kept, and the call may be repeated.
+  absl::Status CloseLane();
+  /// Gives all of the lane's memory back. Not while it is open.
+  void LeaveLane();
+  bool InLane() const;
+  /// Whether that process has memory of a lane: it must not be passed over.
+  bool SharesLaneWith(pid_t pid) const;
+
   /// Waits until the devices have done what this job gave them: before a turn passes.
   void FinishWork();
   /// Gives the slots in the ledgers back; the process is about to end. Idempotent.
@@ -170,9 +197,13 @@ class CudaJob {
     std::atomic<int64_t> last_ask_bytes{0};    // relaxed: a guess
     std::atomic<bool> suspended{false};        // pages are away and nothing may run
     int64_t measured_ns = 0;                   // when AtBoundary last measured what is outside
+    std::unique_ptr<CudaLane> lane;            // made at the first iteration in one
+    std::atomic<bool> shares{false};           // `lane` is there for the server's thread
+    std::atomic<int64_t> settle_ns{0};         // relaxed: a figure
   };
   explicit CudaJob(std::unique_ptr<pages::cuda::Driver> driver) : driver_(std::move(driver)) {}
   absl::Status OpenDevice(const std::string& name, int index);
+  // cuda_report.cc
   void MeasureOutside(int device, CudaReport* report);
   /// What several jobs leave free for what asks nobody.
   static Bytes Headroom(const Device& device, Bytes total);
@@ -203,6 +234,20 @@ class CudaJob {
   /// To pinned memory, or to the file where there is none; `to` kFile means the file at once.
   absl::Status DemoteForSuspension(pages::cuda::Handle token, pages::DeviceTier to);
   absl::Status PrepareToMove(int device);
+  // cuda_scratch.cc
+  CudaLane& LaneOf(int device);
+  absl::Status StartChunkServer();
+  absl::Status MapLane(int device);
+  absl::Status SettleLane(int device, const pages::LanePool& pool);
+  /// What only this job has of the lane is given to others. Returns the bytes.
+  Bytes GiveLane(int device);
+  bool SharesLane(int device) const {
+    return devices_[device]->lane != nullptr && devices_[device]->lane->joined();
+  }
+  bool LaneIsOpen(int device) const;
+  /// What others could have of a slot: its own pages, and chunks that only it has.
+  static Bytes Resident(const Device& device, int slot);
+
   Bytes Asked(int device) const;
   void MeasureNowAndThen(int device);
   void FillAdapterCalls();
@@ -215,6 +260,8 @@ class CudaJob {
   std::unique_ptr<pages::SpillFile> spill_;  // opened at the first suspension that wants it
   std::vector<TideCudaCall> adapter_calls_;
   CudaFramework framework_;
+  std::unique_ptr<lane::ChunkServer> chunk_server_;  // from the first iteration in a lane on
+  bool lanes_failed_ = false;  // the framework could not say what is alive: no more of it
   int64_t leave_ns_ = 0, return_ns_ = 0;  // of the thread that trains
 };
 

@@ -172,6 +172,8 @@ class Runtime {
   absl::Status AttachScratch();
   void LeaveStuckHolder();
   int LaneMembers();
+  /// Whether the next iteration runs on device scratch that the lane shares.
+  bool SharesDevices();
   /// Whether iteration `index` is one of those before lifetimes are known.
   static bool Learning(int64_t index);
 

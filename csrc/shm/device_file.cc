@@ -254,6 +254,51 @@ absl::Status DeviceFile::ReserveScratch(SlotId id, LaneId lane_id, Bytes delta) 
   return absl::OkStatus();
 }
 
+absl::StatusOr<std::vector<int32_t>> DeviceFile::HoldChunks(SlotId id, Bytes size, int count) {
+  TIDE_ASSIGN_OR_RETURN(const FileLock lock, Lock());
+  JobSlot& own = slot(id);
+  const LaneId lane_id(own.lane.load(kRelaxed));  // relaxed, here and below: under the lock
+  if (lane_id.value() < 0) return absl::FailedPreconditionError("the process is in no lane");
+  LaneSlot& its_lane = lane(lane_id);
+  int index = -1;
+  for (int i = kChunkSizes - 1; i >= 0; --i) {
+    const int64_t used = its_lane.chunk_bytes[i].load(kRelaxed);
+    if (used == size.value() || (used == 0 && (index < 0 || its_lane.chunk_bytes[index] == 0)))
+      index = i;
+  }
+  if (index < 0) {
+    return absl::UnavailableError(
+        absl::StrCat("the lane has chunks of ", kChunkSizes, " other sizes already"));
+  }
+  auto grows_by = [&] {
+    const int others = MostChunks(*table_, lane_id, index, id);
+    return size * (std::max(others, count) - std::max(others, own.chunks[index].load(kRelaxed)));
+  };
+  Bytes delta = grows_by();
+  if (delta > Bytes(0)) {
+    absl::Status status = TryReserve(its_lane.scratch_bytes, delta);
+    if (!status.ok() && ReapDeadLocked() > 0) {
+      delta = grows_by();  // a chunk may have gone with its last member
+      status = TryReserve(its_lane.scratch_bytes, delta);
+    }
+    TIDE_RETURN_IF_ERROR(status);
+  } else {
+    its_lane.scratch_bytes.fetch_add(delta.value());  // seq_cst: part of the ledger's sum
+  }
+  its_lane.chunk_bytes[index].store(size.value(), kRelaxed);
+  own.chunks[index].store(count, kRelaxed);
+  if (delta < Bytes(0)) AnnounceFreed(*table_, -delta);
+  std::vector<int32_t> pids;
+  for (int i = 0; i < kSlotCount; ++i) {
+    const JobSlot& other = table_->slots[i];
+    if (SlotId(i) == id || !IsLive(other) || other.lane.load(kRelaxed) != lane_id.value() ||
+        other.chunks[index].load(kRelaxed) < count)
+      continue;
+    pids.push_back(other.pid.load(kRelaxed));
+  }
+  return pids;
+}
+
 void DeviceFile::Wake(SlotId id) { WakeSlot(slot(id)); }
 
 uint32_t DeviceFile::FreedWord() const {

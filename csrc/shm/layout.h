@@ -13,13 +13,14 @@
 namespace tide::shm {
 
 inline constexpr uint64_t kTableMagic = 0x454c424154454454;  // "TDETABLE"
-inline constexpr uint32_t kTableVersion = 4;
+inline constexpr uint32_t kTableVersion = 5;
 inline constexpr int kSlotCount = 256;
 inline constexpr int kLaneCount = 16;  // that turns are taken in
 // Scratches of a lane: rank r of a gang uses seat r, jobs of one process use seat 0. Seat s of lane
 // l is entry s * kLaneCount + l; nobody takes turns in the entries of seats above 0.
 inline constexpr int kSeatCount = 8;
 inline constexpr int kScratchCount = kLaneCount * kSeatCount;
+inline constexpr int kChunkSizes = 4;  // of a lane's chunks on a GPU; PyTorch uses two
 inline constexpr int kNameBytes = 64;
 inline constexpr int kChildrenKept = 16;
 inline constexpr uint32_t kPaceWhole = 1'000'000;  // JobSlot::pace_ppm of a job that is not slowed
@@ -107,6 +108,9 @@ struct alignas(64) JobSlot {
   std::atomic<uint64_t> lane_generation;  // generation of the scratch that the owner has mapped
   std::atomic<int64_t>
       retired_scratch_bytes;  // its charge once others have left it; under the device lock
+  // how many chunks of its lane's scratch on a GPU the owner has, the first of each size; under the
+  // device lock
+  std::atomic<int32_t> chunks[kChunkSizes];
 
   // gang: processes of one job that have turns together; the leader (rank 0) takes them
   std::atomic<uint64_t> gang;        // key that its members have in common; 0: none
@@ -166,6 +170,9 @@ struct alignas(64) LaneSlot {
       retired_bytes;                // scratch of older generations that a stuck holder still maps
   std::atomic<int64_t> virtual_ns;  // of the member that was granted the turn last
   std::atomic<int64_t> rounds;      // the same
+  // Sizes of the chunks that the scratch of a GPU consists of; 0: unused. Then scratch_bytes is the
+  // sum over sizes of the most that a member has. Under the device lock.
+  std::atomic<int64_t> chunk_bytes[kChunkSizes];
   // A superset of the members, to look at fewer slots; slot.lane is the truth.
   std::atomic<uint64_t> member_bits[kSlotCount / 64];
 };

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <climits>
+#include <optional>
 
 #include "base/atomics.h"
 #include "shm/futex.h"
@@ -104,6 +105,7 @@ void ResetSlot(JobSlot& slot) {
   slot.weight_milli.store(1000, kRelaxed);
   slot.lane_fd.store(-1, kRelaxed);
   slot.lane_generation.store(0, kRelaxed);
+  for (auto& chunks : slot.chunks) chunks.store(0, kRelaxed);
   for (auto& child : slot.children) child.store(0, kRelaxed);
 }
 
@@ -125,6 +127,7 @@ void InitialiseTable(DeviceTable& table, const char* boot_id) {
       (lane.*field).store(0, kRelaxed);
     }
     lane.generation.store(0, kRelaxed);
+    for (auto& size : lane.chunk_bytes) size.store(0, kRelaxed);
     for (auto& bits : lane.member_bits) bits.store(0, kRelaxed);
   }
   for (JobSlot& slot : table.slots) {
@@ -151,6 +154,45 @@ Bytes SlotHeld(const JobSlot& slot) {
 
 Bytes TableUsed(const DeviceTable& table) { return SumOverTable(table, SlotUsed); }
 Bytes TableHeld(const DeviceTable& table) { return SumOverTable(table, SlotHeld); }
+
+int MostChunks(const DeviceTable& table, LaneId lane, int size_index, SlotId excluded) {
+  int most = 0;
+  for (int i = 0; i < kSlotCount; ++i) {
+    const JobSlot& slot = table.slots[i];
+    // relaxed: written under the device lock, or a figure of a moment
+    if (SlotId(i) == excluded || !IsLive(slot) || slot.lane.load(kRelaxed) != lane.value())
+      continue;
+    most = std::max(most, slot.chunks[size_index].load(kRelaxed));
+  }
+  return most;
+}
+
+namespace {
+
+template <typename CountOf>
+Bytes SumOverSizes(const DeviceTable& table, SlotId id, CountOf count_of) {
+  const int lane = table.slots[id.value()].lane.load(kRelaxed);  // relaxed: as in MostChunks
+  if (lane < 0 || lane >= kScratchCount) return Bytes(0);
+  int64_t sum = 0;
+  for (int i = 0; i < kChunkSizes; ++i) {
+    const int count = table.slots[id.value()].chunks[i].load(kRelaxed);
+    if (count > 0) sum += table.lanes[lane].chunk_bytes[i].load(kRelaxed) * count_of(i, count);
+  }
+  return Bytes(sum);
+}
+
+}  // namespace
+
+Bytes ChunkBytes(const DeviceTable& table, SlotId slot) {
+  return SumOverSizes(table, slot, [](int, int count) { return count; });
+}
+
+Bytes OwnChunkBytes(const DeviceTable& table, SlotId slot) {
+  const LaneId lane(table.slots[slot.value()].lane.load(kRelaxed));
+  return SumOverSizes(table, slot, [&](int i, int count) {
+    return std::max(count - MostChunks(table, lane, i, slot), 0);
+  });
+}
 
 bool HasTurn(const DeviceTable& table, int slot) {
   // relaxed throughout: a picture for people
@@ -205,8 +247,33 @@ void ForgetMember(DeviceTable& table, SlotId slot) {
   }
 }
 
+namespace {
+
+// Of a lane of chunks; nothing for one whose scratch is a memfd. Without chunks the sizes go.
+std::optional<int64_t> SumOfChunks(DeviceTable& table, LaneId id) {
+  LaneSlot& lane = table.lanes[id.value()];
+  int64_t sum = 0;
+  bool has_chunks = false;
+  for (int i = 0; i < kChunkSizes; ++i) {
+    const int64_t size = lane.chunk_bytes[i].load(kRelaxed);  // relaxed: under the device lock
+    if (size == 0) continue;
+    has_chunks = true;
+    const int most = MostChunks(table, id, i, SlotId());
+    if (most == 0) lane.chunk_bytes[i].store(0, kRelaxed);
+    sum += size * most;
+  }
+  if (!has_chunks) return std::nullopt;
+  return sum;
+}
+
+}  // namespace
+
 Bytes RecountLane(DeviceTable& table, LaneId id) {
   LaneSlot& lane = table.lanes[id.value()];
+  if (const auto chunks = SumOfChunks(table, id)) {
+    // seq_cst: part of the ledger's sum
+    return Bytes(std::max<int64_t>(lane.scratch_bytes.exchange(*chunks) - *chunks, 0));
+  }
   const uint64_t current =
       lane.generation.load(kRelaxed);  // relaxed: it changes under the device lock only
   bool current_is_mapped = false;

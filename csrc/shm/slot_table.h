@@ -54,8 +54,17 @@ void VacateTurns(DeviceTable& table, SlotId slot);
 /// Takes a slot out of its lane's member bits.
 void ForgetMember(DeviceTable& table, SlotId slot);
 
+/// Bytes of a lane's chunks that `slot` has, and of those that no other member has: what the ledger
+/// loses when it gives them up. Both change under the device lock.
+Bytes ChunkBytes(const DeviceTable& table, SlotId slot);
+Bytes OwnChunkBytes(const DeviceTable& table, SlotId slot);
+/// The most chunks of one size, an index of LaneSlot::chunk_bytes, that a member other than
+/// `excluded` has.
+int MostChunks(const DeviceTable& table, LaneId lane, int size_index, SlotId excluded);
+
 /// Derives a lane's retired_bytes from the slots that still map old generations, and scratch_bytes
-/// = 0 when nobody maps the current one. Under the device lock. Returns the bytes given back by
+/// = 0 when nobody maps the current one; of a lane of chunks, scratch_bytes from the members'
+/// chunks. Under the device lock. Returns the bytes given back by
 /// that.
 Bytes RecountLane(DeviceTable& table, LaneId lane);
 

@@ -269,9 +269,9 @@ def cuda_resume(arg0: typing.SupportsInt | typing.SupportsIndex) -> None:
     ...
 def cuda_retire() -> None:
     ...
-def cuda_set_framework(capturing: typing.Any, flush: typing.Any, cold: typing.Any) -> None:
+def cuda_set_framework(capturing: typing.Any, flush: typing.Any, cold: typing.Any, open_lane: typing.Any, close_lane: typing.Any) -> None:
     """
-    What PyTorch does at a boundary: says whether a graph is being captured, gives the cached memory of a device back, names cold ranges.
+    What PyTorch does at a boundary: says whether a graph is being captured, gives the cached memory of a device back, names cold ranges, routes allocations to the pool of a lane, and says what is alive there.
     """
 def cuda_set_limit(device: typing.SupportsInt | typing.SupportsIndex, limit: typing.SupportsInt | typing.SupportsIndex) -> int:
     """

@@ -16,7 +16,7 @@ import weakref
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from torchtide import _adapter, _core
+from torchtide import _adapter, _core, _cuda_lane
 from torchtide.errors import LimitConflict, TideError
 
 if TYPE_CHECKING:
@@ -73,7 +73,9 @@ def enable(name: str | None = None) -> str:
     reason = _hook(name or pathlib.Path(sys.argv[0]).name or "python")
     if reason:
         return f"fraction: {reason}"
-    _core.cuda_set_framework(_capturing, _flush, _cold_ranges)
+    _core.cuda_set_framework(
+        _capturing, _flush, _cold_ranges, _cuda_lane.open_lane, _cuda_lane.close_lane
+    )
     attach: Any = getattr(torch._C, "_cuda_attach_out_of_memory_observer")  # noqa: B009
     attach(_remember_oom)
     if not _core.started():  # else the end of the job does it

@@ -1,5 +1,8 @@
 // Device pages on the scratch that the jobs of a lane share: there and back between iterations,
 // each step undone when the driver refuses it.
+#include <algorithm>
+#include <optional>
+
 #include "absl/cleanup/cleanup.h"
 #include "absl/strings/str_cat.h"
 #include "base/status.h"
@@ -129,6 +132,36 @@ absl::Status DevicePages::DropLane(int device) {
   }
   chunks_[device]->Trim();
   return status;
+}
+
+void DevicePages::TrimLane(int device) {
+  absl::MutexLock one_move(&move_mu_);
+  if (chunks_[device] == nullptr) return;
+  LaneChunks& chunks = *chunks_[device];
+  std::vector<Page*> pages = LanePages(device, /*mapped=*/true);
+  absl::Cleanup unclaim = [&] { Unclaim(pages); };
+  const cuda::ScopedContext context(driver_, device);
+  if (!context.status().ok()) return;
+  std::sort(pages.begin(), pages.end(),
+            [](const Page* a, const Page* b) { return a->chunk.index > b->chunk.index; });
+  for (Page* page : pages) {
+    const Bytes size = page->view.size;
+    const std::optional<Chunk> lower = chunks.TakeBelow(size, page->chunk.index);
+    if (!lower) continue;  // another size may have one
+    const Chunk old = page->chunk;
+    const bool empty = calls().unmap(page->view.address, size.size()) == cuda::kSuccess;
+    if (empty && MapPage(*page, lower->real) == cuda::kSuccess) {
+      EnterLane(*page, *lower);
+      chunks.Return(size, old);
+      continue;
+    }
+    chunks.Return(size, *lower);
+    if (!empty || MapPage(*page, old.real) == cuda::kSuccess) break;
+    EnterLane(*page, {});
+    chunks.Return(size, old);
+    break;
+  }
+  chunks.Trim();
 }
 
 absl::Status DevicePages::MapOnLane(Page& page) {

@@ -112,6 +112,10 @@ class DevicePages {
   /// Puts private memory with the same contents there: what is alive when the turn passes. Errors:
   /// the account's, of the driver; then the page is on the lane still.
   absl::Status FromLane(cuda::Handle token);
+  /// Gives back chunks that are behind no page: pages with later numbers get theirs. The lane's
+  /// contents are nobody's. What the driver refuses stays as it is, or its address is empty until
+  /// MapLane.
+  void TrimLane(int device);
   /// Empties the addresses of the device's pages on the lane, whose contents nobody needs, and
   /// gives the chunks back. Errors: of the driver; then some of them are mapped still.
   absl::Status DropLane(int device);

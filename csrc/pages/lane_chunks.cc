@@ -19,6 +19,18 @@ absl::StatusOr<Chunk> LaneChunks::Take(Bytes size) {
   return Chunk{real, index};
 }
 
+std::optional<Chunk> LaneChunks::TakeBelow(Bytes size, int index) {
+  absl::MutexLock lock(&mu_);
+  std::vector<Slot>& slots = slots_[size];
+  for (int i = 0; i < index; ++i) {
+    Slot& slot = slots[static_cast<size_t>(i)];
+    if (slot.taken) continue;
+    slot.taken = true;
+    return Chunk{slot.real, i};
+  }
+  return std::nullopt;
+}
+
 absl::StatusOr<cuda::Handle> LaneChunks::Make(Bytes size, int index) {
   TIDE_ASSIGN_OR_RETURN(const UniqueFd fd, source_.Hold(size, index + 1));
   cuda::Handle real = 0;

@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <map>
+#include <optional>
 #include <vector>
 
 #include "absl/base/thread_annotations.h"
@@ -48,6 +49,8 @@ class LaneChunks {
   /// An idle chunk, or one more: of another member, else a new one. Errors: as ChunkSource::Hold,
   /// and of the driver; nothing is changed.
   absl::StatusOr<Chunk> Take(Bytes size);
+  /// An idle chunk with a lower number than `index`, if there is one.
+  std::optional<Chunk> TakeBelow(Bytes size, int index);
   /// It is behind no page any more, and idle.
   void Return(Bytes size, const Chunk& chunk);
   /// Gives idle chunks back from the last one down, as far as the driver lets them go.

@@ -157,10 +157,12 @@ absl::Status CudaLane::Settle(const pages::LanePool& pool) {
   if (BoolOption("test.skip_privatise")) return first_error;
   for (pages::cuda::Handle token : plan.from_lane) {
     const absl::Status status = pages_.FromLane(token);
-    if (!absl::IsNotFound(status)) first_error.Update(status);  // freed meanwhile
+    // Another thread may have given it back to the driver meanwhile.
+    if (!absl::IsNotFound(status) && !absl::IsFailedPrecondition(status))
+      first_error.Update(status);
   }
   if (!plan.to_lane.empty() || !plan.from_lane.empty()) {
-    chunks_.Trim();
+    pages_.TrimLane(device_);
     pages_.TrimSpares(device_, Bytes(0));
   }
   return first_error;

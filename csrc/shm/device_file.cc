@@ -260,6 +260,7 @@ absl::StatusOr<std::vector<int32_t>> DeviceFile::HoldChunks(SlotId id, Bytes siz
   const LaneId lane_id(own.lane.load(kRelaxed));  // relaxed, here and below: under the lock
   if (lane_id.value() < 0) return absl::FailedPreconditionError("the process is in no lane");
   LaneSlot& its_lane = lane(lane_id);
+  RecountLane(*table_, lane_id);  // sizes that nobody has any more are free
   int index = -1;
   for (int i = kChunkSizes - 1; i >= 0; --i) {
     const int64_t used = its_lane.chunk_bytes[i].load(kRelaxed);

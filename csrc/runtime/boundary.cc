@@ -223,6 +223,10 @@ absl::Status Runtime::TakeTurn(int phase, const std::function<bool()>& interrupt
     if (iterations_.load(std::memory_order_relaxed) == 0) PredictRemaining(0);
     bool stop = false;
     const absl::Status status = AcquireTurn(interrupted, stop);
+    if (status.ok() && suspended_.load(std::memory_order_relaxed)) {
+      turn_->Release(/*continuing=*/false);  // it came together with an order to pause
+      continue;
+    }
     if (status.ok() && !DevicesAreBack()) {
       turn_->Release(/*continuing=*/false);  // somebody else may be able to run
       if (interrupted && interrupted()) return Interrupted("interrupted without device memory");

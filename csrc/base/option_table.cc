@@ -85,8 +85,9 @@ constexpr OptionInfo kOptions[] = {
      "Inputs of a cluster after which its coordinator's journal gets a snapshot and forgets older "
      "inputs; 0: it keeps all."},
     {"cuda.hook", "TIDE_CUDA_HOOK", "auto", "text",
-     "Device memory of a job: auto (behind our limits from the job's first use of CUDA on) or off "
-     "(PyTorch's own; torchtide.cuda.enable() still works)."},
+     "How the memory of a job on devices is reached from its first use of CUDA on: auto (the first "
+     "that works of the next three), table (of driver calls), malloc (cudaMalloc), pool, fraction "
+     "(PyTorch's own limit alone) or off (not at all; torchtide.cuda.enable() still works)."},
     {"cuda.driver", "TIDE_CUDA_DRIVER", "libcuda.so.1", "text",
      "The driver's library, looked up like any other; containers may need a path."},
     {"cuda.spare_max", "TIDE_CUDA_SPARE_MAX", "128MiB", "bytes",

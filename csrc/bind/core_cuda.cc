@@ -63,6 +63,23 @@ absl::StatusOr<Result> CallPython(const py::object& function,
   }
 }
 
+/// For the adapter; a forked child is told to ask the framework's own function, which fails there.
+int SegmentAllocate(int device, size_t size, void** out) {
+  CudaJob* job = CudaJob::Current();
+  if (job == nullptr) return TIDE_NOT_OURS;
+  tide::pages::cuda::DevicePointer at = 0;
+  const int result = job->segments().Allocate(device, size, &at);
+  *out = reinterpret_cast<void*>(at);
+  return result;
+}
+
+int SegmentRelease(void* at) {
+  CudaJob* job = CudaJob::Current();
+  if (job == nullptr) return TIDE_NOT_OURS;
+  const int result = job->segments().Free(reinterpret_cast<uintptr_t>(at));
+  return result == tide::pages::cuda::kNotFound ? TIDE_NOT_OURS : result;
+}
+
 /// The functions stay for the life of the process: a boundary may come when Python shuts down.
 struct FrameworkFunctions {
   py::object capturing, flush, cold, open_lane, close_lane;
@@ -119,7 +136,7 @@ void SetFramework(const py::object& capturing, const py::object& flush, const py
     for (const auto& [at, size] : *answer) ranges.push_back({at, Bytes(size)});
     return ranges;
   };
-  SetLaneFunctions(functions, framework);
+  if (!open_lane.is_none()) SetLaneFunctions(functions, framework);
   Running(0).set_framework(std::move(framework));
 }
 
@@ -206,6 +223,8 @@ void BindCuda(py::module_& module) {
     api->struct_size = sizeof(TideCoreApi);
     api->cuda_calls = job.adapter_calls().data();
     api->cuda_call_count = static_cast<int32_t>(job.adapter_calls().size());
+    api->segment_allocate = &SegmentAllocate;
+    api->segment_release = &SegmentRelease;
     return py::capsule(static_cast<const void*>(api), TIDE_CORE_API_CAPSULE);
   });
   module.def(

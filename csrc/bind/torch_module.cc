@@ -6,6 +6,7 @@
 
 #include "runtime/core_api.h"
 #include "torch_hooks/cpu_allocator.h"
+#include "torch_hooks/cuda_segments.h"
 #include "torch_hooks/cuda_slots.h"
 #include "torch_hooks/op_gate.h"
 
@@ -37,6 +38,16 @@ PYBIND11_MODULE(TIDE_TORCH_MODULE, module) {
       "Points PyTorch's table of driver calls at the core; returns an empty string or why not.");
   module.def("remove_cuda_slots", &tide::torch_hooks::RemoveCudaSlots);
   module.def("cuda_slots_installed", &tide::torch_hooks::CudaSlotsInstalled);
+  module.def(
+      "redirect_cuda_malloc",
+      [](const py::capsule& api) { return tide::torch_hooks::RedirectCudaMalloc(Api(api)); },
+      "Points the allocator's cudaMalloc and cudaFree at the core; an empty string or why not.");
+  module.def("restore_cuda_malloc", &tide::torch_hooks::RestoreCudaMalloc);
+  module.def("cuda_malloc_redirected", &tide::torch_hooks::CudaMallocRedirected);
+  module.def(
+      "serve_pool", [](const py::capsule& api) { return tide::torch_hooks::ServePool(Api(api)); },
+      "Lets this library's tide_pool_allocate and tide_pool_free reach the core; an empty string "
+      "or why not.");
   module.def("cpu_allocator_installed", &tide::torch_hooks::CpuAllocatorInstalled);
   module.def(
       "arm_op_gate",

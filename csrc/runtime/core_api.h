@@ -21,6 +21,9 @@ enum TideOperators {
   TIDE_OPERATORS_PACE = 2,    // pace_operator
 };
 
+/// What segment_allocate and segment_release say besides the driver's own results.
+enum { TIDE_NOT_OURS = -1 };
+
 /// One entry of a framework's table of driver calls: what may stand there now, and what shall.
 struct TideCudaCall {
   const char* name;
@@ -45,4 +48,9 @@ struct TideCoreApi {
   /// Called for each operator while it is wanted for pace; waits there if `may_wait`, in which case
   /// the caller must hold no lock of the interpreter.
   void (*pace_operator)(int may_wait);
+  /// As cudaMalloc on `device` and as cudaFree, for a framework whose table of driver calls is out
+  /// of reach. Results are the driver's (0: done, 2: out of memory); TIDE_NOT_OURS: ask the
+  /// framework's own function. Any thread, no interpreter's lock needed, may wait with a deadline.
+  int (*segment_allocate)(int device, size_t size, void** out);
+  int (*segment_release)(void* at);
 };

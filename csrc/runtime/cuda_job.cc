@@ -79,6 +79,7 @@ absl::StatusOr<CudaJob*> CudaJob::Start(const std::string& name) {
     return raw->NeedMemory(device, size);
   };
   job->pages_ = std::make_unique<pages::DevicePages>(*job->driver_, accounts, std::move(options));
+  job->segments_ = std::make_unique<pages::DeviceSegments>(*job->driver_, *job->pages_);
   job->FillAdapterCalls();
   g_job.store(job.release(), std::memory_order_release);
   // Workers of a data loader must touch neither ledger nor locks of their parent.

@@ -16,6 +16,7 @@
 #include "pages/cuda_driver.h"
 #include "pages/device_pages.h"
 #include "pages/device_plan.h"
+#include "pages/device_segments.h"
 #include "pages/lane_plan.h"
 #include "pages/spill_file.h"
 #include "runtime/accounts.h"
@@ -97,6 +98,8 @@ class CudaJob {
   const std::vector<TideCudaCall>& adapter_calls() const { return adapter_calls_; }
   int device_count() const { return driver_->device_count(); }
   pages::DevicePages& pages() { return *pages_; }
+  /// For an allocator that is reached through cudaMalloc or a pool.
+  pages::DeviceSegments& segments() { return *segments_; }
 
   /// The next request of the allocator sees it; 0: none. Returns by how much the job is over it.
   Bytes SetLimit(int device, Bytes limit);
@@ -257,6 +260,7 @@ class CudaJob {
   const std::unique_ptr<pages::cuda::Driver> driver_;
   std::vector<std::unique_ptr<Device>> devices_;
   std::unique_ptr<pages::DevicePages> pages_;
+  std::unique_ptr<pages::DeviceSegments> segments_;
   std::unique_ptr<pages::SpillFile> spill_;  // opened at the first suspension that wants it
   std::vector<TideCudaCall> adapter_calls_;
   CudaFramework framework_;

@@ -9,12 +9,11 @@ from __future__ import annotations
 import logging
 import os
 
-from torchtide import _core
+from torchtide import _core, _cuda_ways
 from torchtide.errors import OptionError
 
 _LOG = logging.getLogger("torchtide")
-_CHOICES = ("auto", "off")
-_NATIVE_OFF = "expandable_segments:false"
+_CHOICES = ("auto", *_cuda_ways.NAMES, "off")
 
 
 def check_option() -> None:
@@ -52,18 +51,11 @@ def _enable() -> None:
     try:
         from torchtide import cuda
 
-        reason = _refused() or cuda.enable().removeprefix("hooked")
+        said = cuda.enable()
     except Exception as error:  # whatever torch has changed: the program runs without the hook
-        reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
-    if reason:
-        _LOG.warning(
-            "torchtide: device memory stays PyTorch's own: %s", reason.removeprefix("fraction: ")
-        )
-
-
-def _refused() -> str:
-    """Why the hook would go against what the user has set; empty: it would not."""
-    for name in ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"):
-        if _NATIVE_OFF in os.environ.get(name, "").replace(" ", "").lower():
-            return f"{name} turns expandable segments off, which the hook needs"
-    return ""
+        said = f"fraction: {type(error).__name__}: {' '.join(str(error).split())}"
+    way, _, reason = said.partition(": ")
+    if way == "fraction":
+        _LOG.warning("torchtide: device memory stays PyTorch's own: %s", reason)
+    elif reason:
+        _LOG.info("torchtide: device memory is %s: %s", way, reason)

@@ -10,13 +10,12 @@ import atexit
 import contextlib
 import os
 import pathlib
-import re
 import sys
 import weakref
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from torchtide import _adapter, _core, _cuda_lane
+from torchtide import _core, _cuda_lane, _cuda_ways
 from torchtide.errors import LimitConflict, TideError
 
 if TYPE_CHECKING:
@@ -35,8 +34,6 @@ __all__ = [
     "suspend",
 ]
 
-_SELF_TEST_BYTES = 24 << 20  # above 10 MiB a request gets a segment of its own
-_EXPANDABLE = re.compile(r"(?:^|,)\s*expandable_segments\s*:\s*(\w+)\s*", re.IGNORECASE)
 #: Tensors and optimizers whose memory is looked up when it is needed, and ranges of tensors that
 #: were on a device when they were named.
 _cold: list[weakref.ref[Any] | tuple[int, int]] = []
@@ -45,15 +42,19 @@ _cold: list[weakref.ref[Any] | tuple[int, int]] = []
 def enable(name: str | None = None) -> str:
     """Takes over what stands behind PyTorch's device memory, from the next allocation on.
 
-    Turns `expandable_segments` on, finds PyTorch's table of driver calls, points it at our pages
-    and tries an allocation. When something does not fit, everything is put back and the share of
-    the device stays PyTorch's own affair, limited by `set_per_process_memory_fraction` alone.
+    Tries, in this order: PyTorch's table of driver calls, for which `expandable_segments` is turned
+    on unless the user has turned it off; the allocator's own cudaMalloc and cudaFree; a pool that
+    all threads allocate from. The first whose allocation is made of our pages, holds what is
+    written and comes back is kept; a way that does not fit is taken back. Where none fits, the
+    share of the device stays PyTorch's own affair, limited by `set_per_process_memory_fraction`
+    alone. The option `cuda.hook` names one way instead of all.
 
     Args:
         name: of the job, in reports; the script's by default.
 
     Returns:
-        "hooked", or "fraction: " and the reason why the hook was refused; `TIDE_DISABLE=1` is one.
+        "hooked", "hooked through cudaMalloc", "pool" or "fraction"; after all but the first, ": "
+        and why those before it were refused. `TIDE_DISABLE=1` refuses all.
 
     Raises:
         TideError: this PyTorch or this machine has no usable CUDA.
@@ -67,27 +68,31 @@ def enable(name: str | None = None) -> str:
             "PyTorch sees no CUDA device", asked="torchtide.cuda.enable()", advice="run tide doctor"
         )
     if enabled():
-        return "hooked"
+        return _cuda_ways.CHOSEN.said()
     if not name and _core.started():
         name = _core.name()
-    reason = _hook(name or pathlib.Path(sys.argv[0]).name or "python")
-    if reason:
-        return f"fraction: {reason}"
-    _core.cuda_set_framework(
-        _capturing, _flush, _cold_ranges, _cuda_lane.open_lane, _cuda_lane.close_lane
-    )
-    attach: Any = getattr(torch._C, "_cuda_attach_out_of_memory_observer")  # noqa: B009
-    attach(_remember_oom)
-    if not _core.started():  # else the end of the job does it
-        atexit.register(_core.cuda_retire)
-    return "hooked"
+    _hook(name or pathlib.Path(sys.argv[0]).name or "python")
+    if enabled():
+        # Only expandable segments can change the memory behind them page by page.
+        lanes = _cuda_ways.CHOSEN.name == "table"
+        _core.cuda_set_framework(
+            _capturing,
+            _cuda_ways.flush,
+            _cold_ranges,
+            _cuda_lane.open_lane if lanes else None,
+            _cuda_lane.close_lane if lanes else None,
+        )
+        _observe_oom()
+        if not _core.started():  # else the end of the job does it
+            atexit.register(_core.cuda_retire)
+    return _cuda_ways.CHOSEN.said()
 
 
 def disable() -> None:
-    """Puts PyTorch's table back; memory that is alive stays where it is and is given back as usual.
+    """Gives PyTorch its own memory calls back.
 
     Raises:
-        TideError: pages are away from the device, and only we can bring them back.
+        TideError: memory that is alive is known to PyTorch by our names, and only we can free it.
     """
     import torch
 
@@ -101,12 +106,13 @@ def disable() -> None:
                 asked="torchtide.cuda.disable()",
                 advice="free the tensors and call torch.cuda.empty_cache() first",
             )
-    _adapter.load().remove_cuda_slots()
+    _cuda_ways.remove(_cuda_ways.CHOSEN.name)
+    _cuda_ways.CHOSEN.name = ""
 
 
 def enabled() -> bool:
     """Whether PyTorch's device memory is ours in this process."""
-    return bool(_core.cuda_started() and _adapter.load().cuda_slots_installed())
+    return bool(_core.cuda_started() and _cuda_ways.CHOSEN.name not in ("", "fraction"))
 
 
 def set_limit(limit: int | str | None, device: int | None = None) -> dict[str, Any]:
@@ -237,7 +243,7 @@ def suspend(device: int | None = None, *, to_file: bool = False) -> int:
 
     device = _require(device)
     torch.cuda.synchronize(device)
-    torch.cuda.empty_cache()
+    _cuda_ways.flush(device)
     before = _core.cuda_report(device)["device"]
     _core.cuda_suspend(device, to_file)
     return int(before - _core.cuda_report(device)["device"])
@@ -254,15 +260,23 @@ def resume(device: int | None = None) -> None:
 
 
 def report(device: int | None = None) -> dict[str, Any]:
-    """Figures of one device in bytes, ours beside PyTorch's.
+    """Figures of one device in bytes, ours beside PyTorch's, and the way to them.
 
     `torch_reserved` counts pages that are away as reserved, since PyTorch cannot know: `device` is
-    what really lies on the device for this job.
+    what really lies on the device for this job. `way` is "table", "malloc", "pool" or, where all
+    were refused, "fraction", which has PyTorch's figures alone; `way_reason` says why the ways
+    before it were refused.
     """
     import torch
 
-    device = _require(device)
-    figures: dict[str, Any] = _core.cuda_report(device)
+    chosen = _cuda_ways.CHOSEN
+    if chosen.name == "fraction":
+        device = torch.cuda.current_device() if device is None else device
+        figures: dict[str, Any] = {}
+    else:
+        device = _require(device)
+        figures = _core.cuda_report(device)
+    figures["way"], figures["way_reason"] = chosen.name, chosen.reason
     figures["torch_reserved"] = torch.cuda.memory_reserved(device)
     figures["torch_allocated"] = torch.cuda.memory_allocated(device)
     return figures
@@ -273,6 +287,7 @@ def memory_table(device: int | None = None) -> str:
     return _core.cuda_memory_table(_require(device))
 
 
+_observes_oom = False
 last_oom: str = ""  # the table at the last out-of-memory error of this process
 
 
@@ -300,70 +315,33 @@ def _capturing() -> bool:
     return bool(torch.cuda.is_current_stream_capturing())
 
 
-def _flush(device: int) -> None:
-    """PyTorch's cache goes back to the driver; the device is idle."""
+def _hook(name: str) -> None:
+    """Chooses a way, which may be none, with the reasons."""
     import torch
 
-    with torch.cuda.device(device):
-        _empty_cache()
-
-
-def _empty_cache() -> None:
-    """As torch.cuda.empty_cache, which does nothing while CUDA is still being started."""
-    import torch
-
-    torch._C._cuda_emptyCache()
-
-
-def _hook(name: str) -> str:
-    """Installs and tries the hook; returns an empty string or why it is not there."""
-    import torch
-
-    adapter = _adapter.load()
+    wanted = _core.get_option("cuda.hook")
     try:
         _core.cuda_start(name)
     except (KeyError, ValueError, OSError, RuntimeError, MemoryError) as error:
-        return str(error.args[0] if error.args else error)
+        _cuda_ways.refuse(str(error.args[0] if error.args else error))
+        return
     # The runtime starts the driver on this thread before its table can be asked for.
     torch.cuda.init()  # type: ignore[no-untyped-call]
     with torch.cuda.device(_own_device()):
         device = torch.cuda.current_device()
-        settings = _allocator_settings()
-        _set_expandable(settings, True)
         torch.cuda.synchronize(device)
-        reason: str = adapter.install_cuda_slots(_core.cuda_api())
-        if not reason:
-            try:
-                reason = _self_test(device)
-            except RuntimeError as error:  # out of memory, and any error of CUDA
-                reason = str(error).splitlines()[0]
-        if reason:
-            adapter.remove_cuda_slots()
-            _set_expandable(settings, _expands(settings))
-    return reason
+        _cuda_ways.choose(device, "auto" if wanted == "off" else wanted)
 
 
-def _allocator_settings() -> str:
-    """What PyTorch's allocator was told last, by the environment or by the program."""
+def _observe_oom() -> None:
+    """Once a process: PyTorch has no call that takes an observer back."""
     import torch
 
-    snapshot: Any = torch.cuda.memory._snapshot()
-    return str(snapshot["allocator_settings"]["PYTORCH_CUDA_ALLOC_CONF"])
-
-
-def _set_expandable(settings: str, on: bool) -> None:
-    """Beside what was set before, all of which PyTorch would forget otherwise."""
-    import torch
-
-    rest = _EXPANDABLE.sub("", settings).strip(", ")
-    words = [rest] if rest else []
-    torch._C._accelerator_setAllocatorSettings(",".join([*words, f"expandable_segments:{on}"]))
-
-
-def _expands(settings: str) -> bool:
-    """Whether the user has asked for expandable segments, with us or without."""
-    found = _EXPANDABLE.search(settings)
-    return found is not None and found[1].lower() == "true"
+    global _observes_oom
+    if not _observes_oom:
+        attach: Any = getattr(torch._C, "_cuda_attach_out_of_memory_observer")  # noqa: B009
+        attach(_remember_oom)
+    _observes_oom = True
 
 
 def _own_device() -> int:
@@ -375,25 +353,3 @@ def _own_device() -> int:
         if 0 <= local_rank < torch.cuda.device_count():
             return local_rank
     return torch.cuda.current_device()
-
-
-def _self_test(device: int) -> str:
-    """One allocation must be made of our pages, hold what is written, and come back."""
-    import torch
-
-    before = _core.cuda_report(device)
-    block = torch.empty(_SELF_TEST_BYTES, dtype=torch.uint8, device=f"cuda:{device}")
-    during = _core.cuda_report(device)
-    pattern = torch.arange(256, dtype=torch.uint8)
-    block[:256].copy_(pattern)
-    exact = torch.equal(block[:256].cpu(), pattern)
-    del block
-    _empty_cache()
-    after = _core.cuda_report(device)
-    if during["creates"] == before["creates"]:
-        return "an allocation of PyTorch did not reach our pages (expandable_segments is off?)"
-    if not exact:
-        return "what was written to our pages was not read back"
-    if after["reserved"] != before["reserved"]:
-        return "an allocation of PyTorch was freed and its pages did not come back"
-    return ""

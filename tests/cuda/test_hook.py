@@ -148,29 +148,6 @@ assert cuda.report()["reserved"] == torch.cuda.memory_reserved()
     run(BEGIN + script)
 
 
-def test_a_table_that_does_not_fit_is_refused_and_the_fraction_remains(
-    run: Runner,
-) -> None:
-    script = """
-import torch, torchtide.cuda as cuda
-from torchtide import _adapter
-adapter = _adapter.load()
-class Refusing:
-    def __getattr__(self, name): return getattr(adapter, name)
-    def install_cuda_slots(self, api): return "the table holds cuMemMap 2 times, not once"
-_adapter.load = Refusing
-answer = cuda.enable()
-assert answer == "fraction: the table holds cuMemMap 2 times, not once", answer
-assert cuda.set_limit("1GiB")["status"] == "fraction"
-try:
-    torch.empty(2 << 30, dtype=torch.uint8, device="cuda")
-    raise SystemExit("the fraction was ignored")
-except torch.OutOfMemoryError:
-    pass
-"""
-    run(script)
-
-
 def test_every_devices_memory_is_its_own(run: Runner) -> None:
     script = """
 first = torch.ones(40 * MIB, dtype=torch.uint8, device="cuda:0")

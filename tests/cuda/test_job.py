@@ -67,10 +67,10 @@ assert contexts() > 0 and cuda.enabled()  # so that the count above means someth
     [
         ({"TIDE_CUDA_HOOK": "off"}, ""),
         ({"TIDE_DISABLE": "1"}, ""),
-        ({"PYTORCH_ALLOC_CONF": "expandable_segments:False"}, "turns expandable segments off"),
+        ({"TIDE_CUDA_HOOK": "fraction"}, "asks for no more"),
         ({"TIDE_CUDA_DRIVER": "libnone.so"}, "libnone.so"),
     ],
-    ids=["off", "disabled", "against the user's word", "no driver"],
+    ids=["off", "disabled", "no more than a fraction", "no driver"],
 )
 def test_without_the_hook_a_job_trains_on_and_hears_why_once(
     run: Runner, settings: dict[str, str], refusal: str
@@ -101,7 +101,8 @@ import os
 os.environ[VARIABLE] = (
     "garbage_collection_threshold:0.6,max_split_size_mb:64,roundup_power2_divisions:[256:1,>:8]")
 if not HOOKED:
-    cuda._self_test = lambda device: "as if it had failed"
+    import torchtide._cuda_ways
+    torchtide._cuda_ways._self_test = lambda device: "as if it had failed"
 torchtide.start()
 train(3)
 assert cuda.enabled() == HOOKED
@@ -111,6 +112,24 @@ assert settings["max_split_size"] == 64 * MIB and settings["roundup_power2_divis
 assert settings["expandable_segments"] == HOOKED
 """
     run(f"VARIABLE, HOOKED = {variable!r}, {hooked}\n" + JOB + script)
+
+
+def test_a_user_who_wants_no_expandable_segments_gets_none_and_limits_all_the_same(
+    run: Runner,
+) -> None:
+    script = """
+import os
+os.environ["PYTORCH_ALLOC_CONF"] = "expandable_segments:False"
+torchtide.start()
+block = torch.ones(40 * MIB, dtype=torch.uint8, device="cuda")
+figures = cuda.report()
+assert (figures["way"], figures["reserved"]) == ("malloc", 40 * MIB), figures
+assert "PYTORCH_ALLOC_CONF turns expandable segments off" in figures["way_reason"], figures
+assert not any(s["is_expandable"] for s in torch.cuda.memory_snapshot())
+train(4)
+assert torchtide.report()["iterations"] >= 3
+"""
+    assert "stays PyTorch's own" not in run(JOB + script)
 
 
 def test_cold_tensors_may_be_named_before_they_are_on_a_device(run: Runner) -> None:

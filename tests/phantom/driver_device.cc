@@ -95,6 +95,12 @@ DRIVER cuDeviceGetPCIBusId(char* text, int size, int device) {
   return cuda::kSuccess;
 }
 
+DRIVER cuDeviceCanAccessPeer(int* can, int device, int peer) {
+  if (!IsDevice(device) || !IsDevice(peer)) return cuda::kInvalidDevice;
+  *can = device != peer ? 1 : 0;
+  return cuda::kSuccess;
+}
+
 DRIVER cuDevicePrimaryCtxRetain(void** context, int device) {
   ENTER("cuDevicePrimaryCtxRetain");
   if (!IsDevice(device)) return cuda::kInvalidDevice;

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from cli_fake_daemon import FakeDaemon
 from torchtide import errors
-from torchtide.cli import checks, doctor, main
+from torchtide.cli import checks, checks_gpu, doctor, main
 from torchtide.cli.checks import FAIL, OK, WARN, Finding, Host
 from torchtide.cli.edges import Edges
 
@@ -204,7 +204,8 @@ def test_json_lists_every_check_and_a_failure_is_exit_code_one(
     ("variable", "value", "said"),
     [
         ("TIDE_CUDA_HOOK", "off", "it stays PyTorch's"),
-        ("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments: False", "which the hook needs"),
+        ("TIDE_CUDA_HOOK", "malloc", "by whole segments"),
+        ("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments: False", "by whole segments"),
         ("PYTORCH_ALLOC_CONF", "backend:cudaMallocAsync", "has no pages to move"),
     ],
 )
@@ -216,6 +217,30 @@ def test_what_is_set_against_the_hook_of_devices_is_told(
     assert said in found.found
     harmless = host(tmp_path, PYTORCH_CUDA_ALLOC_CONF="expandable_segments:True")
     assert levels(checks.device_memory(harmless)) == [OK]
+
+
+@pytest.mark.parametrize(
+    ("way", "level", "said"),
+    [
+        ("table", OK, "by pages"),
+        ("malloc", OK, "through cudaMalloc"),
+        ("pool", WARN, "on one device"),
+        ("fraction", WARN, "no page can move"),
+    ],
+)
+def test_the_way_to_device_memory_is_told_with_its_reason(way: str, level: str, said: str) -> None:
+    answer = {"way": way, "way_reason": "two places", "name": "A GPU"}
+    (found,) = checks_gpu.findings(answer)
+    assert found.level == level and said in found.found and "(two places)" in found.found
+    assert bool(found.fix) == (level == WARN)
+
+
+def test_a_probe_that_breaks_is_a_finding(tmp_path: pathlib.Path) -> None:
+    (tmp_path / "torchtide").mkdir()
+    (tmp_path / "torchtide" / "__init__.py").touch()
+    (tmp_path / "torchtide" / "_gpu_probe.py").write_text("raise SystemExit('no luck')")
+    (found,) = checks_gpu.examine({"PYTHONPATH": str(tmp_path)})
+    assert found.level == FAIL and "no luck" in found.found
 
 
 def test_other_ways_to_share_a_device_are_told(tmp_path: pathlib.Path) -> None:

@@ -398,12 +398,18 @@ def config(
 
 
 @app.command(epilog=examples.of("doctor"))
-def doctor(context: typer.Context, json_output: Json = False) -> None:
+def doctor(
+    context: typer.Context,
+    gpu: Annotated[
+        bool, typer.Option("--gpu", help="Also try the GPU: how its memory is reached.")
+    ] = False,
+    json_output: Json = False,
+) -> None:
     """Check this machine; each finding comes with its fix."""
     from torchtide.cli import doctor as examiner
 
     with exits.reported(json_output):
-        raise exits.Exit(examiner.doctor(edges_of(context), json_output))
+        raise exits.Exit(examiner.doctor(edges_of(context), json_output, gpu=gpu))
 
 
 app.command("demo", epilog=examples.of("demo"))(demo_command)

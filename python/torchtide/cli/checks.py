@@ -357,17 +357,23 @@ def preloads(host: Host) -> list[Finding]:
 
 
 def device_memory(host: Host) -> list[Finding]:
-    """What would take the memory of a GPU out of the hook's hands."""
+    """What would take the memory of a GPU out of the hook's hands, or choose a way to it."""
     name = "device memory"
     findings = []
-    if host.environ.get("TIDE_CUDA_HOOK") == "off":
-        findings.append(
-            Finding(name, WARN, "TIDE_CUDA_HOOK=off: it stays PyTorch's", "unset TIDE_CUDA_HOOK")
-        )
+    hook = host.environ.get("TIDE_CUDA_HOOK", "auto")
+    chosen = {
+        "off": "it stays PyTorch's",
+        "fraction": "it stays PyTorch's, with its own limit",
+        "malloc": "it moves by whole segments",
+        "pool": "it moves by whole segments",
+    }
+    if hook in chosen:
+        why = f"TIDE_CUDA_HOOK={hook}: {chosen[hook]}"
+        findings.append(Finding(name, WARN, why, "unset TIDE_CUDA_HOOK"))
     for variable in ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"):
         stated = host.environ.get(variable, "").replace(" ", "").lower()
         if "expandable_segments:false" in stated:
-            why = f"{variable} turns expandable segments off, which the hook needs"
+            why = f"{variable} turns expandable segments off: it moves by whole segments"
             findings.append(Finding(name, WARN, why, f"unset {variable}"))
         if "backend:cudamallocasync" in stated:
             why = f"{variable} chooses cudaMallocAsync, which has no pages to move"

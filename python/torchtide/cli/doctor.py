@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, Final
 
 from torchtide import _launch, errors
-from torchtide.cli import checks, core, exits, text
+from torchtide.cli import checks, checks_gpu, core, exits, text
 from torchtide.cli.checks import FAIL, OK, WARN, Finding, Host
 from torchtide.cli.client import open_daemon
 from torchtide.cli.edges import Edges
@@ -15,9 +15,11 @@ from torchtide.cli.edges import Edges
 _STYLES: Final = {OK: "green", WARN: "yellow", FAIL: "red"}
 
 
-def doctor(edges: Edges, json_output: bool, host: Host | None = None) -> int:
+def doctor(edges: Edges, json_output: bool, *, gpu: bool = False, host: Host | None = None) -> int:
     """Prints the findings; the exit code is 1 when one of them is a failure."""
     findings = list(examine(edges, host or Host(environ=edges.environ)))
+    if gpu:
+        findings += _guarded("device hook", lambda: checks_gpu.examine(edges.environ))
     worst = exits.FAILED if any(finding.level == FAIL for finding in findings) else exits.OK
     if json_output:
         exits.emit_json(

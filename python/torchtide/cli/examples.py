@@ -41,7 +41,7 @@ LINES: Final[Mapping[str, tuple[str, ...]]] = {
     "reserve": ("tide reserve course --devices 4 --in 3600 --for 7200",),
     "simulate": ("tide simulate trace.csv -p fifo -p srtf --cluster 64",),
     "config": ("tide config --reasons",),
-    "doctor": ("tide doctor",),
+    "doctor": ("tide doctor", "tide doctor --gpu"),
     "demo": ("tide demo", "tide demo resize"),
     "shutdown": ("tide shutdown",),
 }

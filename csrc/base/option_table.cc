@@ -102,6 +102,10 @@ constexpr OptionInfo kOptions[] = {
     {"cuda.switch_share", "TIDE_CUDA_SWITCH_SHARE", "0.1", "fraction",
      "Largest share of time in which jobs that do not fit a device together move their pages: "
      "turns are kept until iterations outweigh it."},
+    {"cuda.resume", "TIDE_CUDA_RESUME", "whole", "text",
+     "How device pages return after a pause or with a turn: whole (all before the next iteration) "
+     "or pipelined (the state of optimizers while it runs; what looks at that state before the "
+     "step, other than state_dict, must call torchtide.cuda.settle())."},
     {"cuda.host_mapping", "TIDE_CUDA_HOST_MAPPING", "1", "bool",
      "Let cold pages live in host memory that the device maps, where the driver offers it."},
     {"cuda.lanes", "TIDE_CUDA_LANES", "0", "bool",

@@ -80,9 +80,21 @@ int SegmentRelease(void* at) {
   return result == tide::pages::cuda::kNotFound ? TIDE_NOT_OURS : result;
 }
 
+/// Addresses and sizes that a function of Python names; none when it fails.
+std::vector<tide::pages::ColdRange> AskForRanges(const py::object& function) {
+  using Ranges = std::vector<std::pair<uint64_t, int64_t>>;
+  std::vector<tide::pages::ColdRange> ranges;
+  const auto answer = CallPython<Ranges>(
+      function, [&] { return function(); },
+      [](const py::object& value) { return value.cast<Ranges>(); });
+  if (!answer.ok()) return ranges;
+  for (const auto& [at, size] : *answer) ranges.push_back({at, Bytes(size)});
+  return ranges;
+}
+
 /// The functions stay for the life of the process: a boundary may come when Python shuts down.
 struct FrameworkFunctions {
-  py::object capturing, flush, cold, open_lane, close_lane;
+  py::object capturing, flush, cold, late, open_lane, close_lane;
 };
 
 using Ranges = std::vector<std::pair<uint64_t, int64_t>>;
@@ -112,8 +124,10 @@ void SetLaneFunctions(const FrameworkFunctions* functions,
 }
 
 void SetFramework(const py::object& capturing, const py::object& flush, const py::object& cold,
-                  const py::object& open_lane, const py::object& close_lane) {
-  const auto* functions = new FrameworkFunctions{capturing, flush, cold, open_lane, close_lane};
+                  const py::object& late, const py::object& open_lane,
+                  const py::object& close_lane) {
+  const auto* functions =
+      new FrameworkFunctions{capturing, flush, cold, late, open_lane, close_lane};
   tide::runtime::CudaFramework framework;
   framework.capturing = [functions] {
     const auto answer = CallPython<bool>(
@@ -127,15 +141,8 @@ void SetFramework(const py::object& capturing, const py::object& flush, const py
                [](const py::object&) { return true; })
         .status();
   };
-  framework.cold = [functions] {
-    std::vector<tide::pages::ColdRange> ranges;
-    const auto answer = CallPython<Ranges>(
-        functions->cold, [&] { return functions->cold(); },
-        [](const py::object& value) { return value.cast<Ranges>(); });
-    if (!answer.ok()) return ranges;
-    for (const auto& [at, size] : *answer) ranges.push_back({at, Bytes(size)});
-    return ranges;
-  };
+  framework.cold = [functions] { return AskForRanges(functions->cold); };
+  framework.late = [functions] { return AskForRanges(functions->late); };
   if (!open_lane.is_none()) SetLaneFunctions(functions, framework);
   Running(0).set_framework(std::move(framework));
 }
@@ -166,6 +173,7 @@ py::dict ReportDict(int device) {
   dict["suspended"] = job.suspended(device);
   dict["device"] = report.counts.device.value();
   dict["spare"] = report.counts.spare.value();
+  dict["coming"] = report.counts.room.value();
   dict["host_mapped"] = report.counts.host_mapped.value();
   dict["host_copy"] = report.counts.host_copy.value();
   dict["file"] = report.counts.file.value();
@@ -249,11 +257,19 @@ void BindCuda(py::module_& module) {
     CudaJob& job = Running(device);
     tide::bind::ThrowIfError(Released([&] { return job.Resume(device); }));
   });
-  module.def("cuda_set_framework", &SetFramework, py::arg("capturing"), py::arg("flush"),
-             py::arg("cold"), py::arg("open_lane"), py::arg("close_lane"),
-             "What PyTorch does at a boundary: says whether a graph is being captured, gives the "
-             "cached memory of a device back, names cold ranges, routes allocations to the pool of "
-             "a lane, and says what is alive there.");
+  module.def(
+      "cuda_set_framework", &SetFramework, py::arg("capturing"), py::arg("flush"), py::arg("cold"),
+      py::arg("late"), py::arg("open_lane"), py::arg("close_lane"),
+      "What PyTorch does at a boundary: says whether a graph is being captured, gives the "
+      "cached memory of a device back, names cold ranges and those that may return while an "
+      "iteration runs, routes allocations to the pool of a lane, and says what is alive there.");
+  module.def(
+      "cuda_finish_return",
+      [] {
+        CudaJob* job = CudaJob::Current();
+        if (job != nullptr) tide::bind::ThrowIfError(Released([&] { return job->FinishReturn(); }));
+      },
+      "Waits for pages that return while an iteration runs; any thread.");
   module.def("cuda_make_room", &MakeRoom, py::arg("device"), py::arg("need"),
              "Waits for the device, flushes PyTorch's cache and moves cold pages.");
   module.def("cuda_boundary", &Boundary, py::arg("device"));

@@ -63,6 +63,9 @@ absl::Status Driver::Load() {
       {"cuMemcpyHtoD_v2", reinterpret_cast<void**>(&calls_.copy_to_device)},
       {"cuMemcpyDtoH_v2", reinterpret_cast<void**>(&calls_.copy_to_host)},
       {"cuMemcpyDtoD_v2", reinterpret_cast<void**>(&calls_.copy_on_device)},
+      {"cuMemcpyHtoDAsync_v2", reinterpret_cast<void**>(&calls_.copy_to_device_on)},
+      {"cuStreamCreate", reinterpret_cast<void**>(&calls_.stream_create)},
+      {"cuStreamSynchronize", reinterpret_cast<void**>(&calls_.stream_synchronize)},
   };
   for (const Entry& entry : entries) {
     *entry.slot = Symbol(entry.name);

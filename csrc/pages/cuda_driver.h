@@ -42,6 +42,7 @@ inline constexpr int kTypePinned = 1;
 inline constexpr int kHandleFileDescriptor = 1;
 inline constexpr int kAccessReadWrite = 3;
 inline constexpr int kAttributeHostNumaId = 134;
+inline constexpr unsigned kStreamWaitsForNoOther = 1;  // CU_STREAM_NON_BLOCKING
 
 struct Location {
   int type = kLocationDevice;
@@ -88,6 +89,9 @@ struct Calls {
   Result (*copy_to_device)(DevicePointer, const void*, size_t);
   Result (*copy_to_host)(void*, DevicePointer, size_t);
   Result (*copy_on_device)(DevicePointer, DevicePointer, size_t);
+  Result (*copy_to_device_on)(DevicePointer, const void*, size_t, Stream);
+  Result (*stream_create)(Stream*, unsigned);
+  Result (*stream_synchronize)(Stream);
 };
 
 /// An opened driver library. Thread-safe; lives as long as the process once something of it is

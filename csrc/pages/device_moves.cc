@@ -132,11 +132,13 @@ absl::Status DevicePages::Promote(cuda::Handle token) {
   absl::Cleanup unclaim = [&] { Unclaim({page}); };
   const cuda::ScopedContext context(driver_, page->view.device);
   TIDE_RETURN_IF_ERROR(context.status());
-  cuda::Handle device = 0;
+  cuda::Handle device = TakeRoom(*page);
   bool reused = false;
-  TIDE_RETURN_IF_ERROR(
-      driver_.Check(Obtain(page->properties, page->view.size, Asking::kNobody, &device, &reused),
-                    absl::StrCat("device memory for a page of ", FormatBytes(page->view.size))));
+  if (device == 0) {
+    TIDE_RETURN_IF_ERROR(
+        driver_.Check(Obtain(page->properties, page->view.size, Asking::kNobody, &device, &reused),
+                      absl::StrCat("device memory for a page of ", FormatBytes(page->view.size))));
+  }
   absl::Status status;
   if (page->view.tier == DeviceTier::kHostMapped) {
     const cuda::Handle host = page->real;
@@ -248,14 +250,13 @@ absl::Status DevicePages::MoveToCopy(Page& page, DeviceTier to) {
   return status;
 }
 
-absl::Status DevicePages::MoveFromCopy(Page& page) {
+absl::Status DevicePages::MoveFromCopy(Page& page, cuda::Stream stream) {
   if (page.view.tier == DeviceTier::kFile) {
-    TIDE_RETURN_IF_ERROR(ReadFromSpill(page));
+    TIDE_RETURN_IF_ERROR(ReadFromSpill(page, stream));
     FreeSlots(page);
     return absl::OkStatus();
   }
-  TIDE_RETURN_IF_ERROR(driver_.Check(
-      calls().copy_to_device(page.view.address, page.copy, page.view.size.size()), "copy a page"));
+  TIDE_RETURN_IF_ERROR(CopyIn(page.view.address, page.copy, page.view.size, stream));
   DropCopy(page);
   return absl::OkStatus();
 }
@@ -289,14 +290,12 @@ absl::Status DevicePages::WriteToSpill(Page& page) {
   return absl::OkStatus();
 }
 
-absl::Status DevicePages::ReadFromSpill(const Page& page) {
+absl::Status DevicePages::ReadFromSpill(const Page& page, cuda::Stream stream) {
   const Bounce bounce = MakeBounce();
   for (size_t i = 0; i < page.slots.size(); ++i) {
     TIDE_RETURN_IF_ERROR(Transfer("read", pread, spill_->transfer_fd(), bounce.get(), kPage,
                                   spill_->Offset(page.slots[i])));
-    TIDE_RETURN_IF_ERROR(driver_.Check(
-        calls().copy_to_device(page.view.address + i * kPage.size(), bounce.get(), kPage.size()),
-        "copy a page"));
+    TIDE_RETURN_IF_ERROR(CopyIn(page.view.address + i * kPage.size(), bounce.get(), kPage, stream));
   }
   return absl::OkStatus();
 }

@@ -330,6 +330,7 @@ cuda::Result DevicePages::Unmap(cuda::DevicePointer at, size_t size) {
       FreeSlots(*page);
       if (page->view.tier == DeviceTier::kLane && page->real != 0)
         chunks_[page->view.device]->Return(page->view.size, page->chunk);
+      LetRoomGoOf(*page);
     }
     absl::MutexLock lock(&mu_);
     for (Page* page : pages) Forget(*page);
@@ -413,10 +414,14 @@ absl::Status DevicePages::Validate() const {
     }
     Bytes spare;
     for (const Spare& entry : spares_[device]) spare += entry.size;
+    Bytes room;
+    for (const auto& [token, page] : pages_) {
+      if (page.view.device == static_cast<int>(device) && page.room != 0) room += page.view.size;
+    }
     const DeviceCounts& counts = counts_[device];
-    if (spare != counts.spare || by_tier[0] + spare != counts.device ||
-        by_tier[1] != counts.host_mapped || by_tier[2] != counts.host_copy ||
-        by_tier[3] != counts.file || by_tier[4] != counts.lane) {
+    if (spare != counts.spare || room != counts.room ||
+        by_tier[0] + spare + room != counts.device || by_tier[1] != counts.host_mapped ||
+        by_tier[2] != counts.host_copy || by_tier[3] != counts.file || by_tier[4] != counts.lane) {
       return absl::InternalError(
           absl::StrCat("device ", device, ": pages say ", FormatBytes(by_tier[0]),
                        " on the device, ", FormatBytes(spare), " spare, ", FormatBytes(by_tier[1]),

@@ -39,11 +39,13 @@ struct DevicePage {
   cuda::DevicePointer address = 0;  // 0: not mapped
   DeviceTier tier = DeviceTier::kDevice;
   bool pinned = false;  // shared with another process: never moved
+  bool coming = false;  // away, and device memory for its return is held
 };
 
 struct DeviceCounts {
   Bytes device;  // charged: pages in device memory and spares
   Bytes spare;   // of those, handles kept for the next request
+  Bytes room;    // of those, held for pages that are away and will return
   Bytes host_mapped;
   Bytes host_copy;
   Bytes file;
@@ -55,7 +57,7 @@ struct DeviceCounts {
   int64_t promoted = 0;
   int64_t to_lane = 0;
   int64_t from_lane = 0;
-  Bytes reserved() const { return device - spare + host_mapped + host_copy + file + lane; }
+  Bytes reserved() const { return device - spare - room + host_mapped + host_copy + file + lane; }
 };
 
 struct DevicePagesOptions {
@@ -125,6 +127,14 @@ class DevicePages {
   /// What the lane and the device have to have free for that, if nobody else has chunks.
   Bytes Unmapped(int device) const;
 
+  /// device_return.cc: holds device memory for a page that is away, so that its return cannot fail
+  /// for want of it. Idempotent. Errors: as Promote.
+  absl::Status HoldRoom(cuda::Handle token);
+  /// Gives that back; the page stays away.
+  void LetRoomGo(cuda::Handle token);
+  /// As Promote of a page that room is held for, while kernels run on other pages: copies on a
+  /// stream of its own. On an error the room stays held.
+  absl::Status PromoteBeside(cuda::Handle token);
   /// Gives spare handles back until `keep` are left.
   void TrimSpares(int device, Bytes keep);
   /// For kFile; borrowed. Without one, such a demotion is refused.
@@ -144,6 +154,7 @@ class DevicePages {
     DevicePage view;
     cuda::AllocationProperties properties;
     cuda::Handle real = 0;  // of device memory or of mapped host memory; 0 when neither
+    cuda::Handle room = 0;  // device memory held for its return
     std::vector<cuda::AccessDescriptor> access;
     char* copy = nullptr;          // kHostCopy
     std::vector<SpillSlot> slots;  // kFile
@@ -192,13 +203,19 @@ class DevicePages {
   // device_moves.cc
   absl::StatusOr<Page*> ClaimToMove(cuda::Handle token, bool away);
   absl::Status MoveToCopy(Page& page, DeviceTier to);
-  absl::Status MoveFromCopy(Page& page);
+  /// `stream`: null for one that waits for everything else on the device.
+  absl::Status MoveFromCopy(Page& page, cuda::Stream stream = nullptr);
+  absl::Status CopyIn(cuda::DevicePointer to, const char* from, Bytes size, cuda::Stream stream);
   /// Puts other physical memory with the same contents behind the page's address.
   absl::Status Replace(Page& page, cuda::Handle real);
   absl::Status CopyThroughScratch(const Page& page, cuda::Handle real);
   absl::Status WriteToSpill(Page& page);
-  absl::Status ReadFromSpill(const Page& page);
+  absl::Status ReadFromSpill(const Page& page, cuda::Stream stream);
   void FreeSlots(Page& page);
+  cuda::Handle TakeRoom(Page& page);
+  void LetRoomGoOf(Page& page);
+  void PutRoom(Page& page, cuda::Handle room);
+  absl::StatusOr<cuda::Stream> CopyStream(int device) ABSL_EXCLUSIVE_LOCKS_REQUIRED(move_mu_);
   void DropCopy(Page& page);
   void Drop(const Leftover& leftover);
   void RetryLeftovers();
@@ -223,7 +240,8 @@ class DevicePages {
   std::vector<Leftover> leftovers_ ABSL_GUARDED_BY(mu_);
   int host_mapping_ ABSL_GUARDED_BY(mu_) = -1;  // not tried yet, no, yes
 
-  absl::Mutex move_mu_;   // one move at a time; taken before the others
+  absl::Mutex move_mu_;  // one move at a time; taken before the others
+  std::map<int, cuda::Stream> copy_streams_ ABSL_GUARDED_BY(move_mu_);  // of each device
   absl::Mutex spill_mu_;  // around the spill file's slots; no other lock is taken under it
 };
 

@@ -58,4 +58,33 @@ DevicePlan PlanDeviceDemotion(const std::vector<DevicePage>& pages,
   return plan;
 }
 
+std::vector<size_t> PagesWithin(const std::vector<DevicePage>& pages,
+                                const std::vector<ColdRange>& ranges) {
+  constexpr uint64_t kBlock = 512;
+  std::vector<std::pair<uint64_t, uint64_t>> covered;
+  for (const ColdRange& range : ranges) {
+    const uint64_t end = range.at + range.size.size();
+    covered.emplace_back(range.at, (end + kBlock - 1) / kBlock * kBlock);
+  }
+  std::sort(covered.begin(), covered.end());
+  std::vector<std::pair<uint64_t, uint64_t>> runs;
+  for (const auto& [begin, end] : covered) {
+    if (!runs.empty() && begin <= runs.back().second) {
+      runs.back().second = std::max(runs.back().second, end);
+    } else {
+      runs.emplace_back(begin, end);
+    }
+  }
+  std::vector<size_t> within;
+  for (size_t i = 0; i < pages.size(); ++i) {
+    auto after = std::upper_bound(
+        runs.begin(), runs.end(), pages[i].address,
+        [](uint64_t at, const std::pair<uint64_t, uint64_t>& run) { return at < run.first; });
+    if (pages[i].address == 0 || after == runs.begin()) continue;
+    --after;
+    if (pages[i].address + pages[i].size.size() <= after->second) within.push_back(i);
+  }
+  return within;
+}
+
 }  // namespace tide::pages

@@ -28,4 +28,10 @@ struct DevicePlan {
 DevicePlan PlanDeviceDemotion(const std::vector<DevicePage>& pages,
                               const std::vector<ColdRange>& cold, Bytes need, bool any);
 
+/// Which pages lie whole within the ranges: nothing else can be on them, now or later. PyTorch's
+/// blocks are multiples of 512 bytes, so what is between two tensors' ends belongs to the first. A
+/// pure function; indices into `pages`.
+std::vector<size_t> PagesWithin(const std::vector<DevicePage>& pages,
+                                const std::vector<ColdRange>& ranges);
+
 }  // namespace tide::pages

@@ -309,7 +309,9 @@ absl::Status Runtime::Interrupted(absl::string_view text) {
   CudaJob* const cuda = CudaJob::Current();
   if (cuda == nullptr) return absl::CancelledError(text);
   const bool suspended = suspended_.load(std::memory_order_relaxed);
-  if (const absl::Status back = suspended ? cuda->ResumeAll() : cuda->ComeBack(); !back.ok()) {
+  absl::Status back = suspended ? cuda->ResumeAll() : cuda->ComeBack();
+  if (back.ok()) back = cuda->FinishReturn();  // the program may look at anything now
+  if (!back.ok()) {
     Log(LogLevel::kWarning, absl::StrCat("event=device_memory_away status=\"", back.ToString(),
                                          "\" advice=\"touch no tensor of a device\""));
   }

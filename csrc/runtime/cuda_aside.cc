@@ -65,7 +65,7 @@ bool CudaJob::SuspensionFits() const {
 
 Bytes CudaJob::Aside(int index) const {
   const pages::DeviceCounts counts = pages_->counts(index);
-  return counts.host_copy + counts.file;
+  return counts.host_copy + counts.file - counts.room;  // what has its room comes by itself
 }
 
 bool CudaJob::IsAside() const {

@@ -26,6 +26,7 @@ absl::Status CudaJob::PrepareToMove(int device) {
   if (Capturing()) {
     return absl::UnavailableError("a CUDA graph is being captured, and pages cannot move now");
   }
+  TIDE_RETURN_IF_ERROR(FinishReturn());
   TIDE_RETURN_IF_ERROR(Synchronize(device));
   return framework_.flush ? framework_.flush(device) : absl::OkStatus();
 }
@@ -74,6 +75,9 @@ BoundaryResult CudaJob::AtBoundary(int index, Idle idle) {
     AnswerOthers(index, result.asked);  // there is nothing left to give
     return result;
   }
+  // An iteration without an optimizer's step: nobody has waited for what comes late.
+  if (const absl::Status late = FinishReturn(); !late.ok()) LogFailure("not_back", index, late);
+  if (std::exchange(keep_pinned_later_, false)) KeepPinned();
   const pages::DeviceCounts counts = pages_->counts(index);
   if (counts.creates == 0 && result.asked == Bytes(0)) return result;  // not in use
   MeasureNowAndThen(index);
@@ -170,6 +174,7 @@ void CudaJob::FinishWork() {
 }
 
 void CudaJob::Retire() {
+  late_->Stop();
   LeaveLane();
   for (const auto& device : devices_) {
     // An iteration that never ended has chunks until the process is dead: they count as its own.

@@ -80,6 +80,7 @@ absl::StatusOr<CudaJob*> CudaJob::Start(const std::string& name) {
   };
   job->pages_ = std::make_unique<pages::DevicePages>(*job->driver_, accounts, std::move(options));
   job->segments_ = std::make_unique<pages::DeviceSegments>(*job->driver_, *job->pages_);
+  job->late_ = std::make_unique<LateReturn>(*job->pages_);
   job->FillAdapterCalls();
   g_job.store(job.release(), std::memory_order_release);
   // Workers of a data loader must touch neither ledger nor locks of their parent.
@@ -360,6 +361,7 @@ void CudaJob::KeepPinned() {
 
 absl::StatusOr<Bytes> CudaJob::Suspend(int index, DeviceTier to) {
   if (to == DeviceTier::kFile) TIDE_RETURN_IF_ERROR(EnsureSpill());
+  TIDE_RETURN_IF_ERROR(FinishReturn());
   Device& device = *devices_[index];
   const Bytes before = pages_->counts(index).device;
   std::vector<cuda::Handle> leaving;
@@ -388,61 +390,6 @@ absl::StatusOr<Bytes> CudaJob::Suspend(int index, DeviceTier to) {
   pages_->TrimSpares(index, Bytes(0));
   device.suspended = true;
   return before - pages_->counts(index).device;
-}
-
-absl::Status CudaJob::Return(int index, Idle idle) {
-  // Pages in mapped host memory were there before the suspension; a boundary brings them back.
-  std::vector<pages::DevicePage> away;
-  std::vector<cuda::Handle> tokens;
-  for (const pages::DevicePage& page : pages_->Snapshot(index)) {
-    if (page.tier != DeviceTier::kHostCopy && page.tier != DeviceTier::kFile) continue;
-    away.push_back(page);
-    tokens.push_back(page.token);
-  }
-  const absl::Status status = PromoteAll(index, tokens, idle);
-  if (status.ok()) {
-    KeepPinned();
-    return status;
-  }
-  // Half a job on the device helps nobody: two of them could wait for each other for ever.
-  for (const pages::DevicePage& page : away)
-    DemoteForSuspension(page.token, page.tier).IgnoreError();
-  pages_->TrimSpares(index, Bytes(0));
-  return status;
-}
-
-absl::Status CudaJob::PromoteAll(int index, const std::vector<cuda::Handle>& tokens, Idle idle) {
-  constexpr int kRefusalsMax = 8;
-  absl::Status first_error;
-  int refusals = 0;
-  for (size_t i = 0; i < tokens.size();) {
-    if (i == 0 || refusals > 0) {
-      if (!MakeSureOfRoom(index, idle) && idle == Idle::kYes) {
-        return absl::ResourceExhaustedError(
-            absl::StrCat("others have memory of device ", index, " that this job needs"));
-      }
-    }
-    const absl::Status status = pages_->Promote(tokens[i]);
-    // What is outside was measured while others moved, or grew since: to begin again would move all
-    // of it twice.
-    if (absl::IsResourceExhausted(status) && ++refusals <= kRefusalsMax) {
-      absl::SleepFor(absl::Milliseconds(refusals));
-      continue;
-    }
-    ++i;
-    // FailedPrecondition: it is on the device already.
-    if (!status.ok() && !absl::IsFailedPrecondition(status)) first_error.Update(status);
-    if (absl::IsResourceExhausted(first_error)) break;  // the others will not fit either
-  }
-  return first_error;
-}
-
-bool CudaJob::MakeSureOfRoom(int index, Idle idle) {
-  Device& device = *devices_[index];
-  const Bytes need = Aside(index);
-  const Bytes capacity = device.file->Capacity();
-  if (capacity <= Bytes(0) || device.file->Used() + need <= capacity) return true;
-  return AskAndWait(index, need, idle);
 }
 
 }  // namespace tide::runtime

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <atomic>
+#include <cstdint>
 #include <functional>
 #include <memory>
 #include <string>
@@ -22,6 +23,7 @@
 #include "runtime/accounts.h"
 #include "runtime/core_api.h"
 #include "runtime/cuda_lane.h"
+#include "runtime/late_return.h"
 #include "shm/device_file.h"
 
 namespace tide::runtime {
@@ -79,6 +81,9 @@ struct CudaFramework {
   /// Ends that, waits for the device, and says what the pool holds. May be called again. Errors: of
   /// the framework; nothing is allocated from the pool any more.
   std::function<absl::StatusOr<pages::LanePool>(int device)> close_lane;
+  /// What an iteration does not touch before it calls FinishReturn: pages with nothing else on them
+  /// may come back while it runs. None: a resume is whole.
+  std::function<std::vector<pages::ColdRange>()> late;
 };
 
 /// One per process; never destroyed, since PyTorch's table points into it. Moves (Shrink, Suspend,
@@ -120,6 +125,11 @@ class CudaJob {
     devices_[device]->suspended = false;
     return absl::OkStatus();
   }
+
+  /// Waits for pages that come back while an iteration runs. Any thread; costs nothing when there
+  /// are none. Errors: of the driver and the spill file; those pages stay away, and the call may be
+  /// repeated.
+  absl::Status FinishReturn() { return late_->Finish(); }
 
   // cuda_boundary.cc: between two iterations, on the thread that trains.
   /// Waits for the device, lets the framework flush its cache, then shrinks by what is missing.
@@ -223,10 +233,13 @@ class CudaJob {
   bool AskAndWait(int index, Bytes bytes, Idle idle = Idle::kNo);
   /// The same for all that is away.
   bool MakeSureOfRoom(int device, Idle idle);
+  /// From the one at `late` on they get their room only, and come back later.
   absl::Status PromoteAll(int device, const std::vector<pages::cuda::Handle>& tokens,
-                          Idle idle = Idle::kNo);
+                          Idle idle = Idle::kNo, size_t late = SIZE_MAX);
   /// All that is away returns, or all stays away; with `idle` nothing moves in vain.
   absl::Status Return(int device, Idle idle = Idle::kNo);
+  /// Behind all others those that may come back late; returns where these begin.
+  size_t PutLateLast(std::vector<pages::DevicePage>* away) const;
   // cuda_aside.cc
   Bytes StepAside(int device, Bytes need);
   Bytes Aside(int device) const;
@@ -261,12 +274,14 @@ class CudaJob {
   std::vector<std::unique_ptr<Device>> devices_;
   std::unique_ptr<pages::DevicePages> pages_;
   std::unique_ptr<pages::DeviceSegments> segments_;
+  std::unique_ptr<LateReturn> late_;
   std::unique_ptr<pages::SpillFile> spill_;  // opened at the first suspension that wants it
   std::vector<TideCudaCall> adapter_calls_;
   CudaFramework framework_;
   std::unique_ptr<lane::ChunkServer> chunk_server_;  // from the first iteration in a lane on
   bool lanes_failed_ = false;  // the framework could not say what is alive: no more of it
   int64_t leave_ns_ = 0, return_ns_ = 0;  // of the thread that trains
+  bool keep_pinned_later_ = false;        // likewise: late pages still use pinned memory
 };
 
 }  // namespace tide::runtime

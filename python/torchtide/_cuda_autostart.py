@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import os
 
-from torchtide import _core, _cuda_ways
+from torchtide import _core, _cuda_late, _cuda_ways
 from torchtide.errors import OptionError
 
 _LOG = logging.getLogger("torchtide")
@@ -17,7 +17,7 @@ _CHOICES = ("auto", *_cuda_ways.NAMES, "off")
 
 
 def check_option() -> None:
-    """Refuses a value of `cuda.hook` that means nothing.
+    """Refuses values of `cuda.hook` and `cuda.resume` that mean nothing.
 
     Raises:
         OptionError: with the choices.
@@ -29,6 +29,7 @@ def check_option() -> None:
             asked="start the job",
             advice="set TIDE_CUDA_HOOK=auto or TIDE_CUDA_HOOK=off",
         )
+    _cuda_late.wanted()
 
 
 def install() -> None:

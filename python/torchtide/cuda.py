@@ -15,7 +15,7 @@ import weakref
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from torchtide import _core, _cuda_lane, _cuda_ways
+from torchtide import _core, _cuda_lane, _cuda_late, _cuda_ways
 from torchtide.errors import LimitConflict, TideError
 
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ __all__ = [
     "report",
     "resume",
     "set_limit",
+    "settle",
     "suspend",
 ]
 
@@ -69,6 +70,7 @@ def enable(name: str | None = None) -> str:
         )
     if enabled():
         return _cuda_ways.CHOSEN.said()
+    _cuda_late.wanted()
     if not name and _core.started():
         name = _core.name()
     _hook(name or pathlib.Path(sys.argv[0]).name or "python")
@@ -79,9 +81,11 @@ def enable(name: str | None = None) -> str:
             _capturing,
             _cuda_ways.flush,
             _cold_ranges,
+            _late_ranges,
             _cuda_lane.open_lane if lanes else None,
             _cuda_lane.close_lane if lanes else None,
         )
+        _cuda_late.install()
         _observe_oom()
         if not _core.started():  # else the end of the job does it
             atexit.register(_core.cuda_retire)
@@ -197,8 +201,7 @@ def _cold_ranges() -> list[tuple[int, int]]:
 
     def tensors(named: Any) -> Iterator[torch.Tensor]:
         if isinstance(named, torch.optim.Optimizer):
-            for state in named.state.values():
-                yield from (value for value in state.values() if isinstance(value, torch.Tensor))
+            yield from _cuda_late.state_of(named)
         elif named is not None:
             yield named
 
@@ -207,6 +210,28 @@ def _cold_ranges() -> list[tuple[int, int]]:
         if not isinstance(named, tuple):
             ranges |= {_range(tensor) for tensor in tensors(named()) if tensor.is_cuda}
     return sorted(ranges)
+
+
+def _late_ranges() -> list[tuple[int, int]]:
+    """Addresses and sizes of what may come back while an iteration runs."""
+    import torch
+
+    named = [one() for one in _cold if not isinstance(one, tuple)]
+    optimizers = [one for one in named if isinstance(one, torch.optim.Optimizer)]
+    return sorted({_range(one) for one in _cuda_late.tensors(optimizers) if one.is_cuda})
+
+
+def settle() -> None:
+    """Waits until all that a pipelined resume has left for later is back (`cuda.resume`).
+
+    For programs that look at `optimizer.state` themselves before the optimizer's step; `step`,
+    `state_dict`, `load_state_dict`, copies and boundaries do it by themselves. Any thread. Costs
+    nothing when nothing is on its way.
+
+    Raises:
+        RuntimeError: the driver or the spill file failed; the call may be repeated.
+    """
+    _core.cuda_finish_return()
 
 
 def boundary(device: int | None = None) -> dict[str, Any]:
@@ -250,7 +275,10 @@ def suspend(device: int | None = None, *, to_file: bool = False) -> int:
 
 
 def resume(device: int | None = None) -> None:
-    """Brings a suspended job's pages back to their addresses, whole.
+    """Brings a suspended job's pages back to their addresses.
+
+    With `cuda.resume=pipelined` the state of optimizers may still be on its way when this returns;
+    see `settle`.
 
     Raises:
         MemoryError: others use the memory now; all pages stay away, the call may be repeated.

@@ -53,6 +53,7 @@ class Control {
   void ArmFault(const char* call, int skip, int times, int error) const {
     Call<void(const char*, int, int, int)>("phantomArmFault")(call, skip, times, error);
   }
+  void HoldCall(const char* call) const { Call<void(const char*)>("phantomHoldCall")(call); }
   void DisarmFaults() const { Call<void()>("phantomDisarmFaults")(); }
   uint64_t CallCount(const char* call) const {
     return Call<uint64_t(const char*)>("phantomCallCount")(call);

@@ -1,5 +1,6 @@
 #include "phantom/faults.h"
 
+#include <condition_variable>
 #include <cstdio>
 #include <map>
 #include <mutex>
@@ -23,6 +24,8 @@ struct State {
   std::mutex mu;
   std::vector<Fault> faults;
   std::map<std::string, uint64_t> counts;
+  std::string held;
+  std::condition_variable let_go;
 };
 
 /// "cuMemMap:5:2,cuMemCreate:0:2:3"
@@ -52,7 +55,8 @@ State& GetState() {
 
 int EnterCall(const char* name) {
   State& state = GetState();
-  std::lock_guard<std::mutex> lock(state.mu);
+  std::unique_lock<std::mutex> lock(state.mu);
+  state.let_go.wait(lock, [&] { return state.held != name; });
   ++state.counts[name];
   ++state.counts["*"];
   for (Fault& fault : state.faults) {
@@ -71,6 +75,13 @@ void ArmFault(const char* name, int skip, int times, int error) {
   State& state = GetState();
   std::lock_guard<std::mutex> lock(state.mu);
   state.faults.push_back({name, skip, times, error});
+}
+
+void HoldCall(const char* name) {
+  State& state = GetState();
+  std::lock_guard<std::mutex> lock(state.mu);
+  state.held = name != nullptr ? name : "";
+  state.let_go.notify_all();
 }
 
 void DisarmFaults() {

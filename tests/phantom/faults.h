@@ -10,6 +10,8 @@ int EnterCall(const char* name);
 /// The next `times` calls of `name` after `skip` good ones fail with `error`. "*" is any call.
 void ArmFault(const char* name, int skip, int times, int error);
 void DisarmFaults();
+/// Calls of `name` wait until they are let go; one name at a time, null lets all go.
+void HoldCall(const char* name);
 uint64_t CallCount(const char* name);
 
 }  // namespace phantom

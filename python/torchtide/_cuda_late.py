@@ -1,0 +1,95 @@
+"""The state of optimizers may come back while an iteration already runs (option `cuda.resume`).
+
+An optimizer of torch.optim touches its state in `step`, and when it is saved, loaded or copied. All
+of these wait here until the state is back. What a program does with `optimizer.state` by itself is
+not seen: it calls `torchtide.cuda.settle()` before.
+"""
+
+from __future__ import annotations
+
+import functools
+import weakref
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from torchtide import _core
+from torchtide.errors import OptionError
+
+if TYPE_CHECKING:
+    import torch
+
+_CHOICES = ("whole", "pipelined")
+_TOUCHING = ("state_dict", "load_state_dict", "__getstate__")  # the last: pickled or deep-copied
+_stepped: weakref.WeakSet[torch.optim.Optimizer] = weakref.WeakSet()
+_installed = False
+
+
+def wanted() -> bool:
+    """Whether a resume leaves the state of optimizers for later.
+
+    Raises:
+        OptionError: `cuda.resume` is neither of its choices.
+    """
+    value = _core.get_option("cuda.resume")
+    if value not in _CHOICES:
+        raise OptionError(
+            f"cuda.resume {value!r} is not one of {', '.join(_CHOICES)}",
+            asked="start the job",
+            advice="set TIDE_CUDA_RESUME=whole or TIDE_CUDA_RESUME=pipelined",
+        )
+    return value == "pipelined"
+
+
+def install() -> None:
+    """Has each use of an optimizer's state wait for it; once a process, and only where wanted."""
+    global _installed
+    if _installed or not wanted():
+        return
+    _installed = True
+    from torch.optim import optimizer
+
+    optimizer.register_optimizer_step_pre_hook(_before_step)
+    optimizer.register_optimizer_step_post_hook(_after_step)
+    for name in _TOUCHING:
+        _wrap(optimizer.Optimizer, name)
+
+
+def _wrap(kind: type, name: str) -> None:
+    method = getattr(kind, name)
+
+    @functools.wraps(method)
+    def settled(self: Any, *args: Any, **kwargs: Any) -> Any:
+        _core.cuda_finish_return()
+        return method(self, *args, **kwargs)
+
+    setattr(kind, name, settled)
+
+
+def _before_step(optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
+    _core.cuda_finish_return()
+
+
+def _after_step(optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
+    _stepped.add(optimizer)
+
+
+def state_of(optimizer: torch.optim.Optimizer) -> Iterator[torch.Tensor]:
+    """Tensors of an optimizer's state."""
+    import torch
+
+    for state in optimizer.state.values():
+        yield from (value for value in state.values() if isinstance(value, torch.Tensor))
+
+
+def tensors(named: list[torch.optim.Optimizer]) -> Iterator[torch.Tensor]:
+    """What may come back late: the state of torch's own optimizers and of those that are named.
+
+    Others may touch their state between steps. One that a CUDA graph captures does so in a replay,
+    which no hook sees.
+    """
+    if not wanted():
+        return
+    for optimizer in {*named, *_stepped}:
+        own = type(optimizer).__module__.startswith("torch.optim.") or optimizer in named
+        if own and not any(group.get("capturable") for group in optimizer.param_groups):
+            yield from state_of(optimizer)

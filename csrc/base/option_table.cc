@@ -106,6 +106,9 @@ constexpr OptionInfo kOptions[] = {
      "How device pages return after a pause or with a turn: whole (all before the next iteration) "
      "or pipelined (the state of optimizers while it runs; what looks at that state before the "
      "step, other than state_dict, must call torchtide.cuda.settle())."},
+    {"cuda.nccl", "TIDE_CUDA_NCCL", "keep", "text",
+     "What a pause does with the memory of NCCL's communicators: keep (it stays on the device) or "
+     "suspend (it leaves too; PyTorch 2.12 or newer, and all ranks of the job are paused)."},
     {"cuda.host_mapping", "TIDE_CUDA_HOST_MAPPING", "1", "bool",
      "Let cold pages live in host memory that the device maps, where the driver offers it."},
     {"cuda.lanes", "TIDE_CUDA_LANES", "0", "bool",

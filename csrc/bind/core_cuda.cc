@@ -94,7 +94,7 @@ std::vector<tide::pages::ColdRange> AskForRanges(const py::object& function) {
 
 /// The functions stay for the life of the process: a boundary may come when Python shuts down.
 struct FrameworkFunctions {
-  py::object capturing, flush, cold, late, open_lane, close_lane;
+  py::object capturing, flush, cold, late, communicators, open_lane, close_lane;
 };
 
 using Ranges = std::vector<std::pair<uint64_t, int64_t>>;
@@ -124,10 +124,10 @@ void SetLaneFunctions(const FrameworkFunctions* functions,
 }
 
 void SetFramework(const py::object& capturing, const py::object& flush, const py::object& cold,
-                  const py::object& late, const py::object& open_lane,
-                  const py::object& close_lane) {
+                  const py::object& late, const py::object& communicators,
+                  const py::object& open_lane, const py::object& close_lane) {
   const auto* functions =
-      new FrameworkFunctions{capturing, flush, cold, late, open_lane, close_lane};
+      new FrameworkFunctions{capturing, flush, cold, late, communicators, open_lane, close_lane};
   tide::runtime::CudaFramework framework;
   framework.capturing = [functions] {
     const auto answer = CallPython<bool>(
@@ -143,6 +143,12 @@ void SetFramework(const py::object& capturing, const py::object& flush, const py
   };
   framework.cold = [functions] { return AskForRanges(functions->cold); };
   framework.late = [functions] { return AskForRanges(functions->late); };
+  framework.communicators = [functions](bool away) {
+    return CallPython<bool>(
+               functions->communicators, [&] { return functions->communicators(away); },
+               [](const py::object&) { return true; })
+        .status();
+  };
   if (!open_lane.is_none()) SetLaneFunctions(functions, framework);
   Running(0).set_framework(std::move(framework));
 }
@@ -212,9 +218,31 @@ int64_t Suspend(int device, bool to_file) {
   return tide::bind::ValueOrThrow(Released([&] { return job.Suspend(device, tier); })).value();
 }
 
+void BindOffers(py::module_& module) {
+  module.def(
+      "cuda_share",
+      [](int device, int percent) {
+        CudaJob& job = Running(device);
+        const auto share =
+            tide::bind::ValueOrThrow(Released([&] { return job.shares().Share(device, percent); }));
+        return std::pair(reinterpret_cast<uintptr_t>(share.stream), share.multiprocessors);
+      },
+      py::arg("device"), py::arg("percent"),
+      "A stream on a share of the device's multiprocessors, and how many these are.");
+  module.def(
+      "cuda_shareable",
+      [](int device) {
+        CudaJob& job = Running(device);
+        return tide::bind::ValueOrThrow(Released([&] { return job.shares().Shareable(device); }));
+      },
+      "How many multiprocessors of a device could be shared.");
+  module.def("cuda_offers_checkpoint", [] { return Running(0).OffersCheckpoint(); });
+}
+
 }  // namespace
 
 void BindCuda(py::module_& module) {
+  BindOffers(module);
   module.def(
       "cuda_start",
       [](const std::string& name) {
@@ -257,12 +285,13 @@ void BindCuda(py::module_& module) {
     CudaJob& job = Running(device);
     tide::bind::ThrowIfError(Released([&] { return job.Resume(device); }));
   });
-  module.def(
-      "cuda_set_framework", &SetFramework, py::arg("capturing"), py::arg("flush"), py::arg("cold"),
-      py::arg("late"), py::arg("open_lane"), py::arg("close_lane"),
-      "What PyTorch does at a boundary: says whether a graph is being captured, gives the "
-      "cached memory of a device back, names cold ranges and those that may return while an "
-      "iteration runs, routes allocations to the pool of a lane, and says what is alive there.");
+  module.def("cuda_set_framework", &SetFramework, py::arg("capturing"), py::arg("flush"),
+             py::arg("cold"), py::arg("late"), py::arg("communicators"), py::arg("open_lane"),
+             py::arg("close_lane"),
+             "What PyTorch does at a boundary: says whether a graph is being captured, gives the "
+             "cached memory of a device back, names cold ranges and those that may return while an "
+             "iteration runs, sends the memory of communicators away or brings it back, routes "
+             "allocations to the pool of a lane, and says what is alive there.");
   module.def(
       "cuda_finish_return",
       [] {

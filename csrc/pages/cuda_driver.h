@@ -60,6 +60,14 @@ struct AccessDescriptor {  // CUmemAccessDesc
   int flags = kAccessReadWrite;
 };
 
+struct DeviceResource {  // CUdevResource, of multiprocessors
+  int type = 0;
+  unsigned char padding[92] = {};
+  unsigned multiprocessors = 0;
+  unsigned char rest[36] = {};
+  void* next = nullptr;
+};
+
 /// Entry points under the names of cuda.h. All are there once Open has succeeded.
 struct Calls {
   Result (*init)(unsigned);

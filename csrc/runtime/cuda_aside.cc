@@ -46,7 +46,8 @@ absl::Status CudaJob::ComeBack() {
     TIDE_RETURN_IF_ERROR(Return(i, Idle::kYes));
   }
   if (moved) return_ns_ = RealClock().MonotonicNanos() - begin;
-  return absl::OkStatus();
+  // Those of a pause that has ended without its pages (LeaveSuspensionAside).
+  return suspended_devices() == 0 ? ReturnCommunicators() : absl::OkStatus();
 }
 
 void CudaJob::LeaveSuspensionAside() {

@@ -128,7 +128,8 @@ absl::StatusOr<Bytes> CudaJob::SuspendAll() {
   for (int i = 0; i < device_count(); ++i) {
     if (devices_[i]->suspended || pages_->counts(i).creates == 0) continue;
     const Bytes before = pages_->counts(i).device;
-    absl::Status status = PrepareToMove(i);
+    absl::Status status = done.empty() ? LeaveCommunicators() : absl::OkStatus();
+    if (status.ok()) status = PrepareToMove(i);
     if (status.ok() && LaneIsOpen(i))
       status = absl::UnavailableError("the scratch of its last iteration is in use still");
     if (status.ok()) status = Suspend(i, DeviceTier::kHostCopy).status();
@@ -141,6 +142,9 @@ absl::StatusOr<Bytes> CudaJob::SuspendAll() {
     for (int other : done) {
       if (const absl::Status back = Resume(other); !back.ok()) LogFailure("not_back", other, back);
     }
+    if (const absl::Status back = ReturnCommunicators(); !back.ok()) {
+      LogFailure("communicators_not_back", i, back);
+    }
     return status;
   }
   return freed;
@@ -148,20 +152,19 @@ absl::StatusOr<Bytes> CudaJob::SuspendAll() {
 
 absl::Status CudaJob::ResumeAll() {
   std::vector<int> done;
-  for (int i = 0; i < device_count(); ++i) {
+  absl::Status status;
+  for (int i = 0; i < device_count() && status.ok(); ++i) {
     if (!devices_[i]->suspended) continue;
-    const absl::Status status = Resume(i);
-    if (status.ok()) {
-      done.push_back(i);
-      continue;
-    }
-    for (int other : done) {
-      const auto away = Suspend(other, DeviceTier::kHostCopy);
-      if (!away.ok()) LogFailure("not_away_again", other, away.status());
-    }
-    return status;
+    status = Resume(i);
+    if (status.ok()) done.push_back(i);
   }
-  return absl::OkStatus();
+  if (status.ok()) status = ReturnCommunicators();
+  if (status.ok()) return status;
+  for (int other : done) {
+    const auto away = Suspend(other, DeviceTier::kHostCopy);
+    if (!away.ok()) LogFailure("not_away_again", other, away.status());
+  }
+  return status;
 }
 
 void CudaJob::FinishWork() {

@@ -80,6 +80,7 @@ absl::StatusOr<CudaJob*> CudaJob::Start(const std::string& name) {
   };
   job->pages_ = std::make_unique<pages::DevicePages>(*job->driver_, accounts, std::move(options));
   job->segments_ = std::make_unique<pages::DeviceSegments>(*job->driver_, *job->pages_);
+  job->shares_ = std::make_unique<pages::DeviceShares>(*job->driver_);
   job->late_ = std::make_unique<LateReturn>(*job->pages_);
   job->FillAdapterCalls();
   g_job.store(job.release(), std::memory_order_release);

@@ -18,6 +18,7 @@
 #include "pages/device_pages.h"
 #include "pages/device_plan.h"
 #include "pages/device_segments.h"
+#include "pages/device_shares.h"
 #include "pages/lane_plan.h"
 #include "pages/spill_file.h"
 #include "runtime/accounts.h"
@@ -84,6 +85,9 @@ struct CudaFramework {
   /// What an iteration does not touch before it calls FinishReturn: pages with nothing else on them
   /// may come back while it runs. None: a resume is whole.
   std::function<std::vector<pages::ColdRange>()> late;
+  /// Has the memory of communicators leave before a suspension, and return after it; all of them or
+  /// none. Errors: of the communication library; a return may be repeated.
+  std::function<absl::Status(bool away)> communicators;
 };
 
 /// One per process; never destroyed, since PyTorch's table points into it. Moves (Shrink, Suspend,
@@ -105,6 +109,10 @@ class CudaJob {
   pages::DevicePages& pages() { return *pages_; }
   /// For an allocator that is reached through cudaMalloc or a pool.
   pages::DeviceSegments& segments() { return *segments_; }
+  /// Streams on shares of the devices' multiprocessors.
+  pages::DeviceShares& shares() { return *shares_; }
+  /// Whether the driver itself can move a process's device memory away (cuCheckpointProcess*).
+  bool OffersCheckpoint() const { return driver_->Symbol("cuCheckpointProcessLock") != nullptr; }
 
   /// The next request of the allocator sees it; 0: none. Returns by how much the job is over it.
   Bytes SetLimit(int device, Bytes limit);
@@ -238,6 +246,9 @@ class CudaJob {
                           Idle idle = Idle::kNo, size_t late = SIZE_MAX);
   /// All that is away returns, or all stays away; with `idle` nothing moves in vain.
   absl::Status Return(int device, Idle idle = Idle::kNo);
+  /// Before pages leave, and after they are back. Errors: of the framework.
+  absl::Status LeaveCommunicators();
+  absl::Status ReturnCommunicators();
   /// Behind all others those that may come back late; returns where these begin.
   size_t PutLateLast(std::vector<pages::DevicePage>* away) const;
   // cuda_aside.cc
@@ -274,6 +285,7 @@ class CudaJob {
   std::vector<std::unique_ptr<Device>> devices_;
   std::unique_ptr<pages::DevicePages> pages_;
   std::unique_ptr<pages::DeviceSegments> segments_;
+  std::unique_ptr<pages::DeviceShares> shares_;
   std::unique_ptr<LateReturn> late_;
   std::unique_ptr<pages::SpillFile> spill_;  // opened at the first suspension that wants it
   std::vector<TideCudaCall> adapter_calls_;
@@ -281,6 +293,7 @@ class CudaJob {
   std::unique_ptr<lane::ChunkServer> chunk_server_;  // from the first iteration in a lane on
   bool lanes_failed_ = false;  // the framework could not say what is alive: no more of it
   int64_t leave_ns_ = 0, return_ns_ = 0;  // of the thread that trains
+  bool communicators_away_ = false;       // of the thread that trains
   bool keep_pinned_later_ = false;        // likewise: late pages still use pinned memory
 };
 

@@ -13,6 +13,25 @@ namespace tide::runtime {
 using pages::DeviceTier;
 namespace cuda = pages::cuda;
 
+absl::Status CudaJob::LeaveCommunicators() {
+  if (communicators_away_ || !framework_.communicators) return absl::OkStatus();
+  if (Capturing()) return absl::OkStatus();  // the suspension itself is refused
+  // What they still do must be done: their memory is read by it.
+  for (int i = 0; i < device_count(); ++i) {
+    if (pages_->counts(i).creates > 0) TIDE_RETURN_IF_ERROR(Synchronize(i));
+  }
+  TIDE_RETURN_IF_ERROR(framework_.communicators(/*away=*/true));
+  communicators_away_ = true;
+  return absl::OkStatus();
+}
+
+absl::Status CudaJob::ReturnCommunicators() {
+  if (!communicators_away_) return absl::OkStatus();
+  TIDE_RETURN_IF_ERROR(framework_.communicators(/*away=*/false));
+  communicators_away_ = false;
+  return absl::OkStatus();
+}
+
 size_t CudaJob::PutLateLast(std::vector<pages::DevicePage>* away) const {
   const auto ranges = framework_.late ? framework_.late() : std::vector<pages::ColdRange>();
   if (ranges.empty()) return away->size();

@@ -5,7 +5,7 @@ from __future__ import annotations
 import collections.abc
 import typing
 import typing_extensions
-__all__: list[str] = ['Client', 'DaemonUnavailable', 'ElasticExchange', 'ElasticGroup', 'JobRow', 'ProtocolError', 'Trace', 'View', 'api', 'await_devices', 'begin_iteration', 'carry_out_orders', 'cluster_policies', 'cuda_api', 'cuda_boundary', 'cuda_finish_return', 'cuda_host_mapping', 'cuda_make_room', 'cuda_memory_table', 'cuda_report', 'cuda_restore', 'cuda_resume', 'cuda_retire', 'cuda_set_framework', 'cuda_set_limit', 'cuda_start', 'cuda_started', 'cuda_suspend', 'cuda_validate', 'draw_trace', 'elastic_checksum', 'elastic_create', 'elastic_plan', 'end_iteration', 'expect_iterations', 'format_bytes', 'gang_waits', 'get_option', 'join_gang', 'leave', 'memory_table', 'name', 'operators_wanted', 'options', 'owns', 'parse_bytes', 'parse_trace', 'read_trace', 'register', 'report', 'resume', 'runtime_dir', 'sample', 'set_limit', 'set_option', 'shutdown', 'simulate', 'start', 'started', 'suspend', 'validate']
+__all__: list[str] = ['Client', 'DaemonUnavailable', 'ElasticExchange', 'ElasticGroup', 'JobRow', 'ProtocolError', 'Trace', 'View', 'api', 'await_devices', 'begin_iteration', 'carry_out_orders', 'cluster_policies', 'cuda_api', 'cuda_boundary', 'cuda_finish_return', 'cuda_host_mapping', 'cuda_make_room', 'cuda_memory_table', 'cuda_offers_checkpoint', 'cuda_report', 'cuda_restore', 'cuda_resume', 'cuda_retire', 'cuda_set_framework', 'cuda_set_limit', 'cuda_share', 'cuda_shareable', 'cuda_start', 'cuda_started', 'cuda_suspend', 'cuda_validate', 'draw_trace', 'elastic_checksum', 'elastic_create', 'elastic_plan', 'end_iteration', 'expect_iterations', 'format_bytes', 'gang_waits', 'get_option', 'join_gang', 'leave', 'memory_table', 'name', 'operators_wanted', 'options', 'owns', 'parse_bytes', 'parse_trace', 'read_trace', 'register', 'report', 'resume', 'runtime_dir', 'sample', 'set_limit', 'set_option', 'shutdown', 'simulate', 'start', 'started', 'suspend', 'validate']
 class DaemonUnavailable(ConnectionError):
     pass
 class ProtocolError(RuntimeError):
@@ -263,6 +263,8 @@ def cuda_make_room(device: typing.SupportsInt | typing.SupportsIndex, need: typi
     """
 def cuda_memory_table(arg0: typing.SupportsInt | typing.SupportsIndex) -> str:
     ...
+def cuda_offers_checkpoint() -> bool:
+    ...
 def cuda_report(device: typing.SupportsInt | typing.SupportsIndex) -> dict[str, typing.Any]:
     ...
 def cuda_restore(arg0: typing.SupportsInt | typing.SupportsIndex) -> int:
@@ -273,13 +275,21 @@ def cuda_resume(arg0: typing.SupportsInt | typing.SupportsIndex) -> None:
     ...
 def cuda_retire() -> None:
     ...
-def cuda_set_framework(capturing: typing.Any, flush: typing.Any, cold: typing.Any, late: typing.Any, open_lane: typing.Any, close_lane: typing.Any) -> None:
+def cuda_set_framework(capturing: typing.Any, flush: typing.Any, cold: typing.Any, late: typing.Any, communicators: typing.Any, open_lane: typing.Any, close_lane: typing.Any) -> None:
     """
-    What PyTorch does at a boundary: says whether a graph is being captured, gives the cached memory of a device back, names cold ranges and those that may return while an iteration runs, routes allocations to the pool of a lane, and says what is alive there.
+    What PyTorch does at a boundary: says whether a graph is being captured, gives the cached memory of a device back, names cold ranges and those that may return while an iteration runs, sends the memory of communicators away or brings it back, routes allocations to the pool of a lane, and says what is alive there.
     """
 def cuda_set_limit(device: typing.SupportsInt | typing.SupportsIndex, limit: typing.SupportsInt | typing.SupportsIndex) -> int:
     """
     Returns by how many bytes the job is over it.
+    """
+def cuda_share(device: typing.SupportsInt | typing.SupportsIndex, percent: typing.SupportsInt | typing.SupportsIndex) -> tuple[int, int]:
+    """
+    A stream on a share of the device's multiprocessors, and how many these are.
+    """
+def cuda_shareable(arg0: typing.SupportsInt | typing.SupportsIndex) -> int:
+    """
+    How many multiprocessors of a device could be shared.
     """
 def cuda_start(name: str) -> int:
     """

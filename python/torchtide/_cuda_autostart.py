@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import os
 
-from torchtide import _core, _cuda_late, _cuda_ways
+from torchtide import _core, _cuda_late, _cuda_platform, _cuda_ways
 from torchtide.errors import OptionError
 
 _LOG = logging.getLogger("torchtide")
@@ -17,7 +17,7 @@ _CHOICES = ("auto", *_cuda_ways.NAMES, "off")
 
 
 def check_option() -> None:
-    """Refuses values of `cuda.hook` and `cuda.resume` that mean nothing.
+    """Refuses values of `cuda.hook`, `cuda.resume` and `cuda.nccl` that mean nothing.
 
     Raises:
         OptionError: with the choices.
@@ -30,6 +30,7 @@ def check_option() -> None:
             advice="set TIDE_CUDA_HOOK=auto or TIDE_CUDA_HOOK=off",
         )
     _cuda_late.wanted()
+    _cuda_platform.nccl_wanted()
 
 
 def install() -> None:

@@ -16,7 +16,9 @@ def probe() -> dict[str, Any]:
 
     cuda.enable("tide doctor")
     figures = cuda.report()
-    found = {key: figures[key] for key in ("way", "way_reason")}
+    found: dict[str, Any] = {
+        key: figures[key] for key in ("way", "way_reason", "offers") if key in figures
+    }
     found["name"] = torch.cuda.get_device_name()
     return found
 

@@ -15,7 +15,7 @@ import weakref
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from torchtide import _core, _cuda_lane, _cuda_late, _cuda_ways
+from torchtide import _core, _cuda_lane, _cuda_late, _cuda_platform, _cuda_ways
 from torchtide.errors import LimitConflict, TideError
 
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ __all__ = [
     "resume",
     "set_limit",
     "settle",
+    "share",
     "suspend",
 ]
 
@@ -71,6 +72,7 @@ def enable(name: str | None = None) -> str:
     if enabled():
         return _cuda_ways.CHOSEN.said()
     _cuda_late.wanted()
+    _cuda_platform.nccl_wanted()
     if not name and _core.started():
         name = _core.name()
     _hook(name or pathlib.Path(sys.argv[0]).name or "python")
@@ -82,6 +84,7 @@ def enable(name: str | None = None) -> str:
             _cuda_ways.flush,
             _cold_ranges,
             _late_ranges,
+            _cuda_platform.move,
             _cuda_lane.open_lane if lanes else None,
             _cuda_lane.close_lane if lanes else None,
         )
@@ -234,6 +237,40 @@ def settle() -> None:
     _core.cuda_finish_return()
 
 
+def share(fraction: float, device: int | None = None) -> contextlib.AbstractContextManager[int]:
+    """Runs what is inside on a share of the device's multiprocessors, where the driver offers it.
+
+    Inside, the current stream is one of a green context: kernels started there run on that share
+    alone. It begins when the current stream's work is done, and what follows waits for it. Memory
+    is the same. Libraries that start streams of their own (NCCL) are not bound by it; nothing may
+    be allocated on another stream of the device inside. Captures of graphs are not tested in it.
+
+        with torchtide.cuda.share(0.5):
+            loss = step(batch)
+
+    Args:
+        fraction: 0.25, 0.5, 0.75 or 1.0, of which the last changes nothing.
+        device: index; the current device by default.
+
+    Returns:
+        A context whose value is the number of multiprocessors; the driver rounds up.
+
+    Raises:
+        ValueError: another fraction.
+        NotImplementedError: this driver has no green contexts.
+        TideError: device memory has not been started (`enable`).
+    """
+    import torch
+
+    if not _core.cuda_started():
+        raise TideError(
+            "the driver has not been opened in this process",
+            asked=f"torchtide.cuda.share({fraction})",
+            advice="call torchtide.cuda.enable() before",
+        )
+    return _cuda_platform.share(fraction, torch.cuda.current_device() if device is None else device)
+
+
 def boundary(device: int | None = None) -> dict[str, Any]:
     """Between two iterations: gives others what they asked for, and takes back what fits.
 
@@ -270,7 +307,12 @@ def suspend(device: int | None = None, *, to_file: bool = False) -> int:
     torch.cuda.synchronize(device)
     _cuda_ways.flush(device)
     before = _core.cuda_report(device)["device"]
-    _core.cuda_suspend(device, to_file)
+    _cuda_platform.move(True)
+    try:
+        _core.cuda_suspend(device, to_file)
+    except BaseException:
+        _cuda_platform.move(False)
+        raise
     return int(before - _core.cuda_report(device)["device"])
 
 
@@ -285,6 +327,7 @@ def resume(device: int | None = None) -> None:
     """
     device = _require(device)
     _core.cuda_resume(device)
+    _cuda_platform.move(False)
 
 
 def report(device: int | None = None) -> dict[str, Any]:
@@ -304,6 +347,7 @@ def report(device: int | None = None) -> dict[str, Any]:
     else:
         device = _require(device)
         figures = _core.cuda_report(device)
+        figures["offers"] = _cuda_platform.report(device)
     figures["way"], figures["way_reason"] = chosen.name, chosen.reason
     figures["torch_reserved"] = torch.cuda.memory_reserved(device)
     figures["torch_allocated"] = torch.cuda.memory_allocated(device)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import pathlib
 
 import phantom_gpu
@@ -9,6 +10,7 @@ import pytest
 from phantom_gpu import Runner
 from torchtide.cli import checks_gpu
 
+TORCH = importlib.metadata.version("torch")
 BEGIN = """
 import ctypes, threading
 import torch, torchtide.cuda as cuda
@@ -235,7 +237,12 @@ def test_tide_doctor_tells_how_the_memory_of_the_gpu_is_reached(
 ) -> None:
     del zygote  # there is a phantom
     settings = phantom_gpu.environment("doctor", tmp_path, TIDE_CUDA_HOOK="malloc")
-    (found,) = checks_gpu.examine(settings)
+    hook, *offers = checks_gpu.examine(settings)
     phantom_gpu.forget("doctor")
-    assert found.level == "ok", found
-    assert found.found.startswith("Phantom GPU: hooked through cudaMalloc"), found
+    assert hook.level == "ok", hook
+    assert hook.found.startswith("Phantom GPU: hooked through cudaMalloc"), hook
+    said = {one.name: one.found for one in offers}
+    assert said["device shares"] == "yes, of 132 multiprocessors", said
+    newer = not TORCH.startswith("2.11")
+    assert said["communicators leave"].startswith("yes" if newer else "no"), said
+    assert said["driver's checkpoint"].startswith("no"), said

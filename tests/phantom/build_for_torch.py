@@ -42,6 +42,7 @@ HAND_WRITTEN = {
     "libcublas": ["libcublas.cc"],
     "libcublasLt": ["libcublas.cc"],
     "libcudnn": ["libcudnn.cc"],
+    "libnccl": ["libnccl.cc"],
 }
 
 

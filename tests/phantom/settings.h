@@ -25,7 +25,8 @@ struct Settings {
   double kernel_us;         // TIDE_PHANTOM_KERNEL_US, 0: duration of a kernel under kTimed
   double copy_gbps;         // TIDE_PHANTOM_COPY_GBPS, 0 (at once): under kTimed
   bool host_numa;  // TIDE_PHANTOM_HOST_NUMA, 0: whether physical memory of the host can be mapped
-  bool quiet;      // TIDE_PHANTOM_QUIET, 0: do not say on stderr why a call was refused
+  bool green_contexts;  // TIDE_PHANTOM_GREEN, 1: whether there are shares of multiprocessors
+  bool quiet;           // TIDE_PHANTOM_QUIET, 0: do not say on stderr why a call was refused
   std::string trace;  // TIDE_PHANTOM_TRACE: a file that gets a line for each call of virtual memory
   std::string faults;  // TIDE_PHANTOM_FAULTS, "CALL:SKIP:ERROR[:TIMES],..."
 };

@@ -17,6 +17,11 @@ _WAYS: Final = {
     "pool": "a pool: limits and moves by whole segments, on one device a process",
     "fraction": "PyTorch's own fraction: no page can move",
 }
+_OFFERS: Final = {
+    "shares": "device shares",
+    "communicators": "communicators leave",
+    "checkpoint": "driver's checkpoint",
+}
 
 
 def examine(environ: Mapping[str, str]) -> list[Finding]:
@@ -44,4 +49,8 @@ def findings(found: Mapping[str, Any]) -> list[Finding]:
     way, reason = found["way"], found["way_reason"]
     said = f"{found['name']}: {_WAYS[way]}" + (f" ({reason})" if reason else "")
     fix = "docs/guides/gpu.md, Ways" if way in ("pool", "fraction") else ""
-    return [Finding(name, WARN if fix else OK, said, fix)]
+    told = [Finding(name, WARN if fix else OK, said, fix)]
+    for key, title in _OFFERS.items():
+        if key in found.get("offers", {}):
+            told.append(Finding(title, OK, found["offers"][key]))
+    return told

@@ -23,6 +23,8 @@ static_assert(offsetof(AllocationProperties, flags) == offsetof(CUmemAllocationP
 static_assert(sizeof(AllocationProperties::flags) == sizeof(CUmemAllocationProp::allocFlags));
 static_assert(sizeof(AccessDescriptor) == sizeof(CUmemAccessDesc));
 static_assert(offsetof(AccessDescriptor, flags) == offsetof(CUmemAccessDesc, flags));
+static_assert(sizeof(DeviceResource) == sizeof(CUdevResource));
+static_assert(offsetof(DeviceResource, multiprocessors) == offsetof(CUdevResource, sm));
 #endif
 
 TEST(CudaAbiTest, NumbersAreThoseOfTheHeader) {
@@ -46,6 +48,7 @@ TEST(CudaAbiTest, NumbersAreThoseOfTheHeader) {
   EXPECT_EQ(kTypePinned, CU_MEM_ALLOCATION_TYPE_PINNED);
   EXPECT_EQ(kHandleFileDescriptor, CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR);
   EXPECT_EQ(kAccessReadWrite, CU_MEM_ACCESS_FLAGS_PROT_READWRITE);
+  EXPECT_EQ(kStreamWaitsForNoOther, static_cast<unsigned>(CU_STREAM_NON_BLOCKING));
   EXPECT_EQ(kAttributeHostNumaId, CU_DEVICE_ATTRIBUTE_HOST_NUMA_ID);
 #else
   GTEST_SKIP() << "no cuda.h here";

@@ -48,10 +48,11 @@ absl::Status Runtime::EndIteration(bool continuing) {
   const int64_t now = clock_.MonotonicNanos();
   EndPace(now);
   CudaJob* const cuda = CudaJob::Current();
-  absl::Status left = arena_->EndIteration();
-  if (cuda != nullptr) left.Update(cuda->CloseLane());
+  const absl::Status left = arena_->EndIteration();
+  const absl::Status closed = cuda != nullptr ? cuda->CloseLane() : absl::OkStatus();
   iteration_open_ = false;
-  survivors_stay_ = !left.ok();
+  survivors_stay_ = !left.ok() || !closed.ok();
+  if (!closed.ok()) SayOpen(closed);
   // A gang gives its turn away where all its ranks have stopped: in LeadGang.
   keep_turn_ = survivors_stay_ || (continuing && (now < hold_until_ns_ || LeadsGang()));
   if (on_seat_ && !survivors_stay_) {
@@ -86,7 +87,7 @@ absl::Status Runtime::EndIteration(bool continuing) {
     turn_->Release(continuing && !WaitsForPace());
   }
   // Without the turn, unless it is kept: others compute while this job moves its memory.
-  CarryOutOrders(continuing && left.ok() ? Returns::kToNextIteration : Returns::kToProgram);
+  CarryOutOrders(continuing && !survivors_stay_ ? Returns::kToNextIteration : Returns::kToProgram);
   if (cuda != nullptr) cuda->AtBoundary();
   if (BoolOption("test.always_suspend") && (cuda == nullptr || !cuda->Capturing())) {
     TIDE_RETURN_IF_ERROR(Suspend());
@@ -97,6 +98,13 @@ absl::Status Runtime::EndIteration(bool continuing) {
   absl::MutexLock lock(&report_mu_);
   report_.gate_seconds_last = static_cast<double>(clock_.MonotonicNanos() - now) * 1e-9;
   return left;
+}
+
+void Runtime::SayOpen(const absl::Status& status) {
+  const int64_t now = clock_.MonotonicNanos();
+  if (now < say_away_ns_) return;
+  say_away_ns_ = now + kSayAwayNanos;
+  Log(LogLevel::kWarning, absl::StrCat("event=turn_kept status=\"", status.ToString(), "\""));
 }
 
 void Runtime::ExpectIterations(int64_t count) {
@@ -382,6 +390,8 @@ absl::Status Runtime::Leave() {
     LeaveGang();
     CarryOutOrders(Returns::kToProgram);  // what waited for the gang
   }
+  if (survivors_stay_)
+    return absl::UnavailableError("what is alive is on the lane's memory, and the turn is kept");
   scratch_.reset();
   if (CudaJob* cuda = CudaJob::Current()) cuda->LeaveLane();
   if (in_lane_) turn_->Leave();

@@ -169,6 +169,8 @@ class Runtime {
   bool DevicesAreBack();
   void SleepUntilOrdered();
   void MapScratch();
+  /// The turn is kept, since what is alive on a device could not leave the lane; now and then.
+  void SayOpen(const absl::Status& status);
   absl::Status AttachScratch();
   void LeaveStuckHolder();
   int LaneMembers();
@@ -307,7 +309,7 @@ class Runtime {
   bool says_bye_at_exit_ = false;
   bool turn_follows_ = false;  // the thread that trains is in TakeTurn
   bool first_move_ = true;
-  int64_t say_away_ns_ = 0;     // when it may be said again that device memory is missing
+  int64_t say_away_ns_ = 0;     // when trouble with device memory may be said again
   int64_t hold_until_ns_ = 0;   // how long a turn is kept for which device memory has moved
   bool lane_was_used_ = false;  // the last iteration ran on lane pages
   bool trimmed_ = false;        // private scratch was given back after the lane took over

@@ -7,6 +7,7 @@ expandable segments, one a stream; only that of the stream on which the job trai
 
 from __future__ import annotations
 
+import ctypes
 import dataclasses
 from typing import Any
 
@@ -29,7 +30,10 @@ def open_lane(device: int) -> None:
 
     if device not in _pools:
         with torch.cuda.device(device):
-            _pools[device] = _Pool(torch.cuda.MemPool())
+            pool = torch.cuda.MemPool()
+        # Never destroyed: its destructor ends the process where the device has failed.
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(pool))
+        _pools[device] = _Pool(pool)
     own = _pools[device]
     if own.routed:
         return

@@ -65,6 +65,9 @@ std::string CudaJob::MemoryTable(int index) {
     absl::StrAppend(&text, "  ", holder.name, " (pid ", holder.pid,
                     "): ", FormatBytes(holder.private_bytes), "\n");
   }
+  if (report.lanes > Bytes(0)) {
+    absl::StrAppend(&text, "  scratch that lanes share: ", FormatBytes(report.lanes), "\n");
+  }
   if (report.limit > Bytes(0)) {
     absl::StrAppend(&text, "  this job's limit is ", FormatBytes(report.limit),
                     "; torchtide.cuda.set_limit changes it\n");

@@ -31,6 +31,10 @@ def test_a_dry_run_finds_everything_as_expected(
     assert "no figure below is a GPU's" in done.stdout
     result = json.loads(figures.read_text())
     assert result["ok"]
-    assert {"limit", "suspend", "bitwise", "turns", "pass_on"} <= result["experiments"].keys()
+    assert {"limit", "suspend", "bitwise", "turns", "pass_on", "lanes"} <= result[
+        "experiments"
+    ].keys()
     assert result["experiments"]["turns"]["failed_without"] == 1
+    shared = result["experiments"]["lanes"]
+    assert shared["lanes"]["shared"] > 0 == shared["turns"]["shared"]
     assert len(result["rules"]) >= 30

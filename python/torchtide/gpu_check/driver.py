@@ -167,7 +167,13 @@ def _take(sandbox: rules.Sandbox, fd: int) -> dict[str, Any]:
     sys.stdin.read()  # ends with the first process, which holds the other side
     back = (ctypes.c_ubyte * 64)()
     result = sandbox.driver.cuMemcpyDtoH_v2(back, sandbox.at(4), ctypes.c_size_t(64))
-    return {"read": int(result), "exact": bytes(back) == bytes(range(64))}
+    # A member of a lane passes on what it has imported once its maker is dead.
+    again = ctypes.c_int(-1)
+    exported = sandbox.driver.cuMemExportToShareableHandle(
+        ctypes.byref(again), handle, rules.FILE_DESCRIPTOR, ctypes.c_uint64(0)
+    )
+    exact = bytes(back) == bytes(range(64))
+    return {"read": int(result), "exact": exact, "exported_again": int(exported)}
 
 
 def green_contexts(library: str) -> list[tuple[int, int]]:

@@ -122,6 +122,56 @@ for step in torchtide.iterations(itertools.count()):
 print(json.dumps({{"ended": True, "damaged": damaged}}), flush=True)
 """
 
+#: A model with autograd's threads, a second stream and a graph that is captured on the way. Kernels
+#: compute nothing here, so that every parameter and the graph's input stay what was copied to them.
+TRAINING = """
+import itertools, json, sys, threading
+import torch, torchtide, torchtide.cuda as cuda
+from torchtide import _core
+from torchtide.gpu_check import job
+MIB = 1 << 20
+torchtide.start(name=sys.argv[1])
+stop = threading.Event()
+threading.Thread(target=lambda: sys.stdin.readline() and stop.set(), daemon=True).start()
+torch.manual_seed(len(sys.argv[1]))
+model = job.model_of(small=True)
+was = [value.detach().clone() for value in model.parameters()]
+graph, damaged, losses = None, 0, []
+for step in torchtide.iterations(itertools.count()):
+    if step == 0:
+        model = model.cuda()
+        optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+        side = torch.cuda.Stream()
+    with torch.cuda.stream(side):  # a loader's: its memory is never moved
+        ahead = torch.empty(8 * MIB, dtype=torch.uint8, device="cuda")
+    batch = torch.randn(64, 64, 64).cuda()
+    batch.record_stream(side)
+    loss = model(batch).square().mean()
+    loss.backward()
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    losses.append(loss.detach())  # small blocks that live on, wherever they are born
+    if step == 10:
+        numbers = torch.arange(MIB, dtype=torch.float32)
+        given = torch.zeros(MIB, device="cuda")
+        torch.cuda.synchronize()
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            inside = torch.empty(24 * MIB, dtype=torch.uint8, device="cuda")
+            taken = given + 1
+        given.copy_(numbers)
+    if graph is not None:
+        graph.replay()
+        damaged += not torch.equal(given.cpu(), numbers)
+    damaged += sum(not torch.equal(one.cpu(), then)
+                   for one, then in zip(model.parameters(), was, strict=True))
+    _core.cuda_validate()
+    print(json.dumps(cuda.report() | {"step": step, "damaged": damaged}), flush=True)
+    if stop.is_set():
+        break
+print(json.dumps({"ended": True, "damaged": damaged}), flush=True)
+"""
+
 Report = dict[str, Any]
 
 
@@ -172,7 +222,9 @@ class Crowd:
         self.phantom = f"lanes{uuid.uuid4().hex[:8]}"
         self.jobs: list[Job] = []
 
-    def start(self, name: str, scratch_mib: int, *words: str, **settings: str | int) -> Job:
+    def start(
+        self, name: str, scratch_mib: int, *words: str, script: str = JOB, **settings: str | int
+    ) -> Job:
         usual: dict[str, str | int] = {
             "TIDE_PHANTOM_MB": DEVICE_MIB,
             "TIDE_CUDA_LANES": 1,
@@ -186,7 +238,7 @@ class Crowd:
         streams = [os.open(paths[key], os.O_RDWR) for key in ("input", "output")]
         changed = {key: value for key, value in given.items() if key.startswith("TIDE_")}
         argv = [name, name, str(scratch_mib), *words]
-        task = {"settings": changed, "script": JOB, "argv": argv} | paths
+        task = {"settings": changed, "script": script, "argv": argv} | paths
         assert self.nursery.stdin is not None and self.nursery.stdout is not None
         self.nursery.stdin.write(json.dumps(task) + "\n")
         self.nursery.stdin.flush()
@@ -335,6 +387,16 @@ def test_what_lives_on_after_an_iteration_leaves_the_lane_in_time(crowd: Crowd) 
         "pages that left",
         lambda: all(job.report.get("lane_pages_left_total", 0) > 2 for job in jobs),
     )
+    crowd.stop()
+
+
+def test_a_training_with_streams_threads_and_a_graph_keeps_all_its_values(crowd: Crowd) -> None:
+    jobs = [crowd.start(name, 0, script=TRAINING) for name in ("left", "right")]
+    crowd.until(
+        "its graph has been replayed", lambda: all(job.report.get("step", 0) > 16 for job in jobs)
+    )
+    for job in jobs:
+        assert job.report["lane_pages_entered_total"] > 0 and job.mib("lane_chunks") > 20
     crowd.stop()
 
 

@@ -39,6 +39,12 @@ bool Runtime::SharesDevices() {
          (cuda->InLane() || LaneMembers() > 1);
 }
 
+void Runtime::ChooseScratch() {
+  shares_devices_ = SharesDevices();
+  // seq_cst, and before the turn is taken: whoever finds this job stuck must know of it
+  if (shares_devices_) slot().flags.fetch_or(shm::kOnChunks);
+}
+
 bool Runtime::Learning(int64_t index) {
   return index < IntOption("memory.learn_from") + IntOption("memory.learn_iterations");
 }
@@ -185,7 +191,7 @@ absl::Status Runtime::BeginIteration(int phase, const std::function<bool()>& int
   iteration_begin_ns_ = clock_.MonotonicNanos();
   arena_->BeginIteration(phase, use_lane);
   BeginPace(iteration_begin_ns_);
-  if (CudaJob* cuda = CudaJob::Current(); cuda != nullptr && SharesDevices()) cuda->OpenLane();
+  if (shares_devices_) CudaJob::Current()->OpenLane();
   iteration_open_ = true;
   return absl::OkStatus();
 }
@@ -230,6 +236,7 @@ absl::Status Runtime::TakeTurn(int phase, const std::function<bool()>& interrupt
     if (keep_turn_ && turn_->Holds() && DevicesAreBack()) return absl::OkStatus();
     if (iterations_.load(std::memory_order_relaxed) == 0) PredictRemaining(0);
     bool stop = false;
+    ChooseScratch();
     const absl::Status status = AcquireTurn(interrupted, stop);
     if (status.ok() && suspended_.load(std::memory_order_relaxed)) {
       turn_->Release(/*continuing=*/false);  // it came together with an order to pause
@@ -241,6 +248,7 @@ absl::Status Runtime::TakeTurn(int phase, const std::function<bool()>& interrupt
       SleepUntilOrdered();
       continue;
     }
+    if (status.ok() && !turn_->Holds()) continue;  // passed over while its memory came
     if (status.ok()) {
       if (LeadsGang() && GangStands()) continue;
       MapScratch();
@@ -272,7 +280,7 @@ bool Runtime::DevicesAreBack() {
   CudaJob* const cuda = CudaJob::Current();
   if (cuda == nullptr) return true;
   absl::Status back = cuda->ComeBack();
-  if (back.ok() && SharesDevices()) back = cuda->EnterLane(lane_);
+  if (back.ok() && shares_devices_) back = cuda->EnterLane(lane_);
   if (!back.ok()) {
     if (const int64_t now = clock_.MonotonicNanos(); now >= say_away_ns_) {
       say_away_ns_ = now + kSayAwayNanos;
@@ -347,16 +355,20 @@ void Runtime::LeaveStuckHolder() {
   // A gang has iterations on several seats: nobody can say which of them are still written to.
   // relaxed: it changes between turns only
   if (device_->slot(SlotId(holder)).gang_size.load(std::memory_order_relaxed) > 1) return;
-  // It writes to device memory that others have mapped, and nobody can take that from it.
-  const CudaJob* const cuda = CudaJob::Current();
-  if (cuda != nullptr &&
-      cuda->SharesLaneWith(device_->slot(SlotId(holder)).pid.load(std::memory_order_relaxed)))
-    return;
   const absl::Duration patience = lane::HolderPatience(device_->slot(SlotId(holder)), grace);
   if (silence < patience) return;
+  if (!LeaveChunks(device_->slot(SlotId(holder)))) return;
   if (!scratch_ && !AttachScratch().ok()) return;  // it has not had a turn yet
   const auto left = scratch_->LeaveStuckHolder(*turn_, patience);
   if (left.ok() && *left) Log(LogLevel::kWarning, "event=left_stuck_holder");
+}
+
+bool Runtime::LeaveChunks(const shm::JobSlot& holder) {
+  // seq_cst: it was set before the turn was taken
+  if ((holder.flags.load() & shm::kOnChunks) == 0) return true;
+  // It writes to device memory that others have mapped, and nobody can take that from it.
+  CudaJob* const cuda = CudaJob::Current();
+  return cuda != nullptr && cuda->LeaveChunks(lane_).ok();
 }
 
 absl::Status Runtime::AttachScratch() {
@@ -395,6 +407,8 @@ absl::Status Runtime::Leave() {
   scratch_.reset();
   if (CudaJob* cuda = CudaJob::Current()) cuda->LeaveLane();
   if (in_lane_) turn_->Leave();
+  shares_devices_ = false;
+  slot().flags.fetch_and(~shm::kOnChunks);
   in_lane_ = false;
   slot().phase.store(static_cast<uint32_t>(shm::Phase::kOutside), std::memory_order_relaxed);
   return absl::OkStatus();

@@ -177,15 +177,18 @@ class CudaJob {
   /// is missing. A device on which it cannot be shared is left as it is. Errors: as ComeBack.
   absl::Status EnterLane(LaneId lane);
   /// Iterations allocate from the lane's pool from here on.
-  void OpenLane();
+  /// Returns whether any device's do.
+  bool OpenLane();
   /// Before the turn passes: what is alive becomes private, the rest goes to the lane. Errors: what
   /// is alive has no memory; then the turn must be kept, and the call may be repeated.
   absl::Status CloseLane();
   /// Gives all of the lane's memory back. Not while it is open.
   void LeaveLane();
   bool InLane() const;
-  /// Whether that process has memory of a lane: it must not be passed over.
-  bool SharesLaneWith(pid_t pid) const;
+  /// Before a member that is stuck in an iteration is passed over: the others get new chunks, and
+  /// it keeps those that it may still write to. Errors: as DeviceFile::RenewChunks, for any device;
+  /// then it must not be passed over.
+  absl::Status LeaveChunks(LaneId lane);
 
   /// Waits until the devices have done what this job gave them: before a turn passes.
   void FinishWork();

@@ -94,10 +94,13 @@ CudaLane::CudaLane(const pages::cuda::Driver& driver, pages::DevicePages& pages,
 CudaLane::~CudaLane() { pages_.set_chunks(device_, nullptr); }
 
 absl::Status CudaLane::Join(LaneId lane) {
-  if (lane_ == lane) return absl::OkStatus();
+  if (lane_ == lane && !Stale()) return absl::OkStatus();
   TIDE_RETURN_IF_ERROR(Leave());
   TIDE_ASSIGN_OR_RETURN(const shm::FileLock lock, file_.Lock());
-  file_.slot(slot_).lane.store(lane.value(), kRelaxed);  // relaxed: read under the lock
+  shm::JobSlot& own = file_.slot(slot_);
+  // relaxed: read under the lock
+  own.lane_generation.store(file_.lane(lane).generation.load(kRelaxed), kRelaxed);
+  own.lane.store(lane.value(), kRelaxed);
   lane_ = lane;
   return absl::OkStatus();
 }
@@ -113,6 +116,14 @@ absl::Status CudaLane::Leave() {
   return absl::OkStatus();
 }
 
+bool CudaLane::Stale() const {
+  const shm::JobSlot& own = file_.slot(slot_);
+  const LaneId lane(own.lane.load(kRelaxed));
+  // acquire: pairs with RenewChunks
+  return lane.value() >= 0 && file_.lane(lane).generation.load(std::memory_order_acquire) !=
+                                  own.lane_generation.load(kRelaxed);
+}
+
 Bytes CudaLane::Missing() const {
   std::map<Bytes, int> pages;
   for (const pages::DevicePage& page : pages_.Snapshot(device_)) {
@@ -120,11 +131,12 @@ Bytes CudaLane::Missing() const {
   }
   Bytes missing;
   const shm::DeviceTable& table = file_.table();
+  const uint64_t generation = file_.slot(slot_).lane_generation.load(kRelaxed);
   for (const auto& [size, count] : pages) {
     int there = 0;
     for (int i = 0; i < shm::kChunkSizes; ++i) {
       if (table.lanes[lane_.value()].chunk_bytes[i].load(kRelaxed) == size.value())
-        there = shm::MostChunks(table, lane_, i, SlotId());
+        there = shm::MostChunks(table, lane_, generation, i);
     }
     missing += size * std::max(count - there, 0);
   }
@@ -136,7 +148,7 @@ Bytes CudaLane::Own() const { return shm::OwnChunkBytes(file_.table(), slot_); }
 absl::StatusOr<UniqueFd> CudaLane::Export(const lane::ChunkRequest& request) {
   // Who asks has the turn, so this job's iteration has ended: else something is wrong with one.
   if (open()) return absl::UnavailableError("an iteration writes to it");
-  if (request.lane.value() != file_.slot(slot_).lane.load(kRelaxed))
+  if (Stale() || request.lane.value() != file_.slot(slot_).lane.load(kRelaxed))
     return absl::NotFoundError("not a member of that lane");
   return chunks_.Export(request.size, request.index);
 }

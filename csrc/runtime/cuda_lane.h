@@ -45,11 +45,14 @@ class CudaLane {
            SlotId slot, int device);
   ~CudaLane();
 
-  /// Becomes a member, giving up another lane's chunks. Errors: of the driver, DeadlineExceeded.
+  /// Becomes a member, giving up chunks of another lane or generation. Errors: of the driver,
+  /// DeadlineExceeded.
   absl::Status Join(LaneId lane);
   /// Gives the chunks back, and with them the membership. Errors: of the driver; it stays one.
   absl::Status Leave();
   bool joined() const { return lane_ != LaneId(); }
+  /// Whether the others have left the chunks that this job has: Join gets new ones.
+  bool Stale() const;
 
   /// By how much the ledger grows when all pages of the lane have chunks again.
   Bytes Missing() const;

@@ -88,17 +88,24 @@ absl::Status CudaJob::MapLane(int index) {
   return status;
 }
 
-void CudaJob::OpenLane() {
-  if (lanes_failed_ || Capturing()) return;
+bool CudaJob::OpenLane() {
+  bool any = false;
   for (int i = 0; i < device_count(); ++i) {
     Device& device = *devices_[i];
-    if (!SharesLane(i) || device.lane->open() || pages_->Unmapped(i) > Bytes(0)) continue;
+    if (!SharesLane(i)) continue;
+    any = any || device.lane->open();
+    // Stale: a waiter that took this job for stuck has left with the others.
+    if (device.lane->open() || lanes_failed_ || Capturing() || device.lane->Stale() ||
+        pages_->Unmapped(i) > Bytes(0))
+      continue;
+    any = true;
     device.lane->set_open(true);
     if (const absl::Status status = framework_.open_lane(i); !status.ok()) {
       LogTrouble("lane_not_opened", i, status);
       lanes_failed_ = !absl::IsCancelled(status);
     }
   }
+  return any;
 }
 
 absl::Status CudaJob::CloseLane() {
@@ -168,17 +175,18 @@ bool CudaJob::LaneIsOpen(int index) const {
   return devices_[index]->lane != nullptr && devices_[index]->lane->open();
 }
 
-bool CudaJob::SharesLaneWith(pid_t pid) const {
+absl::Status CudaJob::LeaveChunks(LaneId lane) {
   for (const auto& device : devices_) {
-    const shm::DeviceTable& table = device->file->table();
+    bool used = false;
     for (int i = 0; i < shm::kSlotCount; ++i) {
-      if (shm::IsLive(table.slots[i]) &&
-          table.slots[i].pid.load(std::memory_order_relaxed) == pid &&
-          shm::ChunkBytes(table, SlotId(i)) > Bytes(0))
-        return true;
+      // relaxed: whoever joins now finds the new generation or has lost its turn
+      const shm::JobSlot& slot = device->file->table().slots[i];
+      used =
+          used || (shm::IsLive(slot) && slot.lane.load(std::memory_order_relaxed) == lane.value());
     }
+    if (used) TIDE_RETURN_IF_ERROR(device->file->RenewChunks(lane));
   }
-  return false;
+  return absl::OkStatus();
 }
 
 }  // namespace tide::runtime

@@ -176,6 +176,10 @@ class Runtime {
   int LaneMembers();
   /// Whether the next iteration runs on device scratch that the lane shares.
   bool SharesDevices();
+  void ChooseScratch();
+  /// Whether a stuck holder may be passed over as far as device memory goes: the others have other
+  /// scratch then.
+  bool LeaveChunks(const shm::JobSlot& holder);
   /// Whether iteration `index` is one of those before lifetimes are known.
   static bool Learning(int64_t index);
 
@@ -294,8 +298,9 @@ class Runtime {
   std::optional<lane::Scratch> scratch_;
   uint64_t mapped_generation_ = 0;  // of the scratch whose pages are mapped
   bool in_lane_ = false;            // a member of the lane
-  LaneId lane_;                     // the one it joined last
-  bool admitted_ = false;           // its measured sizes were looked at and it may run
+  bool shares_devices_ = false;  // the iteration of the next turn is on the lane's device scratch
+  LaneId lane_;                  // the one it joined last
+  bool admitted_ = false;        // its measured sizes were looked at and it may run
   bool queued_ = false;
   bool in_gang_ = false;  // has turns with others or none
   lane::GangPlace gang_place_;

@@ -271,20 +271,24 @@ absl::StatusOr<std::vector<int32_t>> DeviceFile::HoldChunks(SlotId id, Bytes siz
     return absl::UnavailableError(
         absl::StrCat("the lane has chunks of ", kChunkSizes, " other sizes already"));
   }
+  const uint64_t generation = own.lane_generation.load(kRelaxed);
+  std::atomic<int64_t>& charge = generation == its_lane.generation.load(kRelaxed)
+                                     ? its_lane.scratch_bytes
+                                     : its_lane.retired_bytes;
   auto grows_by = [&] {
-    const int others = MostChunks(*table_, lane_id, index, id);
+    const int others = MostChunks(*table_, lane_id, generation, index, id);
     return size * (std::max(others, count) - std::max(others, own.chunks[index].load(kRelaxed)));
   };
   Bytes delta = grows_by();
   if (delta > Bytes(0)) {
-    absl::Status status = TryReserve(its_lane.scratch_bytes, delta);
+    absl::Status status = TryReserve(charge, delta);
     if (!status.ok() && ReapDeadLocked() > 0) {
       delta = grows_by();  // a chunk may have gone with its last member
-      status = TryReserve(its_lane.scratch_bytes, delta);
+      status = TryReserve(charge, delta);
     }
     TIDE_RETURN_IF_ERROR(status);
   } else {
-    its_lane.scratch_bytes.fetch_add(delta.value());  // seq_cst: part of the ledger's sum
+    charge.fetch_add(delta.value());  // seq_cst: part of the ledger's sum
   }
   its_lane.chunk_bytes[index].store(size.value(), kRelaxed);
   own.chunks[index].store(count, kRelaxed);
@@ -293,11 +297,23 @@ absl::StatusOr<std::vector<int32_t>> DeviceFile::HoldChunks(SlotId id, Bytes siz
   for (int i = 0; i < kSlotCount; ++i) {
     const JobSlot& other = table_->slots[i];
     if (SlotId(i) == id || !IsLive(other) || other.lane.load(kRelaxed) != lane_id.value() ||
+        other.lane_generation.load(kRelaxed) != generation ||
         other.chunks[index].load(kRelaxed) < count)
       continue;
     pids.push_back(other.pid.load(kRelaxed));
   }
   return pids;
+}
+
+absl::Status DeviceFile::RenewChunks(LaneId lane_id) {
+  TIDE_ASSIGN_OR_RETURN(const FileLock lock, Lock());
+  LaneSlot& its_lane = lane(lane_id);
+  const Bytes scratch(its_lane.scratch_bytes.load());  // seq_cst: part of the ledger's sum
+  const Bytes used = Used(), capacity = Capacity();
+  if (capacity > Bytes(0) && used + scratch > capacity) return DoesNotFit(scratch, used);
+  its_lane.generation.fetch_add(1, std::memory_order_release);  // release: who sees it asks anew
+  RecountLane(*table_, lane_id);
+  return absl::OkStatus();
 }
 
 void DeviceFile::Wake(SlotId id) { WakeSlot(slot(id)); }

@@ -94,11 +94,17 @@ class DeviceFile {
   /// and DeadlineExceeded.
   absl::Status ReserveScratch(SlotId id, LaneId lane, Bytes delta);
 
-  /// Says that `id` has the first `count` chunks of `size` of its lane's scratch (JobSlot::lane),
-  /// and charges the lane with what no other member has. Returns the processes that have as many
-  /// chunks: none for a chunk that nobody has made. Errors: as Reserve, DeadlineExceeded,
-  /// Unavailable when the lane has kChunkSizes other sizes, FailedPrecondition without a lane.
+  /// Says that `id` has the first `count` chunks of `size` of its lane's scratch (JobSlot::lane) of
+  /// its generation (JobSlot::lane_generation), and charges the lane with what no other member has.
+  /// Returns the processes that have as many chunks: none for a chunk that nobody has made. Errors:
+  /// as Reserve, DeadlineExceeded, Unavailable when the lane has kChunkSizes other sizes,
+  /// FailedPrecondition without a lane.
   absl::StatusOr<std::vector<int32_t>> HoldChunks(SlotId id, Bytes size, int count);
+
+  /// Starts a new generation of a lane's chunks, for members that leave a stuck one: its chunks
+  /// stay charged until it has given them back. Errors: ResourceExhausted when as many more do not
+  /// fit, DeadlineExceeded; nothing is changed.
+  absl::Status RenewChunks(LaneId lane);
 
   /// Adds 1 to the slot's wake word and wakes the owner.
   void Wake(SlotId id);

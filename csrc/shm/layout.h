@@ -48,6 +48,7 @@ enum SlotFlags : uint32_t {
   kLeaving = 1u << 6,   // ends: no member of a lane any more, counted until the process is dead
   kOnSeat = 1u << 7,    // in an iteration on the scratch of a seat
   kStands = 1u << 8,    // of a gang: paused or about to be; of its leader: the gang takes no turn
+  kOnChunks = 1u << 9,  // shares scratch of a GPU: who passes it over renews that for the others
 };
 
 /// What a follower of a gang may do; JobSlot::gang_state.
@@ -108,8 +109,8 @@ struct alignas(64) JobSlot {
   std::atomic<uint64_t> lane_generation;  // generation of the scratch that the owner has mapped
   std::atomic<int64_t>
       retired_scratch_bytes;  // its charge once others have left it; under the device lock
-  // how many chunks of its lane's scratch on a GPU the owner has, the first of each size; under the
-  // device lock
+  // how many chunks of its lane's scratch on a GPU the owner has, the first of each size of
+  // lane_generation; under the device lock
   std::atomic<int32_t> chunks[kChunkSizes];
 
   // gang: processes of one job that have turns together; the leader (rank 0) takes them
@@ -171,7 +172,8 @@ struct alignas(64) LaneSlot {
   std::atomic<int64_t> virtual_ns;  // of the member that was granted the turn last
   std::atomic<int64_t> rounds;      // the same
   // Sizes of the chunks that the scratch of a GPU consists of; 0: unused. Then scratch_bytes is the
-  // sum over sizes of the most that a member has. Under the device lock.
+  // sum over sizes of the most that a member of this generation has, and retired_bytes the same of
+  // older ones. Under the device lock.
   std::atomic<int64_t> chunk_bytes[kChunkSizes];
   // A superset of the members, to look at fewer slots; slot.lane is the truth.
   std::atomic<uint64_t> member_bits[kSlotCount / 64];

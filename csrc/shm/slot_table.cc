@@ -155,12 +155,14 @@ Bytes SlotHeld(const JobSlot& slot) {
 Bytes TableUsed(const DeviceTable& table) { return SumOverTable(table, SlotUsed); }
 Bytes TableHeld(const DeviceTable& table) { return SumOverTable(table, SlotHeld); }
 
-int MostChunks(const DeviceTable& table, LaneId lane, int size_index, SlotId excluded) {
+int MostChunks(const DeviceTable& table, LaneId lane, uint64_t generation, int size_index,
+               SlotId excluded) {
   int most = 0;
   for (int i = 0; i < kSlotCount; ++i) {
     const JobSlot& slot = table.slots[i];
     // relaxed: written under the device lock, or a figure of a moment
-    if (SlotId(i) == excluded || !IsLive(slot) || slot.lane.load(kRelaxed) != lane.value())
+    if (SlotId(i) == excluded || !IsLive(slot) || slot.lane.load(kRelaxed) != lane.value() ||
+        slot.lane_generation.load(kRelaxed) != generation)
       continue;
     most = std::max(most, slot.chunks[size_index].load(kRelaxed));
   }
@@ -188,9 +190,11 @@ Bytes ChunkBytes(const DeviceTable& table, SlotId slot) {
 }
 
 Bytes OwnChunkBytes(const DeviceTable& table, SlotId slot) {
-  const LaneId lane(table.slots[slot.value()].lane.load(kRelaxed));
+  const JobSlot& own = table.slots[slot.value()];
+  const LaneId lane(own.lane.load(kRelaxed));
+  const uint64_t generation = own.lane_generation.load(kRelaxed);
   return SumOverSizes(table, slot, [&](int i, int count) {
-    return std::max(count - MostChunks(table, lane, i, slot), 0);
+    return std::max(count - MostChunks(table, lane, generation, i, slot), 0);
   });
 }
 
@@ -249,21 +253,51 @@ void ForgetMember(DeviceTable& table, SlotId slot) {
 
 namespace {
 
-// Of a lane of chunks; nothing for one whose scratch is a memfd. Without chunks the sizes go.
-std::optional<int64_t> SumOfChunks(DeviceTable& table, LaneId id) {
-  LaneSlot& lane = table.lanes[id.value()];
+struct ChunkSums {
+  int64_t current = 0;
+  int64_t retired = 0;
+};
+
+// What older generations have of one size. Each counts with the first member that has the most.
+int64_t RetiredChunks(const DeviceTable& table, LaneId id, int size_index, uint64_t current) {
   int64_t sum = 0;
+  auto count_of = [&](int i, uint64_t generation) {
+    const JobSlot& slot = table.slots[i];
+    const bool member = IsLive(slot) && slot.lane.load(kRelaxed) == id.value() &&
+                        slot.lane_generation.load(kRelaxed) == generation;
+    return member ? slot.chunks[size_index].load(kRelaxed) : 0;
+  };
+  for (int i = 0; i < kSlotCount; ++i) {
+    const uint64_t generation = table.slots[i].lane_generation.load(kRelaxed);
+    const int count = generation == current ? 0 : count_of(i, generation);
+    bool most = count > 0;
+    for (int other = 0; other < kSlotCount && most; ++other) {
+      const int its = other == i ? 0 : count_of(other, generation);
+      most = its < count || (its == count && other > i);
+    }
+    if (most) sum += count;
+  }
+  return sum;
+}
+
+// Of a lane of chunks; nothing for one whose scratch is a memfd. Sizes that nobody has go.
+std::optional<ChunkSums> SumOfChunks(DeviceTable& table, LaneId id) {
+  LaneSlot& lane = table.lanes[id.value()];
+  const uint64_t current = lane.generation.load(kRelaxed);  // relaxed, here: under the device lock
+  ChunkSums sums;
   bool has_chunks = false;
   for (int i = 0; i < kChunkSizes; ++i) {
-    const int64_t size = lane.chunk_bytes[i].load(kRelaxed);  // relaxed: under the device lock
+    const int64_t size = lane.chunk_bytes[i].load(kRelaxed);
     if (size == 0) continue;
     has_chunks = true;
-    const int most = MostChunks(table, id, i, SlotId());
-    if (most == 0) lane.chunk_bytes[i].store(0, kRelaxed);
-    sum += size * most;
+    const int64_t now = MostChunks(table, id, current, i);
+    const int64_t retired = RetiredChunks(table, id, i, current);
+    if (now + retired == 0) lane.chunk_bytes[i].store(0, kRelaxed);
+    sums.current += size * now;
+    sums.retired += size * retired;
   }
   if (!has_chunks) return std::nullopt;
-  return sum;
+  return sums;
 }
 
 }  // namespace
@@ -271,8 +305,10 @@ std::optional<int64_t> SumOfChunks(DeviceTable& table, LaneId id) {
 Bytes RecountLane(DeviceTable& table, LaneId id) {
   LaneSlot& lane = table.lanes[id.value()];
   if (const auto chunks = SumOfChunks(table, id)) {
-    // seq_cst: part of the ledger's sum
-    return Bytes(std::max<int64_t>(lane.scratch_bytes.exchange(*chunks) - *chunks, 0));
+    // seq_cst: these two are part of the ledger's sum
+    const int64_t given_back = lane.scratch_bytes.exchange(chunks->current) - chunks->current +
+                               lane.retired_bytes.exchange(chunks->retired) - chunks->retired;
+    return Bytes(std::max<int64_t>(given_back, 0));
   }
   const uint64_t current =
       lane.generation.load(kRelaxed);  // relaxed: it changes under the device lock only

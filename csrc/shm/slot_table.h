@@ -58,9 +58,10 @@ void ForgetMember(DeviceTable& table, SlotId slot);
 /// loses when it gives them up. Both change under the device lock.
 Bytes ChunkBytes(const DeviceTable& table, SlotId slot);
 Bytes OwnChunkBytes(const DeviceTable& table, SlotId slot);
-/// The most chunks of one size, an index of LaneSlot::chunk_bytes, that a member other than
-/// `excluded` has.
-int MostChunks(const DeviceTable& table, LaneId lane, int size_index, SlotId excluded);
+/// The most chunks of one size, an index of LaneSlot::chunk_bytes, that a member of `generation`
+/// other than `excluded` has.
+int MostChunks(const DeviceTable& table, LaneId lane, uint64_t generation, int size_index,
+               SlotId excluded = SlotId());
 
 /// Derives a lane's retired_bytes from the slots that still map old generations, and scratch_bytes
 /// = 0 when nobody maps the current one; of a lane of chunks, scratch_bytes from the members'

@@ -48,7 +48,8 @@ for line in sys.stdin:
 #: Trains until it is told to stop. In each iteration: scratch, of which it writes both ends of each
 #: page and which it gives back, and a batch that the next iteration looks at; with "late" also, now
 #: and then, a block of scratch that lives on into the next iteration. Tells its figures after each.
-#: With "faulty" a driver call fails at each boundary: each of those that move pages.
+#: With "faulty" a driver call fails at each boundary: each of those that move pages. With "stuck"
+#: an iteration does not end until it is told to go on.
 JOB = f"""
 import itertools, json, sys, threading
 import torch, torchtide, torchtide.cuda as cuda
@@ -56,12 +57,14 @@ from torchtide import _core
 MIB = 1 << 20
 name, scratch, late = sys.argv[1], int(sys.argv[2]), "late" in sys.argv
 torchtide.start(name=name)
-stop = threading.Event()
+stop, go_on = threading.Event(), threading.Event()
 def obey():
     for line in sys.stdin:
         word = line.strip()
         if word == "stop":
             stop.set()
+        elif word == "go_on":
+            go_on.set()
         elif word:
             getattr(_core, word)(now=False)  # by the thread that trains, at its boundary
 threading.Thread(target=obey, daemon=True).start()
@@ -107,6 +110,10 @@ for step in torchtide.iterations(itertools.count()):
     used = [written() for _ in range(scratch // {PAGE_MIB})]
     batch = batch_was.cuda()
     torch.cuda.synchronize()
+    if "stuck" in sys.argv and step == 12:
+        print(json.dumps({{"stuck": True}}), flush=True)
+        go_on.wait()
+        damaged += sum(not exact(one) for one in used)
     survivor = used[step % len(used)] if late and step % 3 == 0 else None
     del used
     _core.cuda_validate()
@@ -390,6 +397,33 @@ def test_what_lives_on_after_an_iteration_leaves_the_lane_in_time(crowd: Crowd) 
     crowd.stop()
 
 
+@pytest.mark.one_torch
+def test_who_is_stuck_in_an_iteration_is_left_with_its_scratch(crowd: Crowd) -> None:
+    stuck = crowd.start("stuck", 100, "stuck", TIDE_LANE_GRACE_MS=100)
+    right = crowd.start("right", 100, TIDE_LANE_GRACE_MS=100)
+    crowd.until("it is stuck", lambda: "stuck" in stuck.said)
+    step = right.report["step"]
+    crowd.until("the other goes on", lambda: right.report["step"] > step + 3)
+    crowd.until(
+        "the old chunks are charged, and new ones",
+        lambda: (
+            right.mib("lane_chunks") == 100
+            and right.mib("used_by_jobs") == stuck.mib("device") + right.mib("device") + 200
+            and right.mib("outside") == 0
+        ),
+    )
+    stuck.say("go_on")
+    crowd.until(
+        "both share again",
+        lambda: (
+            stuck.report["step"] > 14
+            and all_of_its_scratch_is_shared(stuck, 100)
+            and right.mib("used_by_jobs") == stuck.mib("device") + right.mib("device") + 100
+        ),
+    )
+    crowd.stop()
+
+
 def test_a_training_with_streams_threads_and_a_graph_keeps_all_its_values(crowd: Crowd) -> None:
     jobs = [crowd.start(name, 0, script=TRAINING) for name in ("left", "right")]
     crowd.until(
@@ -400,6 +434,7 @@ def test_a_training_with_streams_threads_and_a_graph_keeps_all_its_values(crowd:
     crowd.stop()
 
 
+@pytest.mark.one_torch
 def test_a_driver_call_that_fails_at_a_boundary_costs_no_byte(crowd: Crowd) -> None:
     # On a device with room: PyTorch itself does not bear a failure while it empties its cache.
     roomy = {"TIDE_PHANTOM_MB": 1024}

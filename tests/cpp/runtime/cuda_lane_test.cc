@@ -187,6 +187,22 @@ TEST_F(CudaLaneTest, WhoLeavesGivesAllOfItBackAndMayJoinAnotherLane) {
   EXPECT_EQ(Charged(), MiB(8));
 }
 
+TEST_F(CudaLaneTest, WhoWasPassedOverKeepsItsChunksUntilTheIterationEndsAndGetsNewOnes) {
+  Alive({1});
+  ASSERT_TRUE(Run());
+  ASSERT_TRUE(job_->OpenLane());
+  WriteAll();
+  ASSERT_TRUE(job_->LeaveChunks(kLane).ok());  // what another member does
+  EXPECT_TRUE(AliveIsExact());
+  ASSERT_TRUE(job_->CloseLane().ok());
+  EXPECT_FALSE(job_->OpenLane()) << "others are on the new chunks, and it has not joined them";
+  ASSERT_TRUE(job_->EnterLane(kLane).ok());
+  EXPECT_EQ(Charged(), MiB(6));
+  EXPECT_EQ(job_->Report(0).used, MiB(4 + 2 + 6)) << "nothing is left of the old ones";
+  EXPECT_TRUE(AliveIsExact());
+  EXPECT_TRUE(job_->OpenLane());
+}
+
 TEST_F(CudaLaneTest, TheLimitCountsTheScratchOnTheLaneToo) {
   ASSERT_TRUE(Run());
   EXPECT_EQ(job_->SetLimit(0, MiB(10)), MiB(2)) << "4 MiB of its own and 8 of the lane";

@@ -100,6 +100,39 @@ TEST_F(LaneBooksTest, AFifthSizeIsRefusedUntilAnotherIsGone) {
   EXPECT_EQ(device_->Used(), MiB(2 + 6 + 8 + 20));
 }
 
+TEST_F(LaneBooksTest, AGenerationThatIsLeftCountsOnceUntilItsLastMemberHasLeft) {
+  const SlotId stuck = Member(), a = Member(), b = Member();
+  for (SlotId slot : {stuck, a, b}) EXPECT_TRUE(device_->HoldChunks(slot, MiB(20), 5).ok());
+  EXPECT_TRUE(device_->RenewChunks(LaneId(0)).ok());
+  EXPECT_EQ(device_->Used(), MiB(100));
+  auto renew = [&](SlotId slot) {
+    ASSERT_TRUE(device_->HoldChunks(slot, MiB(20), 0).ok());
+    device_->slot(slot).lane_generation.store(1);
+  };
+  renew(a);
+  EXPECT_THAT(*device_->HoldChunks(a, MiB(20), 3), IsEmpty()) << "of the new ones";
+  EXPECT_EQ(device_->Used(), MiB(160));
+  EXPECT_EQ(OwnChunkBytes(device_->table(), a), MiB(60));
+  renew(b);
+  EXPECT_THAT(*device_->HoldChunks(b, MiB(20), 3), ElementsAre(getpid()));
+  EXPECT_EQ(device_->Used(), MiB(160));
+  EXPECT_THAT(*device_->HoldChunks(stuck, MiB(20), 6), IsEmpty()) << "it grows by itself";
+  EXPECT_EQ(device_->Used(), MiB(180));
+  EXPECT_EQ(RecountLane(device_->table(), LaneId(0)), Bytes(0));
+  EXPECT_EQ(device_->Used(), MiB(180));
+  renew(stuck);
+  EXPECT_EQ(device_->Used(), MiB(60));
+}
+
+TEST_F(LaneBooksTest, ASecondGenerationThatDoesNotFitIsNotBegun) {
+  device_->SetCapacity(MiB(150));
+  const SlotId a = Member();
+  EXPECT_TRUE(device_->HoldChunks(a, MiB(20), 5).ok());
+  EXPECT_EQ(device_->RenewChunks(LaneId(0)).code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_EQ(device_->lane(LaneId(0)).generation.load(), 0u);
+  EXPECT_EQ(device_->Used(), MiB(100));
+}
+
 TEST_F(LaneBooksTest, WithoutALaneThereAreNoChunks) {
   const SlotId a = *device_->Claim("job");
   EXPECT_EQ(device_->HoldChunks(a, MiB(2), 1).status().code(),

@@ -1,0 +1,78 @@
+"""Training on one phantom GPU by several processes: ranks of DDP, and jobs that take turns."""
+
+from __future__ import annotations
+
+from phantom_gpu import Runner
+
+FORK = """
+import datetime, os, sys
+first = os.fork() != 0  # before CUDA: no driver works in a forked child
+import torch, torchtide, torchtide.cuda as cuda
+from torchtide import _core
+from training import MIB, Training, ledger, paused
+def finish():
+    if not first:
+        return
+    code = os.waitstatus_to_exitcode(os.wait()[1])
+    assert code == 0, f"the other process ended with {code}"
+    assert cuda.report()["used_by_jobs"] == 0, cuda.report()
+"""
+
+
+def test_two_ranks_of_ddp_over_gloo_pause_and_move_their_limits(run: Runner) -> None:
+    script = """
+rank = 0 if first else 1
+os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2",
+               "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}
+import torch.distributed as dist
+store = f"file://{os.environ['TIDE_RUNTIME_DIR']}/store"
+dist.init_process_group("gloo", store, rank=rank, world_size=2,
+                        timeout=datetime.timedelta(seconds=200))
+torchtide.start(name="ddp")
+job = Training("gpt2", 2, amp=True, layers=2, words=4096, length=256)
+# What torch sends at the begin is put together by kernels, and a phantom's do nothing.
+job.net = torch.nn.parallel.DistributedDataParallel(job.model, init_sync=False)
+sent = torch.arange(3 * MIB, dtype=torch.int32)
+held = sent.cuda() if first else torch.zeros_like(sent, device="cuda")
+dist.broadcast(held, 0)
+assert torch.equal(held.cpu(), sent)
+cuda.keep_cold(job.optimizer)
+job.run(3)
+peak = torch.cuda.max_memory_reserved()
+between = {1: lambda: cuda.set_limit(peak + 20 * MIB), 3: lambda: cuda.set_limit(None)}
+if first:
+    with paused():  # the other rank waits for this one in its reduction
+        job.run(5, between)
+else:
+    job.run(5, between)
+assert torch.equal(held.cpu(), sent)
+dist.barrier()
+del held
+job.end(others=True)
+dist.destroy_process_group()
+finish()
+"""
+    run(FORK + script, TIDE_PHANTOM_MB=8192, TIDE_PHANTOM_HOST_NUMA=1, TIDE_NEED_WAIT_MS=60_000)
+
+
+def test_two_jobs_that_do_not_fit_together_train_in_turns(run: Runner) -> None:
+    script = """
+torchtide.start(name="first" if first else "second")
+job = Training("gpt2", 4, amp=True, seed=1 if first else 2)
+job.run(10)
+moved = cuda.report()["demoted_pages_total"]
+assert job.on_device_max > 5 << 30, job.on_device_max
+job.end(others=True)
+path = f"{os.environ['TIDE_RUNTIME_DIR']}/moved"
+if not first:
+    open(path, "w").write(str(moved))
+else:
+    finish()
+    assert moved + int(open(path).read()) > 0, "nobody had to step aside"
+"""
+    run(
+        FORK + script,
+        TIDE_PHANTOM_MB=8192,
+        TIDE_CUDA_SWITCH_SHARE="0.5",
+        TIDE_NEED_WAIT_MS=600_000,
+    )

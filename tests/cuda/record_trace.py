@@ -1,8 +1,10 @@
-"""Records what PyTorch's CUDA allocator asks of the driver while two models train.
+"""Records what PyTorch's CUDA allocator asks of the driver while models train.
 
     python tests/cuda/record_trace.py > tests/data/cuda_allocator.trace
+    python tests/cuda/record_trace.py gpt2 > tests/data/cuda_allocator_gpt2.trace
+    python tests/cuda/record_trace.py resnet50 > tests/data/cuda_allocator_resnet50.trace
 
-The models train on the phantom GPU with PyTorch's own table. `tests/cpp/pages/device_trace_test.cc`
+Without a name two small models train one after the other. The models train on the phantom GPU with PyTorch's own table. `tests/cpp/pages/device_trace_test.cc`
 replays the calls without PyTorch. A line of the trace is a call that succeeded:
 
     R reservation bytes        reserve addresses       F reservation        free them
@@ -71,6 +73,36 @@ for size in (16, 3, 16, 9):
 """
 
 
+#: A model in its published size, with mixed precision: three batches of two sizes, an evaluation
+#: beside the training, and a cache that is emptied once.
+PUBLISHED = """
+import torch, training_models
+torch._C._accelerator_setAllocatorSettings("expandable_segments:True")
+torch.backends.cuda.enable_cudnn_sdp(False)
+model, loss_of, batches = training_models.make(KIND, 8)
+model.to_empty(device="cuda")
+optimizer = torch.optim.AdamW(model.parameters())
+scaler = torch.amp.GradScaler("cuda")
+
+def train(batches):
+    for batch in batches:
+        batch = [tensor.cuda() for tensor in batch]
+        with torch.autocast("cuda", dtype=torch.bfloat16):
+            loss = loss_of(model, batch)
+        scaler.scale(loss).backward()
+        scaler.unscale_(optimizer)
+        optimizer.step()
+        scaler.update()
+        optimizer.zero_grad(set_to_none=True)
+
+train(batches)
+with torch.no_grad():
+    loss_of(model, [tensor[:3].cuda() for tensor in batches[0]])
+torch.cuda.empty_cache()
+train(batches[1:])
+"""
+
+
 def numbered(lines: list[str]) -> list[str]:
     """With small numbers for addresses and handles."""
     reservations: dict[int, tuple[int, int]] = {}  # address -> number, size
@@ -108,14 +140,16 @@ def numbered(lines: list[str]) -> list[str]:
 
 def main() -> int:
     """Prints the trace."""
+    kind = sys.argv[1] if len(sys.argv) > 1 else ""
+    script = f"KIND = {kind!r}\n{PUBLISHED}" if kind else TRAIN
     name = f"trace{uuid.uuid4().hex[:8]}"
     with tempfile.TemporaryDirectory() as folder:
         path = pathlib.Path(folder)
         environment = phantom_gpu.environment(
-            name, path, TIDE_PHANTOM_MB=8192, TIDE_PHANTOM_TRACE=path / "trace"
+            name, path, TIDE_PHANTOM_MB=81920, TIDE_PHANTOM_TRACE=path / "trace"
         )
         try:
-            subprocess.run([sys.executable, "-c", TRAIN], env=environment, check=True)
+            subprocess.run([sys.executable, "-c", script], env=environment, check=True)
         finally:
             phantom_gpu.forget(name)
         print("\n".join(numbered((path / "trace").read_text().splitlines())))

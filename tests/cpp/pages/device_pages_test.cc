@@ -22,7 +22,7 @@ constexpr size_t kMiB = size_t{1} << 20;
 /// One driver for all tests of the process, as in a job.
 const cuda::Driver& PhantomDriver() {
   static const cuda::Driver& driver = *[] {
-    phantom::Configure("device-pages-" + std::to_string(getpid()), 256, 2);
+    phantom::Configure("device-pages-" + std::to_string(getpid()), 4096, 2);
     return cuda::Driver::Open(TIDE_PHANTOM_DRIVER).value().release();
   }();
   return driver;

@@ -145,7 +145,8 @@ class CudaJob {
   absl::StatusOr<ShrinkResult> MakeRoom(int device, Bytes need);
   /// Moves the limit, 0: none, and pages until the job is within it. Returns the bytes that left
   /// the device. Errors: FailedPrecondition with what is missing and why, Unavailable during a
-  /// capture, of the device; the old limit stays.
+  /// capture, of the device; the old limit stays. A greater limit holds even where pages cannot
+  /// return now: a boundary brings them back.
   absl::StatusOr<Bytes> MoveLimit(int device, Bytes limit);
   /// Gives others what they asked for, or else takes back what fits. Does nothing on a suspended
   /// device and during a capture; the next boundary does it then.

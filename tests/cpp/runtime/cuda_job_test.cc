@@ -262,6 +262,59 @@ TEST_F(CudaJobTest, AReturnAtABoundaryThatFailsAnywhereLeavesAllValuesReadable) 
       [&](bool) { EXPECT_TRUE(Exact()); }, [&] { ASSERT_TRUE(job_->MakeRoom(1, MiB(4)).ok()); });
 }
 
+TEST_F(CudaJobTest, ALimitThatShrinksAndFailsAnywhereLeavesTheOldOneAndAllValuesReadable) {
+  cold_ = {{segments_[1].at, MiB(6)}};
+  Sweep([&] { return job_->MoveLimit(1, MiB(2)).ok(); },
+        [&](bool worked) {
+          EXPECT_EQ(job_->Report(1).limit, worked ? MiB(2) : Bytes(0));
+          if (worked) {
+            EXPECT_LE(job_->pages().counts(1).device, MiB(2));
+          }
+          EXPECT_TRUE(Exact());
+        },
+        [&] {
+          ASSERT_TRUE(job_->MoveLimit(1, Bytes(0)).ok());
+          EXPECT_EQ(job_->pages().counts(1).host_mapped, Bytes(0));
+        });
+}
+
+TEST_F(CudaJobTest, ALimitThatGrowsHoldsThoughPagesCannotReturnAndABoundaryBringsThemBack) {
+  // Once it was an error, and the limit had moved all the same.
+  cold_ = {{segments_[1].at, MiB(6)}};
+  const auto away = [&] { return job_->pages().counts(1).host_mapped; };
+  ASSERT_TRUE(job_->MoveLimit(1, MiB(2)).ok());
+  Sweep(
+      [&] {
+        EXPECT_TRUE(job_->MoveLimit(1, Bytes(0)).ok());
+        return away() == Bytes(0);
+      },
+      [&](bool worked) {
+        EXPECT_EQ(job_->Report(1).limit, Bytes(0));
+        EXPECT_TRUE(Exact());
+        if (!worked) {
+          job_->AtBoundary();
+          EXPECT_EQ(away(), Bytes(0));
+        }
+      },
+      [&] { ASSERT_TRUE(job_->MoveLimit(1, MiB(2)).ok()); });
+  ASSERT_TRUE(job_->MoveLimit(1, Bytes(0)).ok());
+}
+
+TEST_F(CudaJobTest, ASuspensionToTheFileThatFailsAnywhereLeavesAllPagesOnTheDevice) {
+  Sweep([&] { return job_->Suspend(1, pages::DeviceTier::kFile).ok(); },
+        [&](bool worked) {
+          EXPECT_EQ(job_->suspended(1), worked);
+          EXPECT_EQ(job_->pages().counts(1).device, worked ? Bytes(0) : MiB(6));
+          if (!worked) {
+            EXPECT_TRUE(Exact());
+          }
+        },
+        [&] {
+          ASSERT_TRUE(job_->Resume(1).ok());
+          EXPECT_TRUE(Exact());
+        });
+}
+
 /// Last of all: the slots are given back for good.
 TEST_F(CudaJobTest, TheExitGivesTheSlotsBack) {
   job_->Retire();

@@ -102,10 +102,10 @@ absl::Status Driver::Check(Result result, absl::string_view what) const {
     case kNotSupported:
     case kNotPermitted:
       return absl::UnimplementedError(message);
-    case kIllegalAddress:
-      return absl::InternalError(message);
-    default:
+    case kInvalidValue:
       return absl::InvalidArgumentError(message);
+    default:
+      return absl::InternalError(message);
   }
 }
 

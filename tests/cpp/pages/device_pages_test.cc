@@ -457,6 +457,8 @@ TEST(DriverTest, DevicesAreNamedAndTheDriversOwnLookUpDiffersFromTheLinkers) {
   EXPECT_NE(driver.Symbol("cuMemCreate"), driver.LookUp("cuMemCreate", 12000));
   EXPECT_EQ(driver.LookUp("noSuchCall", 12000), nullptr);
   EXPECT_TRUE(absl::IsResourceExhausted(driver.Check(cuda::kOutOfMemory, "x")));
+  EXPECT_TRUE(absl::IsInvalidArgument(driver.Check(cuda::kInvalidValue, "x")));
+  EXPECT_TRUE(absl::IsInternal(driver.Check(999, "x"))) << "nobody's value was wrong";
 }
 
 }  // namespace

@@ -65,6 +65,16 @@ class Control {
     return Call<int(unsigned long long, size_t, void*, double)>("phantomTouch")(at, size, stream,
                                                                                 0);
   }
+  /// A stream that waits for no other.
+  void* Stream() const {
+    constexpr unsigned kNonBlocking = 1;
+    void* stream = nullptr;
+    Call<int(void**, unsigned)>("cuStreamCreate")(&stream, kNonBlocking);
+    return stream;
+  }
+  int Synchronize(void* stream) const { return Call<int(void*)>("cuStreamSynchronize")(stream); }
+  /// How much that was put on streams has not happened yet.
+  size_t pending() const { return Call<size_t()>("phantomPending")(); }
   Ledger ledger(int device = 0) const {
     Ledger ledger{};
     Call<void(int, uint64_t*)>("phantomLedger")(device, &ledger.capacity);

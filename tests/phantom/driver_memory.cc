@@ -67,6 +67,7 @@ VIRTUAL_MEMORY(cuMemMap,
 }
 VIRTUAL_MEMORY(cuMemUnmap, (cuda::DevicePointer at, size_t size), (at, size)) {
   ENTER("cuMemUnmap");
+  GetStreams().Unmapping(at, size);
   const cuda::Result result = GetMemory().Unmap(at, size);
   if (result == cuda::kSuccess) phantom::Trace("unmap", {at, size});
   return result;

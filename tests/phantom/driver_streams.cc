@@ -114,6 +114,7 @@ PHANTOM_EXPORT void phantomSetQuiet(int on) { phantom::GetSettings().quiet = on 
 DRIVER phantomTouch(cuda::DevicePointer at, size_t size, void* stream, double us) {
   return GetStreams().Touch(at, size, stream, us);
 }
+PHANTOM_EXPORT size_t phantomPending() { return GetStreams().pending(); }
 /// capacity, used, peak, refusals, held by this process
 PHANTOM_EXPORT void phantomLedger(int device, uint64_t* out) {
   if (GetMemory().Init() != cuda::kSuccess) return;

@@ -5,6 +5,9 @@
 
 namespace phantom {
 
+/// In place of an error: the call says that it has worked, and has done nothing.
+constexpr int kNothingDone = -1;
+
 /// Counts one call of `name`; returns the error it has to fail with, or 0.
 int EnterCall(const char* name);
 /// The next `times` calls of `name` after `skip` good ones fail with `error`. "*" is any call.

@@ -28,6 +28,8 @@ cuda::Result Streams::Copy(Address to, Address from, size_t size, void* handle, 
     wait = true;  // a pageable target is filled when the call is over
   }
   Operation copy;
+  if (to_device) copy.uses[0] = {to, size};
+  if (from_device) copy.uses[1] = {from, size};
   copy.work = [this, to, from, size, staged](Lock&) {
     ++copies;
     copied_bytes += size;
@@ -67,6 +69,7 @@ cuda::Result Streams::Fill(Address to, uint32_t value, size_t element, size_t co
   Stream* stream = Find(handle);
   if (stream == nullptr) return cuda::kInvalidHandle;
   Operation fill;
+  fill.uses[0] = {to, element * count};
   fill.work = [=, this](Lock&) { return FillBytes(memory_, to, value, element, count); };
   return Push(lock, stream, std::move(fill), 1, wait);
 }
@@ -110,6 +113,7 @@ cuda::Result Streams::Touch(Address at, size_t size, void* handle, double us) {
   Stream* stream = Find(handle);
   if (stream == nullptr) return cuda::kInvalidHandle;
   Operation kernel;
+  kernel.uses[0] = {at, size};
   kernel.work = [this, at, size](Lock&) { return TouchBytes(memory_, at, size); };
   return Push(lock, stream, std::move(kernel), us, false);
 }

@@ -28,7 +28,8 @@ struct Settings {
   bool green_contexts;  // TIDE_PHANTOM_GREEN, 1: whether there are shares of multiprocessors
   bool quiet;           // TIDE_PHANTOM_QUIET, 0: do not say on stderr why a call was refused
   std::string trace;  // TIDE_PHANTOM_TRACE: a file that gets a line for each call of virtual memory
-  std::string faults;  // TIDE_PHANTOM_FAULTS, "CALL:SKIP:ERROR[:TIMES],..."
+  std::string faults;  // TIDE_PHANTOM_FAULTS, "CALL:SKIP:ERROR[:TIMES],..."; ERROR -1: it says that
+                       // it has worked, and has done nothing
 };
 
 /// Changed by tests in process only before threads use the device.

@@ -227,6 +227,27 @@ cuda::Result Streams::SynchronizeDevice() {
   return sticky_;
 }
 
+void Streams::Unmapping(Address at, size_t size) {
+  Lock lock(memory_.mu);
+  for (const Stream* stream : streams_) {
+    for (const Operation& operation : stream->queue) {
+      for (const Operation::Range& used : operation.uses) {
+        if (used.size == 0 || used.at >= at + size || at >= used.at + used.size) continue;
+        Complain("cuMemUnmap of device address %llx, which work that was put on a stream will use",
+                 static_cast<unsigned long long>(used.at));
+        if (sticky_ == cuda::kSuccess) sticky_ = cuda::kIllegalAddress;
+      }
+    }
+  }
+}
+
+size_t Streams::pending() {
+  Lock lock(memory_.mu);
+  size_t count = 0;
+  for (const Stream* stream : streams_) count += stream->queue.size();
+  return count;
+}
+
 int Streams::Priority(void* handle) {
   Lock lock(memory_.mu);
   Stream* stream = Find(handle);

@@ -25,6 +25,11 @@ struct Operation {
   std::function<cuda::Result(std::unique_lock<std::mutex>&)> work;
   bool runs_after_failure = false;  // waits, records and host functions do, work on memory does not
   double due_us = 0;                // under Delay::kTimed
+  struct Range {
+    Address at = 0;
+    size_t size = 0;
+  };
+  Range uses[2];  // of device memory
 };
 
 struct Stream {
@@ -91,6 +96,12 @@ class Streams {
   static void* CloneGraph(void* graph);
   static void FreeGraph(void* graph);
   static size_t GraphSize(void* graph);
+
+  /// The range is about to be unmapped: what still waits to use it makes the device fail, as a
+  /// kernel would that runs on addresses without memory.
+  void Unmapping(Address at, size_t size);
+  /// How many operations of all streams have not happened yet.
+  size_t pending();
 
   uint64_t launches = 0;
   uint64_t copies = 0;

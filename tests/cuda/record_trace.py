@@ -4,8 +4,9 @@
     python tests/cuda/record_trace.py gpt2 > tests/data/cuda_allocator_gpt2.trace
     python tests/cuda/record_trace.py resnet50 > tests/data/cuda_allocator_resnet50.trace
 
-Without a name two small models train one after the other. The models train on the phantom GPU with PyTorch's own table. `tests/cpp/pages/device_trace_test.cc`
-replays the calls without PyTorch. A line of the trace is a call that succeeded:
+Without a name two small models train one after the other. All train on the phantom GPU with
+PyTorch's own table. `tests/cpp/pages/device_trace_test.cc` replays the calls without PyTorch. A
+line of the trace is a call that succeeded:
 
     R reservation bytes        reserve addresses       F reservation        free them
     C handle bytes             create memory           L handle             release it

@@ -112,3 +112,105 @@ assert _core.cuda_report(0)["promoted_pages_total"] >= 7
 job.end()
 """
     run(TRAIN + script, TIDE_PHANTOM_MB=8192, TIDE_TEST_ALWAYS_SUSPEND=1)
+
+
+LATE = """
+job = Training("vae", 64, pinned=True)
+job.run(2)
+side = torch.cuda.Stream()
+pinned = torch.arange(4 * MIB, dtype=torch.int32).pin_memory()
+moved = torch.zeros_like(pinned, device="cuda")
+torch.cuda.synchronize()
+def copy():
+    with torch.cuda.stream(side):
+        moved.copy_(pinned, non_blocking=True)
+"""
+
+
+def test_copies_that_are_under_way_arrive_before_their_pages_leave(run: Runner) -> None:
+    script = """
+torchtide.runtime.GATE.end()
+copy()
+with paused():  # at once, as between two iterations
+    job.run(2)
+pinned.zero_()  # the next batch
+side.synchronize()
+assert torch.equal(moved.cpu(), torch.arange(4 * MIB, dtype=torch.int32))
+del moved
+job.end()
+"""
+    run(TRAIN + LATE + script, TIDE_PHANTOM_MB=8192, TIDE_PHANTOM_DELAY=1)
+
+
+def test_a_pause_that_does_not_wait_for_the_device_is_seen_to_fail(run: Runner) -> None:
+    """The control: what the test above looks for can be seen."""
+    script = """
+import ctypes
+driver = ctypes.CDLL("libcuda.so.1")
+torchtide.runtime.GATE.end()
+copy()
+NOTHING_DONE = -1
+driver.phantomArmFault(b"cuCtxSynchronize", 0, 1000, NOTHING_DONE)
+driver.phantomArmFault(b"cuStreamSynchronize", 0, 1000, NOTHING_DONE)
+try:
+    torchtide.pause()
+except BaseException as error:
+    print("refused:", error)
+driver.phantomDisarmFaults()
+try:
+    side.synchronize()
+    raise SystemExit("nobody has seen that a wait is missing")
+except RuntimeError as error:
+    assert "illegal memory access" in str(error), error
+import os
+os._exit(0)  # with a broken device there is no ordinary end
+"""
+    run(TRAIN + LATE + script, TIDE_PHANTOM_MB=8192, TIDE_PHANTOM_DELAY=1)
+
+
+def test_a_driver_call_that_fails_anywhere_in_a_move_leaves_training_going_on(run: Runner) -> None:
+    script = """
+import ctypes, itertools
+driver = ctypes.CDLL("libcuda.so.1")
+driver.phantomCallCount.restype = ctypes.c_uint64
+job = Training("vae", 8, canaries=(300, 3 * MIB))
+cuda.keep_cold(job.optimizer)
+job.run(2)
+torch.cuda.empty_cache()
+whole = cuda.report()["reserved"]
+def shrink(): return cuda.set_limit(whole - 2 * MIB)["moved"] >= 2 * MIB
+def grow():
+    cuda.set_limit(None)
+    return cuda.report()["host_mapped"] == 0
+def leave():
+    cuda.suspend()
+    return cuda.report()["device"] == 0
+def back(): return cuda.resume() is None
+failures = 0
+for there, again in ((shrink, grow), (leave, back)):
+    for move, undo in ((there, again), (again, there)):
+        if move is again: there()
+        for position in itertools.count(step=STEP):
+            assert position < 400
+            before = driver.phantomCallCount(b"*")
+            driver.phantomArmFault(b"*", position, 1, 999)
+            try:
+                worked = move()
+            except (RuntimeError, MemoryError, OSError, errors.TideError):
+                worked = False
+            calls = driver.phantomCallCount(b"*") - before
+            driver.phantomDisarmFaults()
+            _core.cuda_validate()
+            failures += not worked
+            if not worked:
+                if not cuda.report()["suspended"]: job.kept.check()
+                assert move(), (move, position)
+            undo()
+            if calls <= position: break
+        if move is again: again()
+assert failures > 20, failures
+job.run(2)
+job.end()
+"""
+    step = f"STEP = {1 if ALL else 3}\n"
+    run(TRAIN + step + script, TIDE_PHANTOM_MB=8192, TIDE_PHANTOM_HOST_NUMA=1)

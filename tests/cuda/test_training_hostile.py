@@ -12,6 +12,26 @@ from training import MIB, Kept, Training, ledger, paused
 """
 
 
+def test_thresholds_and_splits_of_the_allocator_work_under_a_limit_and_a_pause(
+    run: Runner,
+) -> None:
+    script = """
+import os
+os.environ["PYTORCH_CUDA_ALLOC_CONF"] = (
+    "garbage_collection_threshold:0.1,max_split_size_mb:24,roundup_power2_divisions:8")
+torchtide.start()
+job = Training("vae", 64)
+torch.cuda.set_per_process_memory_fraction(0.2)  # which the threshold is a share of
+job.run(2)
+cuda.set_limit(torch.cuda.max_memory_reserved() + 64 * MIB)
+with paused():
+    job.run(6)
+assert torch.cuda.memory._snapshot()["allocator_settings"]["max_split_size"] == 24 * MIB
+job.end()
+"""
+    run(TRAIN + script, TIDE_PHANTOM_MB=8192)
+
+
 def test_threads_that_allocate_and_copy_while_limits_move(run: Runner) -> None:
     script = """
 torchtide.start()

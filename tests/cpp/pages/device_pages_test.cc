@@ -205,6 +205,20 @@ TEST_F(DevicePagesTest, SharedMemoryIsExportedAndStaysWhereItIs) {
   Shrink(segment);
 }
 
+TEST_F(DevicePagesTest, WhatIsAwayCannotBeSharedUntilItIsBack) {
+  Segment segment = Grow(1);
+  int fd = -1;
+  const auto share = [&] {
+    return pages_->Export(&fd, segment.tokens[0], cuda::kHandleFileDescriptor, 0);
+  };
+  ASSERT_TRUE(pages_->Demote(segment.tokens[0], DeviceTier::kHostMapped).ok());
+  EXPECT_EQ(share(), cuda::kNotPermitted);
+  ASSERT_TRUE(pages_->Promote(segment.tokens[0]).ok());
+  ASSERT_EQ(share(), cuda::kSuccess);
+  close(fd);
+  Shrink(segment);
+}
+
 TEST_F(DevicePagesTest, WithoutMappableHostMemoryThatTierIsRefusedAndTheOthersWork) {
   phantom_.SetHostNuma(false);
   Segment segment = Grow(1);

@@ -143,12 +143,17 @@ void SetFramework(const py::object& capturing, const py::object& flush, const py
   };
   framework.cold = [functions] { return AskForRanges(functions->cold); };
   framework.late = [functions] { return AskForRanges(functions->late); };
-  framework.communicators = [functions](bool away) {
-    return CallPython<bool>(
-               functions->communicators, [&] { return functions->communicators(away); },
-               [](const py::object&) { return true; })
-        .status();
-  };
+  if (!communicators.is_none()) {
+    framework.communicators = [functions](bool away) {
+      // An interrupt that waits in the interpreter must not keep them away: it comes back after.
+      py::gil_scoped_acquire gil;
+      const py::error_scope waiting;
+      return CallPython<bool>(
+                 functions->communicators, [&] { return functions->communicators(away); },
+                 [](const py::object&) { return true; })
+          .status();
+    };
+  }
   if (!open_lane.is_none()) SetLaneFunctions(functions, framework);
   Running(0).set_framework(std::move(framework));
 }

@@ -84,7 +84,7 @@ def enable(name: str | None = None) -> str:
             _cuda_ways.flush,
             _cold_ranges,
             _late_ranges,
-            _cuda_platform.move,
+            _cuda_platform.move if _cuda_platform.nccl_wanted() else None,
             _cuda_lane.open_lane if lanes else None,
             _cuda_lane.close_lane if lanes else None,
         )

@@ -91,6 +91,21 @@ cuda.suspend()
 assert nccl.phantomNcclSuspended() == 1
 cuda.resume()
 assert nccl.phantomNcclSuspended() == 0 and torch.equal(held.cpu(), host)
+# An interrupt of a pause finds them back, though it waits in the interpreter meanwhile.
+import os, signal
+gate = torchtide.runtime.GATE
+gate.begin(2)
+gate.end()
+gate.on_held = lambda held: os.kill(os.getpid(), signal.SIGINT) if held else None
+signal.signal(signal.SIGINT, signal.default_int_handler)
+torchtide.pause()
+assert nccl.phantomNcclSuspended() == 1
+try:
+    gate.begin(2)
+    raise SystemExit("the pause did not hold")
+except KeyboardInterrupt:
+    assert nccl.phantomNcclSuspended() == 0
+assert torch.equal(held.cpu(), host)
 dist.destroy_process_group()
 """
     run(BEGIN + COMMUNICATORS + script, TIDE_CUDA_NCCL="suspend")

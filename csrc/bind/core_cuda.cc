@@ -94,7 +94,7 @@ std::vector<tide::pages::ColdRange> AskForRanges(const py::object& function) {
 
 /// The functions stay for the life of the process: a boundary may come when Python shuts down.
 struct FrameworkFunctions {
-  py::object capturing, flush, cold, late, communicators, open_lane, close_lane;
+  py::object capturing, flush, cold, late, communicators, stream, open_lane, close_lane;
 };
 
 using Ranges = std::vector<std::pair<uint64_t, int64_t>>;
@@ -124,10 +124,10 @@ void SetLaneFunctions(const FrameworkFunctions* functions,
 }
 
 void SetFramework(const py::object& capturing, const py::object& flush, const py::object& cold,
-                  const py::object& late, const py::object& communicators,
+                  const py::object& late, const py::object& communicators, const py::object& stream,
                   const py::object& open_lane, const py::object& close_lane) {
-  const auto* functions =
-      new FrameworkFunctions{capturing, flush, cold, late, communicators, open_lane, close_lane};
+  const auto* functions = new FrameworkFunctions{capturing,     flush,  cold,      late,
+                                                 communicators, stream, open_lane, close_lane};
   tide::runtime::CudaFramework framework;
   framework.capturing = [functions] {
     const auto answer = CallPython<bool>(
@@ -154,6 +154,12 @@ void SetFramework(const py::object& capturing, const py::object& flush, const py
           .status();
     };
   }
+  framework.stream = [functions](int device) {
+    const auto answer = CallPython<uintptr_t>(
+        functions->stream, [&] { return functions->stream(device); },
+        [](const py::object& value) { return value.cast<uintptr_t>(); });
+    return reinterpret_cast<tide::pages::cuda::Stream>(answer.ok() ? *answer : 0);
+  };
   if (!open_lane.is_none()) SetLaneFunctions(functions, framework);
   Running(0).set_framework(std::move(framework));
 }
@@ -291,12 +297,13 @@ void BindCuda(py::module_& module) {
     tide::bind::ThrowIfError(Released([&] { return job.Resume(device); }));
   });
   module.def("cuda_set_framework", &SetFramework, py::arg("capturing"), py::arg("flush"),
-             py::arg("cold"), py::arg("late"), py::arg("communicators"), py::arg("open_lane"),
-             py::arg("close_lane"),
+             py::arg("cold"), py::arg("late"), py::arg("communicators"), py::arg("stream"),
+             py::arg("open_lane"), py::arg("close_lane"),
              "What PyTorch does at a boundary: says whether a graph is being captured, gives the "
              "cached memory of a device back, names cold ranges and those that may return while an "
-             "iteration runs, sends the memory of communicators away or brings it back, routes "
-             "allocations to the pool of a lane, and says what is alive there.");
+             "iteration runs, sends the memory of communicators away or brings it back, names the "
+             "stream that iterations run on, routes allocations to the pool of a lane, and says "
+             "what is alive there. None for a function: that is not done.");
   module.def(
       "cuda_finish_return",
       [] {

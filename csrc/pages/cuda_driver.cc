@@ -65,6 +65,9 @@ absl::Status Driver::Load() {
       {"cuMemcpyDtoD_v2", reinterpret_cast<void**>(&calls_.copy_on_device)},
       {"cuMemcpyHtoDAsync_v2", reinterpret_cast<void**>(&calls_.copy_to_device_on)},
       {"cuStreamCreate", reinterpret_cast<void**>(&calls_.stream_create)},
+      {"cuEventCreate", reinterpret_cast<void**>(&calls_.event_create)},
+      {"cuEventRecord", reinterpret_cast<void**>(&calls_.event_record)},
+      {"cuEventSynchronize", reinterpret_cast<void**>(&calls_.event_synchronize)},
       {"cuStreamSynchronize", reinterpret_cast<void**>(&calls_.stream_synchronize)},
   };
   for (const Entry& entry : entries) {

@@ -19,6 +19,7 @@ using DevicePointer = unsigned long long;
 using Handle = unsigned long long;  // of physical memory
 using Context = void*;
 using Stream = void*;
+using Event = void*;
 
 inline constexpr Result kSuccess = 0;
 inline constexpr Result kInvalidValue = 1;
@@ -42,6 +43,7 @@ inline constexpr int kTypePinned = 1;
 inline constexpr int kHandleFileDescriptor = 1;
 inline constexpr int kAccessReadWrite = 3;
 inline constexpr int kAttributeHostNumaId = 134;
+inline constexpr unsigned kEventWithoutTime = 2;       // CU_EVENT_DISABLE_TIMING
 inline constexpr unsigned kStreamWaitsForNoOther = 1;  // CU_STREAM_NON_BLOCKING
 
 struct Location {
@@ -100,6 +102,9 @@ struct Calls {
   Result (*copy_to_device_on)(DevicePointer, const void*, size_t, Stream);
   Result (*stream_create)(Stream*, unsigned);
   Result (*stream_synchronize)(Stream);
+  Result (*event_create)(Event*, unsigned);
+  Result (*event_record)(Event, Stream);
+  Result (*event_synchronize)(Event);
 };
 
 /// An opened driver library. Thread-safe; lives as long as the process once something of it is

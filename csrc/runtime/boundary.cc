@@ -51,6 +51,7 @@ bool Runtime::Learning(int64_t index) {
 
 absl::Status Runtime::EndIteration(bool continuing) {
   if (!iteration_open_) return absl::OkStatus();
+  AwaitDeviceWork();
   const int64_t now = clock_.MonotonicNanos();
   EndPace(now);
   CudaJob* const cuda = CudaJob::Current();

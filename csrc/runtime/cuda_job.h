@@ -88,6 +88,8 @@ struct CudaFramework {
   /// Has the memory of communicators leave before a suspension, and return after it; all of them or
   /// none. Errors: of the communication library; a return may be repeated.
   std::function<absl::Status(bool away)> communicators;
+  /// The stream that iterations run on now; not set: the default stream, which waits for others.
+  std::function<pages::cuda::Stream(int device)> stream;
 };
 
 /// One per process; never destroyed, since PyTorch's table points into it. Moves (Shrink, Suspend,
@@ -193,6 +195,10 @@ class CudaJob {
 
   /// Waits until the devices have done what this job gave them: before a turn passes.
   void FinishWork();
+  /// cuda_pace.cc: marks where this iteration ends in the devices' work, and waits for the mark of
+  /// the one before. So the device is never idle for it, and the time from call to call is what an
+  /// iteration takes on the device. Does nothing during a capture.
+  void AwaitIterationBefore();
   /// Gives the slots in the ledgers back; the process is about to end. Idempotent.
   void Retire();
   bool Capturing() const { return framework_.capturing && framework_.capturing(); }
@@ -225,6 +231,8 @@ class CudaJob {
     std::unique_ptr<CudaLane> lane;            // made at the first iteration in one
     std::atomic<bool> shares{false};           // `lane` is there for the server's thread
     std::atomic<int64_t> settle_ns{0};         // relaxed: a figure
+    pages::cuda::Event marks[2] = {nullptr, nullptr};  // ends of the last iterations, in turn
+    int next_mark = 0;
   };
   explicit CudaJob(std::unique_ptr<pages::cuda::Driver> driver) : driver_(std::move(driver)) {}
   absl::Status OpenDevice(const std::string& name, int index);

@@ -40,9 +40,27 @@ void Runtime::AskMeter(int phase) {
     pace_operators_ = pacer_->WantsOperators(now);
     return;
   }
-  if (!metered_) pace_operators_ = meter_->WantsOperators(now);
+  // The times of operators are those of their launches where a device computes.
+  if (!metered_) pace_operators_ = !OnDevices() && meter_->WantsOperators(now);
   metered_ = true;
   meter_->Ask(phase, pace_operators_, !Learning(iterations_.load(kRelaxed)), now);
+}
+
+bool Runtime::OnDevices() {
+  const CudaJob* const cuda = CudaJob::Current();
+  return cuda != nullptr && cuda->HoldsMemory();
+}
+
+void Runtime::AwaitDeviceWork() {
+  if (!OnDevices()) return;
+  const int64_t now = clock_.MonotonicNanos();
+  // What is launched is not done: a slowed job is charged for what the device does for it, and says
+  // that it stands still when the device does.
+  if (pacer_->WantsOperators(now)) {
+    CudaJob::Current()->FinishWork();
+  } else if (metered_ && meter_->HasNeighbours(now)) {
+    CudaJob::Current()->AwaitIterationBefore();
+  }
 }
 
 void Runtime::LeaveMeter() {
@@ -105,6 +123,7 @@ void Runtime::PaceOperator(bool may_wait) {
 }
 
 void Runtime::WaitInside() {
+  if (OnDevices()) CudaJob::Current()->FinishWork();
   const int64_t begin = clock_.MonotonicNanos();
   pacer_->Stop(begin);
   int64_t now = begin;

@@ -212,6 +212,10 @@ class Runtime {
   /// The next iteration is wanted; tells the meter of a guaranteed job.
   void AskMeter(int phase);
   void LeaveMeter();
+  /// Whether this job computes on devices.
+  static bool OnDevices();
+  /// Before the time of an iteration is taken, where somebody's pace depends on it.
+  void AwaitDeviceWork();
   void BeginPace(int64_t now);
   void EndPace(int64_t now);
   /// A rank waits for others in collectives, which stand still for their pace: that is no running.

@@ -32,6 +32,11 @@ class StepMeter {
   /// Whether operators should be reported in the next iteration: where there is an opportunistic
   /// job, and steps are so long that their ends say too little.
   bool WantsOperators(int64_t now);
+  /// Whether there is an opportunistic job.
+  bool HasNeighbours(int64_t now) {
+    FindNeighbours(now);
+    return !neighbours_.empty();
+  }
 
  private:
   shm::JobSlot& own() { return device_.slot(self_); }

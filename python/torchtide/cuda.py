@@ -80,13 +80,14 @@ def enable(name: str | None = None) -> str:
         # Only expandable segments can change the memory behind them page by page.
         lanes = _cuda_ways.CHOSEN.name == "table"
         _core.cuda_set_framework(
-            _capturing,
-            _cuda_ways.flush,
-            _cold_ranges,
-            _late_ranges,
-            _cuda_platform.move if _cuda_platform.nccl_wanted() else None,
-            _cuda_lane.open_lane if lanes else None,
-            _cuda_lane.close_lane if lanes else None,
+            capturing=_capturing,
+            flush=_cuda_ways.flush,
+            cold=_cold_ranges,
+            late=_late_ranges,
+            communicators=_cuda_platform.move if _cuda_platform.nccl_wanted() else None,
+            stream=_stream,
+            open_lane=_cuda_lane.open_lane if lanes else None,
+            close_lane=_cuda_lane.close_lane if lanes else None,
         )
         _cuda_late.install()
         _observe_oom()
@@ -385,6 +386,12 @@ def _capturing() -> bool:
     import torch
 
     return bool(torch.cuda.is_current_stream_capturing())
+
+
+def _stream(device: int) -> int:
+    import torch
+
+    return int(torch.cuda.current_stream(device).cuda_stream)
 
 
 def _hook(name: str) -> None:

@@ -39,7 +39,10 @@ DRIVER cuEventCreate(void** out, unsigned flags) { return GetStreams().CreateEve
 DRIVER cuEventDestroy_v2(void* event) { return GetStreams().DestroyEvent(event); }
 DRIVER cuEventRecord(void* event, void* stream) { return GetStreams().Record(event, stream); }
 DRIVER cuEventQuery(void* event) { return GetStreams().QueryEvent(event); }
-DRIVER cuEventSynchronize(void* event) { return GetStreams().SynchronizeEvent(event); }
+DRIVER cuEventSynchronize(void* event) {
+  ENTER("cuEventSynchronize");
+  return GetStreams().SynchronizeEvent(event);
+}
 DRIVER cuEventElapsedTime_v2(float* ms, void* from, void* to) {
   return GetStreams().Elapsed(from, to, ms);
 }

@@ -48,6 +48,7 @@ TEST(CudaAbiTest, NumbersAreThoseOfTheHeader) {
   EXPECT_EQ(kTypePinned, CU_MEM_ALLOCATION_TYPE_PINNED);
   EXPECT_EQ(kHandleFileDescriptor, CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR);
   EXPECT_EQ(kAccessReadWrite, CU_MEM_ACCESS_FLAGS_PROT_READWRITE);
+  EXPECT_EQ(kEventWithoutTime, static_cast<unsigned>(CU_EVENT_DISABLE_TIMING));
   EXPECT_EQ(kStreamWaitsForNoOther, static_cast<unsigned>(CU_STREAM_NON_BLOCKING));
   EXPECT_EQ(kAttributeHostNumaId, CU_DEVICE_ATTRIBUTE_HOST_NUMA_ID);
 #else

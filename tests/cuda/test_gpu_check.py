@@ -38,3 +38,9 @@ def test_a_dry_run_finds_everything_as_expected(
     shared = result["experiments"]["lanes"]
     assert shared["lanes"]["shared"] > 0 == shared["turns"]["shared"]
     assert len(result["rules"]) >= 30
+    figures = result["figures"]
+    assert figures["shares"]["ms"].keys() == {"32", "64", "96", "132"}, figures["shares"]
+    assert figures["pair"]["verdict"] == figures["trace"]["verdict"] == "pass", figures
+    for protocol in ("bursts", "requests"):
+        assert {"plain", "pace", "turns"} <= figures["pair"][protocol].keys()
+    assert figures["trace"]["mean_s"].keys() == {"fifo", "plain", "fair", "srtf"}

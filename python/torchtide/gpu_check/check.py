@@ -2,7 +2,7 @@
 
 In order: the driver's rules for physical memory (`rules`), experiments with the driver alone
 (`driver`), with PyTorch and the hook (`job`), then benchmarks against what others offer (`bench`)
-and jobs that share scratch (`lanes`).
+and of several jobs on the device: that share scratch (`lanes`), and beside each other (`bench_jobs`).
 Every part runs in a process of its own with a deadline, the whole within `BUDGET_SECONDS`; a part
 for which no time is left is reported as not run. Nothing is left on the device.
 """
@@ -48,6 +48,8 @@ PARTS = (
     Part("bench", ("turns",), 140),
     Part("lanes", ("lanes",), 100),
     Part("bench", ("pass_on",), 90),
+    Part("bench_jobs", ("pair",), 110, measures=True),
+    Part("bench_jobs", ("trace",), 90, measures=True),
 )
 
 

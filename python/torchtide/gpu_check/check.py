@@ -2,7 +2,7 @@
 
 In order: the driver's rules for physical memory (`rules`), experiments with the driver alone
 (`driver`), with PyTorch and the hook (`job`), then benchmarks against what others offer (`bench`)
-and of several jobs on the device: that share scratch (`lanes`), and beside each other (`bench_jobs`).
+and of several jobs on the device: sharing scratch (`lanes`) and beside each other (`bench_jobs`).
 Every part runs in a process of its own with a deadline, the whole within `BUDGET_SECONDS`; a part
 for which no time is left is reported as not run. Nothing is left on the device.
 """

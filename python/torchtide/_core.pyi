@@ -275,9 +275,9 @@ def cuda_resume(arg0: typing.SupportsInt | typing.SupportsIndex) -> None:
     ...
 def cuda_retire() -> None:
     ...
-def cuda_set_framework(capturing: typing.Any, flush: typing.Any, cold: typing.Any, late: typing.Any, communicators: typing.Any, open_lane: typing.Any, close_lane: typing.Any) -> None:
+def cuda_set_framework(capturing: typing.Any, flush: typing.Any, cold: typing.Any, late: typing.Any, communicators: typing.Any, stream: typing.Any, open_lane: typing.Any, close_lane: typing.Any) -> None:
     """
-    What PyTorch does at a boundary: says whether a graph is being captured, gives the cached memory of a device back, names cold ranges and those that may return while an iteration runs, sends the memory of communicators away or brings it back, routes allocations to the pool of a lane, and says what is alive there.
+    What PyTorch does at a boundary: says whether a graph is being captured, gives the cached memory of a device back, names cold ranges and those that may return while an iteration runs, sends the memory of communicators away or brings it back, names the stream that iterations run on, routes allocations to the pool of a lane, and says what is alive there. None for a function: that is not done.
     """
 def cuda_set_limit(device: typing.SupportsInt | typing.SupportsIndex, limit: typing.SupportsInt | typing.SupportsIndex) -> int:
     """

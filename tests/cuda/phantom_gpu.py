@@ -44,7 +44,12 @@ def for_this_torch() -> Phantom:
 
 def environment(name: str, runtime_dir: pathlib.Path, **settings: str | int) -> dict[str, str]:
     """Of a process on the phantom; processes of one `name` share its devices."""
-    result = {key: value for key, value in os.environ.items() if not key.startswith("TIDE_")}
+    kept = "TIDE_TEST_PHANTOM"  # how much is tested
+    result = {
+        key: value
+        for key, value in os.environ.items()
+        if key == kept or not key.startswith("TIDE_")
+    }
     result |= {
         "LD_PRELOAD": for_this_torch().preload,
         "PYTHONPATH": f"{ROOT / 'python'}:{ROOT / 'tests' / 'cuda'}",

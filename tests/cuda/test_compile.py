@@ -1,7 +1,8 @@
 """torch.compile on the phantom GPU: Triton's kernels are compiled for real, loaded and launched.
 
-A launch does nothing, as every kernel of the phantom. What is tested is memory: the buffers of
-compiled code, and the private pools of CUDA graph trees, under limits and pauses.
+A launch does nothing, as every kernel of the phantom, but the addresses that it is given must be
+mapped when its turn comes. What is tested is memory: the buffers of compiled code, and the private
+pools of CUDA graph trees, under limits and pauses, with work that happens as late as it may.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from torch._dynamo.utils import counters
 from torchtide import _core
 from training import MIB, Training, paused
 driver = ctypes.CDLL("libcuda.so.1")
-driver.phantomCallCount.restype = ctypes.c_uint64
+driver.phantomCallCount.restype = driver.phantomLookedAt.restype = ctypes.c_uint64
 def loaded(): return driver.phantomCallCount(b"cuModuleLoadData")
 def launched(): return driver.phantomCallCount(b"cuLaunchKernel")
 def pools(): return [s for s in torch.cuda.memory_snapshot() if s["segment_pool_id"] != (0, 0)]
@@ -41,7 +42,7 @@ def test_a_compiled_model_trains_while_memory_leaves_and_returns(
 ) -> None:
     script = """
 for mode in ("default", "reduce-overhead"):
-    trees, fresh = mode == "reduce-overhead", loaded()
+    trees, fresh, looked_at = mode == "reduce-overhead", loaded(), driver.phantomLookedAt()
     job = Training(KIND, 4, **SIZES[KIND])
     job.batches = job.batches[:1]
     cuda.keep_cold(job.optimizer)
@@ -63,12 +64,37 @@ for mode in ("default", "reduce-overhead"):
     # A replay of a graph launches no kernel by itself.
     assert (launched() == before) == trees, (launched(), before)
     assert counters["inductor"]["cudagraph_skips"] == 0
+    assert driver.phantomLookedAt() > looked_at, "no address of a kernel was seen"
     job.net = None
     torch._dynamo.reset()  # which drops the graphs and their pools
     job.end()
+# The control: a move that does not wait for a compiled kernel is seen.
+held = torch.ones(4 * MIB, device="cuda")
+double = torch.compile(lambda x: x * 2 + 1)
+double(held)
+torch.cuda.synchronize()
+del job
+side = torch.cuda.Stream()  # waits for no other, so no copy waits for it
+with torch.cuda.stream(side):
+    result = double(held)
+NOTHING_DONE = -1
+for call in (b"cuCtxSynchronize", b"cuStreamSynchronize"):
+    driver.phantomArmFault(call, 0, 1000, NOTHING_DONE)
+try:
+    cuda.suspend()
+except RuntimeError as error:
+    print("refused:", error)
+driver.phantomDisarmFaults()
+try:
+    torch.cuda.synchronize()
+    raise SystemExit("nobody has seen that a wait is missing")
+except RuntimeError as error:
+    assert "illegal memory access" in str(error), error
+os._exit(0)  # with a broken device there is no ordinary end
 """
     run(
         f"KIND, CACHE = {kind!r}, {str(tmp_path)!r}\n" + TRAIN + script,
         TIDE_PHANTOM_MB=8192,
         TIDE_PHANTOM_HOST_NUMA=1,
+        TIDE_PHANTOM_DELAY=1,
     )

@@ -9,6 +9,7 @@
 #include <string>
 #include <unordered_map>
 #include <unordered_set>
+#include <vector>
 
 #include "phantom/driver.h"
 
@@ -18,7 +19,7 @@ namespace cuda = phantom::cuda;
 namespace {
 
 struct Function {
-  std::string name;
+  std::vector<bool> wide;  // of each parameter: whether it has the size of an address
   std::unordered_map<int, int> attributes;
 };
 struct Module {
@@ -59,12 +60,55 @@ size_t ImageSize(const char* image) {
   return at + size_t{size} * count;
 }
 
-cuda::Result Launch(void* function, const unsigned* grid, const unsigned* block, void* stream) {
+template <typename Number>
+Number At(const std::string& image, uint64_t offset) {
+  Number number = 0;
+  if (offset + sizeof number <= image.size())
+    std::memcpy(&number, image.data() + offset, sizeof number);
+  return number;
+}
+
+/// What ".nv.info.NAME" says of the parameters of kernel NAME: an entry has a format and an
+/// attribute, a byte each, then 16 bits, which are the length of what follows in format 4.
+/// Attribute 0x17 is a parameter: index (32 bits), ordinal and offset (16 each), and 32 bits of
+/// which the upper 14 are its size.
+std::vector<bool> WideParameters(const std::string& image, const std::string& name) {
+  constexpr uint64_t kHeader = 64;  // of a section: name, type, flags, address, offset, size
+  const uint64_t sections = At<uint64_t>(image, 40);
+  const uint64_t count = At<uint16_t>(image, 60);
+  const uint64_t names = At<uint64_t>(image, sections + kHeader * At<uint16_t>(image, 62) + 24);
+  std::vector<bool> wide;
+  for (uint64_t section = sections; section < sections + kHeader * count; section += kHeader) {
+    const uint64_t at = names + At<uint32_t>(image, section);
+    if (at >= image.size() || (".nv.info." + name) != image.data() + at) continue;
+    uint64_t entry = At<uint64_t>(image, section + 24);
+    const uint64_t end = entry + At<uint64_t>(image, section + 32);
+    while (entry < end) {
+      const bool has_data = At<uint8_t>(image, entry) == 4;
+      const uint64_t data = entry + 4;
+      if (has_data && At<uint8_t>(image, entry + 1) == 0x17) {
+        const size_t ordinal = At<uint16_t>(image, data + 4);
+        if (wide.size() <= ordinal) wide.resize(ordinal + 1);
+        wide[ordinal] = At<uint32_t>(image, data + 8) >> 18 == sizeof(phantom::Address);
+      }
+      entry = data + (has_data ? At<uint16_t>(image, entry + 2) : 0);
+    }
+  }
+  return wide;
+}
+
+cuda::Result Launch(void* handle, const unsigned* grid, const unsigned* block, void* stream,
+                    void** parameters) {
+  std::vector<phantom::Address> values;
   {
     std::lock_guard<std::mutex> lock(GetRegistry().mu);
-    if (GetRegistry().functions.count(function) == 0) return cuda::kInvalidHandle;
+    if (GetRegistry().functions.count(handle) == 0) return cuda::kInvalidHandle;
+    const std::vector<bool>& wide = static_cast<Function*>(handle)->wide;
+    for (size_t i = 0; parameters != nullptr && i < wide.size(); ++i) {
+      if (wide[i]) std::memcpy(&values.emplace_back(), parameters[i], sizeof(phantom::Address));
+    }
   }
-  return GetStreams().Launch(stream, grid, block);
+  return GetStreams().Launch(stream, grid, block, values);
 }
 
 }  // namespace
@@ -114,7 +158,7 @@ DRIVER cuModuleGetFunction(void** out, void* module, const char* name) {
   auto& function = it->second->functions[name];
   if (function == nullptr) {
     function = std::make_unique<Function>();
-    function->name = name;
+    function->wide = WideParameters(it->second->image, name);
     function->attributes = {{kMaxThreads, 1024},
                             {kSharedStatic, 0},
                             {kLocalBytes, 0},
@@ -170,10 +214,10 @@ DRIVER cuTensorMapEncodeTiled(void* map, int, unsigned, void*, const uint64_t*, 
 
 DRIVER cuLaunchKernel(void* function, unsigned grid_x, unsigned grid_y, unsigned grid_z,
                       unsigned block_x, unsigned block_y, unsigned block_z, unsigned, void* stream,
-                      void**, void**) {
+                      void** parameters, void**) {
   ENTER("cuLaunchKernel");
   const unsigned grid[] = {grid_x, grid_y, grid_z}, block[] = {block_x, block_y, block_z};
-  return Launch(function, grid, block, stream);
+  return Launch(function, grid, block, stream, parameters);
 }
 DRIVER cuLaunchCooperativeKernel(void* function, unsigned grid_x, unsigned grid_y, unsigned grid_z,
                                  unsigned block_x, unsigned block_y, unsigned block_z,
@@ -187,7 +231,7 @@ struct LaunchConfig {
   unsigned shared_bytes;
   void* stream;
 };
-DRIVER cuLaunchKernelEx(const LaunchConfig* config, void* function, void**, void**) {
+DRIVER cuLaunchKernelEx(const LaunchConfig* config, void* function, void** parameters, void**) {
   ENTER("cuLaunchKernel");
-  return Launch(function, config->grid, config->block, config->stream);
+  return Launch(function, config->grid, config->block, config->stream, parameters);
 }

@@ -126,6 +126,11 @@ PHANTOM_EXPORT void phantomLedger(int device, uint64_t* out) {
                              figures.held_here};
   std::memcpy(out, values, sizeof values);
 }
+/// Addresses that launched kernels were given and found mapped.
+PHANTOM_EXPORT uint64_t phantomLookedAt() {
+  std::lock_guard<std::mutex> lock(GetMemory().mu);
+  return GetStreams().looked_at;
+}
 /// kernel launches, copies, copied bytes, handles, mappings, reservations
 PHANTOM_EXPORT void phantomFigures(uint64_t* out) {
   std::lock_guard<std::mutex> lock(GetMemory().mu);

@@ -28,8 +28,8 @@ cuda::Result Streams::Copy(Address to, Address from, size_t size, void* handle, 
     wait = true;  // a pageable target is filled when the call is over
   }
   Operation copy;
-  if (to_device) copy.uses[0] = {to, size};
-  if (from_device) copy.uses[1] = {from, size};
+  if (to_device) copy.uses.push_back({to, size});
+  if (from_device) copy.uses.push_back({from, size});
   copy.work = [this, to, from, size, staged](Lock&) {
     ++copies;
     copied_bytes += size;
@@ -69,7 +69,7 @@ cuda::Result Streams::Fill(Address to, uint32_t value, size_t element, size_t co
   Stream* stream = Find(handle);
   if (stream == nullptr) return cuda::kInvalidHandle;
   Operation fill;
-  fill.uses[0] = {to, element * count};
+  fill.uses.push_back({to, element * count});
   fill.work = [=, this](Lock&) { return FillBytes(memory_, to, value, element, count); };
   return Push(lock, stream, std::move(fill), 1, wait);
 }
@@ -89,7 +89,8 @@ cuda::Result Streams::HostFunction(void* handle, void (*function)(void*), void* 
   return Push(lock, stream, std::move(call), 0, false);
 }
 
-cuda::Result Streams::Launch(void* handle, const unsigned grid[3], const unsigned block[3]) {
+cuda::Result Streams::Launch(void* handle, const unsigned grid[3], const unsigned block[3],
+                             const std::vector<Address>& values) {
   const uint64_t threads = uint64_t{block[0]} * block[1] * block[2];
   if (grid[0] == 0 || grid[1] == 0 || grid[2] == 0 || threads == 0 || threads > 1024 ||
       grid[1] > 65535 || grid[2] > 65535) {
@@ -101,8 +102,15 @@ cuda::Result Streams::Launch(void* handle, const unsigned grid[3], const unsigne
   Stream* stream = Find(handle);
   if (stream == nullptr) return cuda::kInvalidHandle;
   Operation kernel;
-  kernel.work = [this](Lock&) {
+  for (Address value : values) {
+    if (memory_.IsDevice(value)) kernel.uses.push_back({value, 1});
+  }
+  kernel.work = [this, uses = kernel.uses](Lock&) {
     ++launches;
+    for (const Operation::Range& used : uses) {
+      ++looked_at;
+      if (auto error = TouchBytes(memory_, used.at, used.size)) return error;
+    }
     return cuda::kSuccess;
   };
   return Push(lock, stream, std::move(kernel), GetSettings().kernel_us, false);
@@ -113,7 +121,7 @@ cuda::Result Streams::Touch(Address at, size_t size, void* handle, double us) {
   Stream* stream = Find(handle);
   if (stream == nullptr) return cuda::kInvalidHandle;
   Operation kernel;
-  kernel.uses[0] = {at, size};
+  kernel.uses.push_back({at, size});
   kernel.work = [this, at, size](Lock&) { return TouchBytes(memory_, at, size); };
   return Push(lock, stream, std::move(kernel), us, false);
 }

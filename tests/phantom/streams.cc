@@ -232,7 +232,7 @@ void Streams::Unmapping(Address at, size_t size) {
   for (const Stream* stream : streams_) {
     for (const Operation& operation : stream->queue) {
       for (const Operation::Range& used : operation.uses) {
-        if (used.size == 0 || used.at >= at + size || at >= used.at + used.size) continue;
+        if (used.at >= at + size || at >= used.at + used.size) continue;
         Complain("cuMemUnmap of device address %llx, which work that was put on a stream will use",
                  static_cast<unsigned long long>(used.at));
         if (sticky_ == cuda::kSuccess) sticky_ = cuda::kIllegalAddress;

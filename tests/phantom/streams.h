@@ -26,10 +26,10 @@ struct Operation {
   bool runs_after_failure = false;  // waits, records and host functions do, work on memory does not
   double due_us = 0;                // under Delay::kTimed
   struct Range {
-    Address at = 0;
-    size_t size = 0;
+    Address at;
+    size_t size;
   };
-  Range uses[2];  // of device memory
+  std::vector<Range> uses;  // device memory that the work will read or write
 };
 
 struct Stream {
@@ -85,7 +85,10 @@ class Streams {
   cuda::Result Fill(Address to, uint32_t value, size_t element, size_t count, void* stream,
                     bool wait);
   cuda::Result HostFunction(void* stream, void (*function)(void*), void* argument);
-  cuda::Result Launch(void* stream, const unsigned grid[3], const unsigned block[3]);
+  /// A kernel that does nothing, but for a look whether the device addresses among `values` are
+  /// mapped when its turn comes.
+  cuda::Result Launch(void* stream, const unsigned grid[3], const unsigned block[3],
+                      const std::vector<Address>& values = {});
   /// A stand-in kernel that uses [at, at + size) when its turn comes.
   cuda::Result Touch(Address at, size_t size, void* stream, double us);
 
@@ -104,6 +107,7 @@ class Streams {
   size_t pending();
 
   uint64_t launches = 0;
+  uint64_t looked_at = 0;  // addresses of kernels
   uint64_t copies = 0;
   uint64_t copied_bytes = 0;
 

@@ -114,6 +114,9 @@ void SetLaneFunctions(const FrameworkFunctions* functions,
         .status();
   };
   framework.close_lane = [functions](int device) {
+    // An interrupt that waits in the interpreter must not leave survivors on the lane.
+    py::gil_scoped_acquire gil;
+    const py::error_scope waiting;
     return CallPython<tide::pages::LanePool>(
         functions->close_lane, [&] { return functions->close_lane(device); },
         [](const py::object& value) {

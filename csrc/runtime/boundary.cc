@@ -403,10 +403,12 @@ absl::Status Runtime::Leave() {
     LeaveGang();
     CarryOutOrders(Returns::kToProgram);  // what waited for the gang
   }
-  if (survivors_stay_)
-    return absl::UnavailableError("what is alive is on the lane's memory, and the turn is kept");
+  if (CudaJob* cuda = CudaJob::Current()) {
+    // What could not leave at the last boundary: until it has, the turn is kept.
+    TIDE_RETURN_IF_ERROR(cuda->CloseLane());
+    cuda->LeaveLane();
+  }
   scratch_.reset();
-  if (CudaJob* cuda = CudaJob::Current()) cuda->LeaveLane();
   if (in_lane_) turn_->Leave();
   shares_devices_ = false;
   slot().flags.fetch_and(~shm::kOnChunks);

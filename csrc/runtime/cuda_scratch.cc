@@ -80,7 +80,10 @@ absl::Status CudaJob::MapLane(int index) {
           absl::StrCat("others have memory of device ", index, " that this job's scratch needs"));
       break;
     }
+    const int64_t begin = RealClock().MonotonicNanos();
     status = pages_->MapLane(index);
+    return_ns_ +=
+        RealClock().MonotonicNanos() - begin;  // its turn is kept for longer, as for moves
     if (!absl::IsResourceExhausted(status)) break;
   }
   // Half of it helps nobody.

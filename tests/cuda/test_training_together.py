@@ -77,3 +77,22 @@ finish()
         TIDE_CUDA_SWITCH_SHARE="0.5",
         TIDE_NEED_WAIT_MS=600_000,
     )
+
+
+def test_two_jobs_that_do_not_fit_together_share_their_scratch(run: Runner) -> None:
+    script = """
+torchtide.start(name="first" if first else "second")
+job = Training("gpt2", 4, amp=True, seed=1 if first else 2)
+job.run(8)
+moved = cuda.report()["demoted_pages_total"]
+job.run(8)
+figures = cuda.report()
+assert figures["demoted_pages_total"] == moved, "pages moved though all of it fits"
+assert figures["lane_pages_entered_total"] > 100, figures
+assert 2 * (figures["reserved"] - figures["spare"]) > figures["capacity"], "it would fit anyway"
+job.kept.check()
+_core.cuda_validate()
+if first:
+    assert os.waitstatus_to_exitcode(os.wait()[1]) == 0
+"""
+    run(FORK + script, TIDE_PHANTOM_MB=10_240, TIDE_CUDA_LANES=1, TIDE_NEED_WAIT_MS=600_000)

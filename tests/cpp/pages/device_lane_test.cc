@@ -18,7 +18,7 @@ constexpr size_t kPageSize = size_t{2} << 20;
 
 const cuda::Driver& PhantomDriver() {
   static const cuda::Driver& driver = *[] {
-    phantom::Configure("device-lane-" + std::to_string(getpid()), 64);
+    phantom::Configure("device-lane-" + std::to_string(getpid()), 256, 2);
     return cuda::Driver::Open(TIDE_PHANTOM_DRIVER).value().release();
   }();
   return driver;

@@ -34,8 +34,8 @@ int Runtime::LaneMembers() {
 
 bool Runtime::SharesDevices() {
   const CudaJob* const cuda = CudaJob::Current();
-  return cuda != nullptr && in_lane_ && gang_ == nullptr && BoolOption("cuda.lanes") &&
-         !Learning(iterations_.load(std::memory_order_relaxed)) &&
+  return cuda != nullptr && cuda->CanShare() && in_lane_ && gang_ == nullptr &&
+         BoolOption("cuda.lanes") && !Learning(iterations_.load(std::memory_order_relaxed)) &&
          (cuda->InLane() || LaneMembers() > 1);
 }
 

@@ -188,6 +188,8 @@ class CudaJob {
   /// Gives all of the lane's memory back. Not while it is open.
   void LeaveLane();
   bool InLane() const;
+  /// Whether the framework can route its allocations and say what is alive.
+  bool CanShare() const { return framework_.open_lane && !lanes_failed_; }
   /// Before a member that is stuck in an iteration is passed over: the others get new chunks, and
   /// it keeps those that it may still write to. Errors: as DeviceFile::RenewChunks, for any device;
   /// then it must not be passed over.

@@ -44,7 +44,7 @@ absl::Status CudaJob::StartChunkServer() {
 }
 
 absl::Status CudaJob::EnterLane(LaneId lane) {
-  if (!framework_.open_lane || lanes_failed_ || Capturing()) return absl::OkStatus();
+  if (!CanShare() || Capturing()) return absl::OkStatus();
   for (int i = 0; i < device_count(); ++i) {
     Device& device = *devices_[i];
     if (pages_->counts(i).creates == 0 || device.suspended) continue;

@@ -23,10 +23,12 @@ void LateReturn::Begin(const std::vector<Handle>& tokens) {
   }
   Join();  // of an earlier time: it has ended
   thread_ = std::thread([this] { Work(); });
+  started_.store(true, std::memory_order_relaxed);  // under finish_mu_, as what it stands for
 }
 
 void LateReturn::Join() {
   if (thread_.joinable()) thread_.join();
+  started_.store(false, std::memory_order_relaxed);
 }
 
 absl::Status LateReturn::BringBack(Handle token) {
@@ -48,10 +50,12 @@ void LateReturn::Work() {
       token = tokens_.front();
     }
     const absl::Status status = BringBack(token);
-    absl::MutexLock lock(&mu_);
     if (!status.ok()) {  // whoever waits for it tries once more, and hears why
       Log(LogLevel::kWarning,
           absl::StrCat("event=late_return_failed status=\"", status.ToString(), "\""));
+    }
+    absl::MutexLock lock(&mu_);
+    if (!status.ok()) {
       running_ = false;
       return;
     }
@@ -61,7 +65,8 @@ void LateReturn::Work() {
 }
 
 absl::Status LateReturn::Finish() {
-  if (!pending()) return absl::OkStatus();
+  // relaxed: a thread that is not seen here is joined by the next call
+  if (!pending() && !started_.load(std::memory_order_relaxed)) return absl::OkStatus();
   absl::MutexLock finishing(&finish_mu_);
   Join();
   while (true) {

@@ -34,13 +34,15 @@ class LateReturn {
 
  private:
   void Work();
-  void Join();
+  void Join() ABSL_EXCLUSIVE_LOCKS_REQUIRED(finish_mu_);
   absl::Status BringBack(pages::cuda::Handle token);
 
   pages::DevicePages& pages_;
   /// Of `tokens_`; acquire and release: who sees 0 sees the pages.
   std::atomic<size_t> count_{0};
-  absl::Mutex finish_mu_;  // one waits, the others wait for it; taken before mu_
+  std::atomic<bool> started_{false};  // there is a thread to join
+  /// Taken before mu_. Held while pages are copied: whoever else comes has to wait for them anyway.
+  absl::Mutex finish_mu_;
   absl::Mutex mu_;
   std::deque<pages::cuda::Handle> tokens_ ABSL_GUARDED_BY(mu_);  // the first is on its way
   bool running_ ABSL_GUARDED_BY(mu_) = false;

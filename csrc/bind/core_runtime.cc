@@ -146,7 +146,9 @@ void Move(tide::runtime::MoveKind kind, bool now) {
   runtime.orders().PutMove(request,
                            [result](const tide::runtime::MoveResult& answer) { *result = answer; });
   if (now) {
-    // Whoever suspends itself between two iterations knows what it must not touch.
+    // Whoever suspends itself between two iterations knows what it must not touch. The thread that
+    // trains begins none meanwhile; it cannot begin to wait unseen, since the GIL is held here.
+    const Runtime::Moving moving(runtime);
     CarryOutOrders(Runtime::Returns::kWhenResumed);
   } else {
     runtime.device().Wake(runtime.slot_id());

@@ -206,6 +206,9 @@ absl::Status Runtime::TakeTurn(int phase, const std::function<bool()>& interrupt
   turn_follows_ = true;
   const absl::Cleanup no_turn_follows = [this] { turn_follows_ = false; };
   for (;;) {
+    while (moving_.load(std::memory_order_acquire) > 0) {
+      shm::FutexWait(slot().wake_word, slot().wake_word.load(), absl::Milliseconds(5));
+    }
     CarryOutOrders(Returns::kToNextIteration);
     SayStands();
     if (suspended_.load(std::memory_order_relaxed) || WaitsForAdmission()) {
@@ -239,8 +242,8 @@ absl::Status Runtime::TakeTurn(int phase, const std::function<bool()>& interrupt
     bool stop = false;
     ChooseScratch();
     const absl::Status status = AcquireTurn(interrupted, stop);
-    if (status.ok() && suspended_.load(std::memory_order_relaxed)) {
-      turn_->Release(/*continuing=*/false);  // it came together with an order to pause
+    if (status.ok() && MustStand()) {
+      turn_->Release(/*continuing=*/false);  // it came while a pause was carried out
       continue;
     }
     if (status.ok() && !DevicesAreBack()) {

@@ -81,6 +81,20 @@ struct RuntimeReport {
 /// come from one thread, everything else from any.
 class Runtime {
  public:
+  /// While it lives no iteration begins: another thread than the one that trains moves memory.
+  class Moving {
+   public:
+    explicit Moving(Runtime& runtime) : runtime_(runtime) {
+      runtime_.moving_.fetch_add(1, std::memory_order_acq_rel);
+    }
+    ~Moving() { runtime_.moving_.fetch_sub(1, std::memory_order_release); }
+    Moving(const Moving&) = delete;
+    Moving& operator=(const Moving&) = delete;
+
+   private:
+    Runtime& runtime_;
+  };
+
   /// Errors: of the runtime directory, the device table, the address space.
   static absl::StatusOr<Runtime*> Start(const JobOptions& options);
   /// The one that runs, or null.
@@ -207,6 +221,13 @@ class Runtime {
   void SayStands();
   /// Of a leader without the turn: true while another process of its gang stands.
   bool GangStands();
+
+  /// Whether a pause is carried out, or has been, on whatever thread.
+  bool MustStand() const {
+    // acquire: pairs with the end of a move elsewhere
+    return moving_.load(std::memory_order_acquire) > 0 ||
+           suspended_.load(std::memory_order_relaxed);
+  }
 
   // pace.cc
   /// The next iteration is wanted; tells the meter of a guaranteed job.
@@ -342,6 +363,7 @@ class Runtime {
   std::atomic<int64_t> iterations_{0};
   std::atomic<int64_t> iterations_expected_{0};  // in all; 0: unknown
   std::atomic<int64_t> waited_ns_{0};
+  std::atomic<int> moving_{0};                // threads that move memory outside of TakeTurn
   std::atomic<int64_t> paced_ns_{0};          // stood still for its pace
   std::atomic<int64_t> asked_in_vain_ns_{0};  // when others last had nothing to give
 

@@ -50,6 +50,7 @@ class Gate:
 
     def __init__(self) -> None:
         self.open = False  # an iteration is under way
+        self.waiting = False  # for its turn, in `begin`
         self.stepped = False  # an optimizer has stepped since it began
         self.steps_seen = 0
         self.gated = (
@@ -260,7 +261,11 @@ class Gate:
         if self.before_begin is not None:
             self.before_begin(self.steps_seen)
         steps = self.steps_seen if self.steps_of_job is None else self.steps_of_job()
-        _core.begin_iteration(phase, self._paused, steps, self.while_waiting)
+        self.waiting = True
+        try:
+            _core.begin_iteration(phase, self._paused, steps, self.while_waiting)
+        finally:
+            self.waiting = False
         self.begun = True
         paused_s = self._notice.running()
         if paused_s is not None and self.on_held is not None:
@@ -295,6 +300,13 @@ class Gate:
         """The calling thread will train; ignored while another one is inside an iteration."""
         if not self.open:
             self._thread = threading.get_ident()
+
+    def may_move(self) -> bool:
+        """Whether the calling thread may move the job's memory itself, at once.
+
+        Not within an iteration, and not while another thread waits for its turn: that one does it.
+        """
+        return not self.open and (not self.waiting or self._mine())
 
     def leave(self) -> None:
         """No more iterations for now."""

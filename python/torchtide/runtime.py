@@ -263,12 +263,12 @@ def pause() -> None:
     Between iterations it happens at once, within one at its end. The next iteration waits for
     `resume` (from another thread, `tide resume` or a call before it).
     """
-    _core.suspend(not GATE.open)
+    _core.suspend(GATE.may_move())
 
 
 def resume() -> None:
     """Brings a suspended job's memory back."""
-    _core.resume(not GATE.open)
+    _core.resume(GATE.may_move())
 
 
 def report() -> dict[str, Any]:

@@ -135,3 +135,61 @@ def test_a_paused_job_goes_on_though_the_other_has_the_device_by_then(pair: list
     paused.until("obeyed resume")
     assert paused.until("exact")[1] == "True"
     assert busy.until("exact")[1] == "True"
+
+
+RACE = """
+import ctypes, itertools, mmap, os, sys, threading, time
+import torch, torchtide, torchtide.cuda as cuda
+driver = ctypes.CDLL("libcuda.so.1")
+driver.phantomCallCount.restype = ctypes.c_uint64
+WAITER_RAN, OTHER_IN, OTHER_MAY_GO, OTHER_OUT = range(4)
+flags = memoryview(mmap.mmap(-1, 64)).cast("q")
+def until(condition):
+    deadline = time.monotonic() + 300
+    while not condition():
+        assert time.monotonic() < deadline
+def waiter():
+    torchtide.start(name="waiter")
+    main = threading.get_ident()
+    def waits(): return sys._current_frames()[main].f_code.co_name == "begin"
+    def pause_and_resume():
+        until(lambda: flags[OTHER_IN] and waits())
+        driver.phantomHoldCall(b"cuMemcpyDtoH")  # the suspension lasts until it is let go
+        begun = driver.phantomCallCount(b"cuCtxSynchronize")
+        threading.Thread(target=torchtide.pause, daemon=True).start()
+        until(lambda: driver.phantomCallCount(b"cuCtxSynchronize") > begun)
+        flags[OTHER_MAY_GO] = 1
+        until(lambda: flags[OTHER_OUT])  # the turn is the waiter's now
+        driver.phantomHoldCall(None)
+        until(lambda: torchtide.report()["suspended"])
+        torchtide.resume()
+    helper = threading.Thread(target=pause_and_resume, daemon=True)
+    helper.start()
+    host, block = torch.arange(8 << 20), None
+    for _ in torchtide.iterations(itertools.count()):
+        block = host.cuda() if block is None else block
+        assert torch.equal(block.cpu(), host)
+        flags[WAITER_RAN] += 1
+        if not helper.is_alive():
+            return
+def other():
+    until(lambda: flags[WAITER_RAN] > 2)
+    torchtide.start(name="other")
+    for _ in torchtide.iterations(range(1)):
+        flags[OTHER_IN] = 1
+        until(lambda: flags[OTHER_MAY_GO])
+    flags[OTHER_OUT] = 1
+child = os.fork()
+if child == 0:
+    other()
+    sys.exit(0)
+waiter()
+assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+"""
+
+
+def test_a_turn_that_comes_while_a_job_is_being_paused_is_given_back(
+    run: phantom_gpu.Runner,
+) -> None:
+    """Once it ran its iteration with its pages away: the wait ended with the turn."""
+    run(RACE)

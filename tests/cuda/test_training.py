@@ -208,7 +208,7 @@ for there, again in ((shrink, grow), (leave, back)):
             undo()
             if calls <= position: break
         if move is again: again()
-assert failures > 20, failures
+assert failures > 10, failures
 job.run(2)
 job.end()
 """

@@ -120,8 +120,8 @@ class _Worker:
         self._model = job.model_of(small=small).cuda()
         self._optimizer = torch.optim.AdamW(self._model.parameters(), lr=1e-3)
         self._batch = torch.randn(8, 16 if small else 512, 64 if small else 1024).cuda()
-        for _ in range(3):
-            self._train()
+        # As iterations that end: after a bare step the last one is open, and with it the turn kept.
+        self.obey("train", steps=3)
 
     def _train(self) -> None:
         with torch.autocast("cuda", dtype=torch.bfloat16):

@@ -361,8 +361,14 @@ void Runtime::LeaveStuckHolder() {
   if (device_->slot(SlotId(holder)).gang_size.load(std::memory_order_relaxed) > 1) return;
   const absl::Duration patience = lane::HolderPatience(device_->slot(SlotId(holder)), grace);
   if (silence < patience) return;
+  if (scratch_ && scratch_->Stale()) {
+    // It was itself left behind and has had no turn since: nothing of it lives on those pages.
+    if (!arena_->DetachLane().ok()) return;
+    mapped_generation_ = 0;
+    scratch_.reset();
+  }
+  if (!scratch_ && !AttachScratch().ok()) return;  // or it has not had a turn yet
   if (!LeaveChunks(device_->slot(SlotId(holder)))) return;
-  if (!scratch_ && !AttachScratch().ok()) return;  // it has not had a turn yet
   const auto left = scratch_->LeaveStuckHolder(*turn_, patience);
   if (left.ok() && *left) Log(LogLevel::kWarning, "event=left_stuck_holder");
 }

@@ -1,5 +1,6 @@
 // Iterations of a job on scratch that its lane shares: what happens around each on all devices.
 #include "absl/strings/str_cat.h"
+#include "base/atomics.h"
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/options.h"
@@ -184,8 +185,10 @@ absl::Status CudaJob::LeaveChunks(LaneId lane) {
     for (int i = 0; i < shm::kSlotCount; ++i) {
       // relaxed: whoever joins now finds the new generation or has lost its turn
       const shm::JobSlot& slot = device->file->table().slots[i];
-      used =
-          used || (shm::IsLive(slot) && slot.lane.load(std::memory_order_relaxed) == lane.value());
+      // After that nobody is on them until the turn has passed: no second time for one holder.
+      used = used || (shm::IsLive(slot) && slot.lane.load(kRelaxed) == lane.value() &&
+                      slot.lane_generation.load(kRelaxed) ==
+                          device->file->lane(lane).generation.load(kRelaxed));
     }
     if (used) TIDE_RETURN_IF_ERROR(device->file->RenewChunks(lane));
   }

@@ -18,8 +18,8 @@ def folder() -> Iterator[pathlib.Path]:
 
 
 def test_a_job_that_does_not_fit_waits_until_the_other_has_ended(folder: pathlib.Path) -> None:
-    # one job is about 450 MiB, nearly all of it interpreter and torch
-    machine = Machine(folder, TIDE_CAPACITY="700MiB", TIDE_ADMISSION="queue")
+    # one job is about 340 MiB, nearly all of it interpreter and torch
+    machine = Machine(folder, TIDE_CAPACITY="500MiB", TIDE_ADMISSION="queue")
     try:
         first = machine.start("--name", "first", "--", "python", "train.py")
         machine.until(lambda job: int(job["iterations"]) > 8, "first")
@@ -27,7 +27,7 @@ def test_a_job_that_does_not_fit_waits_until_the_other_has_ended(folder: pathlib
         machine.until(lambda job: job["state"] == "queued", "second")
         stands = machine.record("second")["iterations"]
         why = machine.tide("explain", "second")
-        assert "waiting to be admitted" in why and "of 700 MiB" in why and "first" in why
+        assert "waiting to be admitted" in why and "of 500 MiB" in why and "first" in why
         goes_on = machine.record("first")["iterations"]
         machine.until(lambda job: int(job["iterations"]) > goes_on + 8, "first")
         assert machine.record("second")["iterations"] == stands
@@ -35,7 +35,7 @@ def test_a_job_that_does_not_fit_waits_until_the_other_has_ended(folder: pathlib
         first.wait(DEADLINE_S)
         machine.until(lambda job: int(job["iterations"]) > stands + 8, "second")
         told = machine.tide("events", "--job", "second", "-n", "0")
-        assert "it waits until jobs end" in told and "of 700 MiB" in told
+        assert "it waits until jobs end" in told and "of 500 MiB" in told
     finally:
         machine.close()
 
@@ -43,7 +43,7 @@ def test_a_job_that_does_not_fit_waits_until_the_other_has_ended(folder: pathlib
 def test_a_paused_job_that_is_queued_stays_paused_and_an_interrupt_ends_it(
     folder: pathlib.Path,
 ) -> None:
-    machine = Machine(folder, TIDE_CAPACITY="700MiB", TIDE_ADMISSION="queue")
+    machine = Machine(folder, TIDE_CAPACITY="500MiB", TIDE_ADMISSION="queue")
     try:
         first = machine.start("--name", "first", "--", "python", "train.py")
         machine.until(lambda job: int(job["iterations"]) > 8, "first")

@@ -10,6 +10,7 @@ import sys
 from typing import Any
 
 import pytest
+from cli_processes import SOURCE
 from elastic_harness import DEADLINE_S, ROOT, await_size, await_step, started, tide, without_daemon
 
 pytest.importorskip("torch")
@@ -20,7 +21,7 @@ SCRIPTS = ROOT / "tests/integration/scripts"
 @pytest.fixture
 def environment(tmp_path: pathlib.Path) -> dict[str, str]:
     """These packages take long to compile: what one process has compiled serves the next."""
-    environ = without_daemon(tmp_path) | {"OMP_NUM_THREADS": "1"}
+    environ = without_daemon(tmp_path) | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(SOURCE)}
     environ.pop("PYTHONDONTWRITEBYTECODE", None)
     return environ
 

@@ -213,16 +213,16 @@ void BindBoundary(py::module_& module) {
       "`while_waiting`.");
   module.def(
       "join_gang",
-      [](uint64_t key, int rank, int size) {
+      [](uint64_t key, int rank, int size, bool meet) {
         if (size < 1 || size > tide::lane::kGangMax || rank < 0 || rank >= size) {
           throw py::value_error(absl::StrCat("rank ", rank, " of ", size, " is in no gang of 1 to ",
                                              tide::lane::kGangMax, " processes"));
         }
-        Running().JoinGang({.key = key, .rank = rank, .size = size});
+        Running().JoinGang({.key = key, .rank = rank, .size = size}, meet);
       },
-      py::arg("key"), py::arg("rank"), py::arg("size"),
+      py::arg("key"), py::arg("rank"), py::arg("size"), py::arg("meet") = false,
       "From the next boundary on this process has turns together with those of the same key. 0: "
-      "with nobody, and none by itself.");
+      "with nobody, and none by itself. `meet`: the first boundary waits for all, three seconds.");
   module.def(
       "end_iteration",
       [](bool continuing) { RunReleased([&] { return Running().EndIteration(continuing); }); },

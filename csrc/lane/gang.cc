@@ -6,10 +6,12 @@
 
 #include <algorithm>
 #include <bit>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "base/atomics.h"
 #include "base/log.h"
+#include "base/status.h"
 #include "shm/futex.h"
 #include "shm/slot_table.h"
 
@@ -43,14 +45,21 @@ absl::Duration GangPatience(absl::Duration iteration) {
   return std::max(kPatienceMin, kPatienceIterations * iteration);
 }
 
-Gang::Gang(shm::DeviceFile& device, SlotId self, Clock& clock, GangPlace place)
-    : device_(device), self_(self), clock_(clock), place_(place), pid_(getpid()) {
+Gang::Gang(shm::DeviceFile& device, SlotId self, Clock& clock, GangPlace place, int64_t meet)
+    : device_(device),
+      self_(self),
+      clock_(clock),
+      place_(place),
+      pid_(getpid()),
+      meets_(meet >= 0 && place.size > 1) {
   own().gang_state.store(Word(GangState::kApart));
   own().gang_close.store(-1);
+  if (meets_ && leader()) Announce(meet);
   // relaxed: published by the key below
   own().gang_rank.store(static_cast<uint32_t>(place.rank), kRelaxed);
   own().gang_size.store(static_cast<uint32_t>(place.size), kRelaxed);
   own().gang.store(place.key, std::memory_order_release);  // release: pairs with Belongs
+  if (meets_ && leader()) WakeOthers();
 }
 
 Gang::~Gang() {
@@ -101,7 +110,8 @@ absl::StatusOr<Gang::Closing> Gang::Close(int64_t step, absl::Duration patience,
   int64_t looked_ns = begin_ns;
   for (bool tick = false;;) {
     const uint32_t seen = own().wake_word.load(std::memory_order_acquire);  // acquire: as in Turn
-    if (HoldAll(tick)) {
+    if ((formed_ || Complete()) && HoldAll(tick)) {
+      meets_ = false;
       announced_step_ = -1;
       vain_closes_ = 0;
       formed_ = closed_ = true;
@@ -158,6 +168,7 @@ void Gang::TakeBack() {
 
 Gang::Closing Gang::Failed() {
   TakeBack();
+  if (std::exchange(meets_, false)) return Closing::kOpen;
   vain_closes_ = std::min(vain_closes_ + 1, 16);
   retry_ns_ =
       clock_.MonotonicNanos() + std::min(kRetryFirstNanos << (vain_closes_ - 1), kRetryMostNanos);
@@ -212,11 +223,14 @@ bool Gang::Stands() {
   if (stood) own().flags.fetch_and(~static_cast<uint32_t>(shm::kStands));
   if (!(stood ? LookForStanding() : SomebodyStands())) return false;
   own().flags.fetch_or(shm::kStands);
-  if (stood) return true;
+  if (!stood) WakeOthers();
+  return true;
+}
+
+void Gang::WakeOthers() {
   for (shm::JobSlot& slot : device_.table().slots) {
     if (Belongs(slot) && &slot != &own()) shm::WakeSlot(slot);
   }
-  return true;
 }
 
 // ------------------------------------------------------------------------------------------------
@@ -260,7 +274,21 @@ bool Gang::Exchange(GangState from, GangState to) { return Swap(own(), from, to)
 
 void Gang::GoApart() { own().gang_state.store(Word(GangState::kApart)); }
 
+absl::Status Gang::AwaitLeader(absl::Duration patience, const WaitHooks& hooks) {
+  const int64_t deadline_ns = clock_.MonotonicNanos() + absl::ToInt64Nanoseconds(patience);
+  for (;;) {
+    const uint32_t seen = own().wake_word.load(std::memory_order_acquire);  // acquire: as in Turn
+    if (Leader() != nullptr || clock_.MonotonicNanos() >= deadline_ns) return absl::OkStatus();
+    if (hooks.cancelled && hooks.cancelled()) {
+      return absl::CancelledError("waiting for the leader of the gang was cancelled");
+    }
+    if (hooks.on_wake) hooks.on_wake();
+    shm::FutexWait(own().wake_word, seen, hooks.tick);
+  }
+}
+
 absl::Status Gang::Follow(int64_t step, absl::Duration patience, const WaitHooks& hooks) {
+  if (std::exchange(meets_, false)) TIDE_RETURN_IF_ERROR(AwaitLeader(patience, hooks));
   const shm::JobSlot* const leader = Leader();
   if (leader == nullptr) {
     GoApart();
@@ -271,6 +299,7 @@ absl::Status Gang::Follow(int64_t step, absl::Duration patience, const WaitHooks
   const bool said = close >= 0 && step >= close && close != given_up_step_;
   // Without the turn the gang computes for nobody.
   if (!said && (before != GangState::kIn || !LeaderWaits(*leader))) return absl::OkStatus();
+  if (hooks.on_park) hooks.on_park();
   own().gang_state.store(Word(GangState::kParked));  // seq_cst: Note [Gangs]
   own().phase.store(static_cast<uint32_t>(shm::Phase::kWaiting), kRelaxed);
   device_.Wake(leader_);

@@ -22,6 +22,9 @@ struct GangPlace {
 };
 inline constexpr int kGangMax = 64;
 
+/// How long the ranks wait for each other at the first boundary of a gang that meets.
+inline constexpr absl::Duration kMeetPatience = absl::Seconds(3);
+
 /// Closes in vain after which the turn passes all the same, without the followers.
 inline constexpr int kVainClosesMax = 3;
 
@@ -53,15 +56,23 @@ absl::Duration GangPatience(absl::Duration iteration);
 /// leader clears its own and then looks for others' before it asks for the turn, and looks again
 /// before it lets them go. All of it is sequentially consistent, so that whoever is let go has not
 /// moved anything.
+///
+/// Note [A gang meets]
+/// Ranks that begin together stop before their first step, so that already its memory is used in
+/// turn: the leader's first close is said when its place is published, and a follower that is there
+/// earlier waits until it is. Where somebody does not come in time all go on apart, and the gang
+/// forms at a later step.
 class Gang {
  public:
-  /// Publishes the place.
-  Gang(shm::DeviceFile& device, SlotId self, Clock& clock, GangPlace place);
+  /// Publishes the place. `meet`: the step before which all meet, -1 for a gang that forms later.
+  Gang(shm::DeviceFile& device, SlotId self, Clock& clock, GangPlace place, int64_t meet = -1);
   Gang(const Gang&) = delete;
   Gang& operator=(const Gang&) = delete;
   ~Gang();  // lets followers go, unless this is a forked child's copy
 
   bool leader() const { return place_.rank == 0; }
+  /// It has not been at its first boundary with the others yet.
+  bool meets() const { return meets_; }
   const GangPlace& place() const { return place_; }
 
   // Of the leader.
@@ -124,18 +135,21 @@ class Gang {
   bool HoldAll(bool look_for_dead);
   void TakeBack();
   Closing Failed();
+  absl::Status AwaitLeader(absl::Duration patience, const WaitHooks& hooks);
   void Release(shm::GangState from, shm::GangState to);
   const shm::JobSlot* Leader();
   bool LeaderWaits(const shm::JobSlot& leader) const;
   bool LeaderGone(const shm::JobSlot& leader);
   bool Exchange(shm::GangState from, shm::GangState to);
   void GoApart();
+  void WakeOthers();
 
   shm::DeviceFile& device_;
   const SlotId self_;
   Clock& clock_;
   const GangPlace place_;
   const pid_t pid_;
+  bool meets_;
 
   // of the leader
   bool formed_ = false;          // it has closed once

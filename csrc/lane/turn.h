@@ -28,6 +28,7 @@ inline constexpr absl::Duration kTakeGrace = absl::Milliseconds(250);
 struct WaitHooks {
   std::function<void()> on_wake;  // the wake word changed and it was not the turn, or a tick passed
   std::function<bool()> cancelled;  // asked before each sleep: Ctrl-C, SIGTERM, a stop order
+  std::function<void()> on_park;    // once, before a gang's follower may be held
   absl::Duration tick = kTick;      // longer only in tests that prove that no wake-up is lost
 };
 

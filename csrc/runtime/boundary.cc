@@ -88,7 +88,7 @@ absl::Status Runtime::EndIteration(bool continuing) {
   own.iterations.store(iterations, std::memory_order_relaxed);
   PredictRemaining(now - iteration_begin_ns_);
   if (in_lane_ && !keep_turn_) {
-    if (cuda != nullptr && LaneMembers() > 1) cuda->FinishWork();
+    if (LaneMembers() > 1) FinishDeviceWork();
     turn_->SetLearning(Learning(iterations));
     // Who has run more than its share asks for no turn yet.
     turn_->Release(continuing && !WaitsForPace());

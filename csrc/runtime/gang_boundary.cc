@@ -1,5 +1,6 @@
 // The boundary of a process that has turns together with others of its job.
 #include <memory>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "base/log.h"
@@ -15,17 +16,18 @@ constexpr int kPatiences = 4;  // of a gang, that a suspension waits for all to 
 
 }  // namespace
 
-void Runtime::JoinGang(const lane::GangPlace& place) {
+void Runtime::JoinGang(const lane::GangPlace& place, bool meet) {
   in_gang_ = true;
   gang_place_ = place;
+  gang_meets_ = meet;
 }
 
 void Runtime::EnterGang() {
-  // Ranks with devices switch by themselves: device memory has no seats.
-  const bool wanted = options_.lane >= 0 && gang_place_.key != 0 && CudaJob::Current() == nullptr;
+  const bool wanted = options_.lane >= 0 && gang_place_.key != 0;
   if (gang_ != nullptr && (!wanted || gang_->place() != gang_place_)) LeaveGang();
   if (gang_ == nullptr && wanted) {
-    gang_ = std::make_unique<lane::Gang>(*device_, slot_id_, clock_, gang_place_);
+    gang_ = std::make_unique<lane::Gang>(*device_, slot_id_, clock_, gang_place_,
+                                         std::exchange(gang_meets_, false) ? step_ : -1);
   }
 }
 
@@ -41,6 +43,7 @@ void Runtime::LeaveGang() {
 bool Runtime::WantsClose() {
   if (orders_.Suspends() || gang_->SomebodyStands()) return true;
   if (Learning(iterations_.load(std::memory_order_relaxed))) return false;
+  if (clock_.MonotonicNanos() < hold_until_ns_) return false;  // its memory has just come
   const shm::LaneSlot& lane = device_->lane(lane_);
   // relaxed: times, each right by itself
   const int64_t served_ns =
@@ -58,7 +61,12 @@ lane::WaitHooks Runtime::GangHooks(const std::function<bool()>& interrupted) {
     SayStands();
     if (suspended && !suspended_.load(std::memory_order_relaxed))  // and waits on
       slot().phase.store(static_cast<uint32_t>(shm::Phase::kWaiting), std::memory_order_relaxed);
+    // Nobody runs on its devices until it is let go: whoever has the turn may have any page.
+    CudaJob* const cuda = CudaJob::Current();
+    if (cuda != nullptr && !LeadsGang() && gang_->closed()) cuda->AtBoundary(CudaJob::Idle::kYes);
   };
+  // The leader gives the turn away when it holds all.
+  hooks.on_park = [this] { FinishDeviceWork(); };
   hooks.cancelled = [&interrupted] { return interrupted && interrupted(); };
   return hooks;
 }
@@ -81,6 +89,12 @@ absl::StatusOr<bool> Runtime::MeetGang(const std::function<bool()>& interrupted)
   return !(held && !turn_->Holds() && WaitsForPace());
 }
 
+absl::Duration Runtime::PatienceWithGang() {
+  if (gang_->meets()) return lane::kMeetPatience;
+  return lane::GangPatience(
+      absl::Nanoseconds(slot().last_iteration_ns.load(std::memory_order_relaxed)));
+}
+
 bool Runtime::SuspendWaitsForGang() {
   if (gang_ == nullptr || gang_->place().size == 1 || !orders_.Suspends()) return false;
   const bool waits =
@@ -88,10 +102,8 @@ bool Runtime::SuspendWaitsForGang() {
   if (!waits) return false;
   const int64_t now = clock_.MonotonicNanos();
   if (suspend_waits_ns_ == 0) suspend_waits_ns_ = now;
-  const auto iteration =
-      absl::Nanoseconds(slot().last_iteration_ns.load(std::memory_order_relaxed));
   // A close is said one step before, and waits for the others so long: twice, for one in vain.
-  return absl::Nanoseconds(now - suspend_waits_ns_) < kPatiences * lane::GangPatience(iteration);
+  return absl::Nanoseconds(now - suspend_waits_ns_) < kPatiences * PatienceWithGang();
 }
 
 void Runtime::SayStands() {
@@ -113,6 +125,7 @@ bool Runtime::GangStands() {
 
 void Runtime::GiveKeptTurn() {
   turn_->SetReady(false);
+  FinishDeviceWork();
   // Followers that are in an iteration keep their seats, as Note [Gangs] says.
   if (!LeadsGang() || survivors_stay_) return;
   turn_->Release(/*continuing=*/false);
@@ -123,15 +136,14 @@ absl::Status Runtime::LeadGang(const std::function<bool()>& interrupted) {
   if (survivors_stay_ || (in_lane_ && !turn_->Holds())) return absl::OkStatus();
   if (in_lane_ && !gang_->closing() && !WantsClose()) return absl::OkStatus();
   const int64_t begin = clock_.MonotonicNanos();
-  const auto iteration =
-      absl::Nanoseconds(slot().last_iteration_ns.load(std::memory_order_relaxed));
   TIDE_ASSIGN_OR_RETURN(const lane::Gang::Closing closing,
-                        gang_->Close(step_, lane::GangPatience(iteration), GangHooks(interrupted)));
+                        gang_->Close(step_, PatienceWithGang(), GangHooks(interrupted)));
   // Nobody ran meanwhile: no service.
   if (in_lane_) turn_->Excuse(absl::Nanoseconds(clock_.MonotonicNanos() - begin));
   if (closing == lane::Gang::Closing::kOpen) return absl::OkStatus();
   keep_turn_ = false;
   if (in_lane_) {
+    FinishDeviceWork();
     turn_->SetLearning(Learning(iterations_.load(std::memory_order_relaxed)));
     turn_->Release(!WaitsForPace() && !orders_.Suspends() && !gang_->SomebodyStands());
     return absl::OkStatus();
@@ -144,11 +156,8 @@ absl::Status Runtime::LeadGang(const std::function<bool()>& interrupted) {
 
 absl::Status Runtime::FollowGang(const std::function<bool()>& interrupted) {
   if (survivors_stay_) return absl::OkStatus();  // its seat holds them
-  const auto iteration =
-      absl::Nanoseconds(slot().last_iteration_ns.load(std::memory_order_relaxed));
   // Twice the leader's, whose own iteration may have been longer.
-  TIDE_RETURN_IF_ERROR(
-      gang_->Follow(step_, 2 * lane::GangPatience(iteration), GangHooks(interrupted)));
+  TIDE_RETURN_IF_ERROR(gang_->Follow(step_, 2 * PatienceWithGang(), GangHooks(interrupted)));
   UseSeat();
   return absl::OkStatus();
 }

@@ -51,13 +51,17 @@ bool Runtime::OnDevices() {
   return cuda != nullptr && cuda->HoldsMemory();
 }
 
+void Runtime::FinishDeviceWork() {
+  if (CudaJob* cuda = CudaJob::Current()) cuda->FinishWork();
+}
+
 void Runtime::AwaitDeviceWork() {
   if (!OnDevices()) return;
   const int64_t now = clock_.MonotonicNanos();
   // What is launched is not done: a slowed job is charged for what the device does for it, and says
   // that it stands still when the device does.
   if (pacer_->WantsOperators(now)) {
-    CudaJob::Current()->FinishWork();
+    FinishDeviceWork();
   } else if (metered_ && meter_->HasNeighbours(now)) {
     CudaJob::Current()->AwaitIterationBefore();
   }
@@ -123,7 +127,7 @@ void Runtime::PaceOperator(bool may_wait) {
 }
 
 void Runtime::WaitInside() {
-  if (OnDevices()) CudaJob::Current()->FinishWork();
+  FinishDeviceWork();
   const int64_t begin = clock_.MonotonicNanos();
   pacer_->Stop(begin);
   int64_t now = begin;

@@ -113,8 +113,9 @@ class Runtime {
   /// again.
   absl::Status BeginIteration(int phase, const std::function<bool()>& interrupted);
   /// This process is one of several that step together: from the next boundary on it has turns with
-  /// its gang, and none by itself. A key of 0: its gang is not known yet. On the stepping thread.
-  void JoinGang(const lane::GangPlace& place);
+  /// its gang, and none by itself. A key of 0: its gang is not known yet. `meet`: all its processes
+  /// begin together, and the first boundary waits for them. On the stepping thread.
+  void JoinGang(const lane::GangPlace& place, bool meet);
   /// The optimizer steps before the iteration that begins next, the same in all processes of a
   /// gang.
   void SetStep(int64_t step) { step_ = step; }
@@ -213,6 +214,8 @@ class Runtime {
   void UseSeat();
   /// Either of them. False: what was asked of the job meanwhile comes first.
   absl::StatusOr<bool> MeetGang(const std::function<bool()>& interrupted);
+  /// How long a boundary waits for the others.
+  absl::Duration PatienceWithGang();
   /// A turn that was kept goes to others while this job stands still.
   void GiveKeptTurn();
   /// Whether the next order is a suspension that is better carried out once its gang has stopped.
@@ -237,6 +240,9 @@ class Runtime {
   static bool OnDevices();
   /// Before the time of an iteration is taken, where somebody's pace depends on it.
   void AwaitDeviceWork();
+  /// The devices have done what this job gave them: before others may run. Costs nothing without
+  /// any.
+  void FinishDeviceWork();
   void BeginPace(int64_t now);
   void EndPace(int64_t now);
   /// A rank waits for others in collectives, which stand still for their pace: that is no running.
@@ -329,6 +335,7 @@ class Runtime {
   bool queued_ = false;
   bool in_gang_ = false;  // has turns with others or none
   lane::GangPlace gang_place_;
+  bool gang_meets_ = false;
   std::unique_ptr<lane::Gang> gang_;  // null until the place has a key
   bool on_seat_ = false;              // a follower whose iteration may use its seat
   bool survivors_stay_ = false;       // survivors could not leave at the last boundary

@@ -337,9 +337,9 @@ def get_option(name: str) -> str:
     """
     Value of an option as text. Raises KeyError.
     """
-def join_gang(key: typing.SupportsInt | typing.SupportsIndex, rank: typing.SupportsInt | typing.SupportsIndex, size: typing.SupportsInt | typing.SupportsIndex) -> None:
+def join_gang(key: typing.SupportsInt | typing.SupportsIndex, rank: typing.SupportsInt | typing.SupportsIndex, size: typing.SupportsInt | typing.SupportsIndex, meet: bool = False) -> None:
     """
-    From the next boundary on this process has turns together with those of the same key. 0: with nobody, and none by itself.
+    From the next boundary on this process has turns together with those of the same key. 0: with nobody, and none by itself. `meet`: the first boundary waits for all, three seconds.
     """
 def leave() -> None:
     ...

@@ -100,7 +100,7 @@ def start(
         gang = _gang()
         _core.start()
         if gang is not None:
-            _core.join_gang(*gang)
+            _core.join_gang(*gang, meet=True)
         api = _core.api()
         problem = adapter.install_cpu_allocator(api)
         if problem:

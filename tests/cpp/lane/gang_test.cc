@@ -28,10 +28,10 @@ class GangTest : public ::testing::Test {
  protected:
   GangTest() : device_(*shm::DeviceFile::Open(temp_.path())) {}
 
-  std::unique_ptr<Gang> Rank(int rank, int size = 2, uint64_t key = kKey) {
+  std::unique_ptr<Gang> Rank(int rank, int size = 2, uint64_t key = kKey, int64_t meet = -1) {
     const SlotId self = *device_->Claim("rank");
     slots_[rank] = self;
-    return std::make_unique<Gang>(*device_, self, RealClock(), GangPlace{key, rank, size});
+    return std::make_unique<Gang>(*device_, self, RealClock(), GangPlace{key, rank, size}, meet);
   }
   GangState State(int rank) {
     return static_cast<GangState>(device_->slot(slots_[rank]).gang_state.load());
@@ -61,6 +61,42 @@ TEST_F(GangTest, FollowersAreHeldWhileTheGangHasNoTurnAndRunOnTheirSeatsAfterIt)
   device_->slot(slots_[0]).lane.store(3);
   EXPECT_EQ(follower->lane(), LaneId(3));
   EXPECT_TRUE(follower->Follow(6, kShort, {}).ok()) << "nothing was said for this step";
+}
+
+TEST_F(GangTest, RanksThatBeginTogetherMeetBeforeTheirFirstStepWhoeverComesFirst) {
+  for (const bool leader_first : {true, false}) {
+    std::unique_ptr<Gang> leader, follower;
+    if (leader_first) leader = Rank(0, 2, kKey, /*meet=*/7);
+    follower = Rank(1, 2, kKey, 7);
+    std::thread parked([&] { EXPECT_TRUE(follower->Follow(7, kLong, {}).ok()); });
+    if (!leader_first) leader = Rank(0, 2, kKey, 7);
+    EXPECT_EQ(*leader->Close(7, kLong, {}), Gang::Closing::kClosed);
+    EXPECT_EQ(State(1), GangState::kHeld);
+    leader->Open(7, /*again=*/false);
+    parked.join();
+    EXPECT_EQ(State(1), GangState::kIn);
+    EXPECT_FALSE(leader->meets() || follower->meets());
+  }
+}
+
+TEST_F(GangTest, WhereARankDoesNotComeToTheMeetingTheGangFormsLater) {
+  auto leader = Rank(0, 2, kKey, 0);
+  EXPECT_EQ(*leader->Close(0, kShort, {}), Gang::Closing::kOpen);
+  EXPECT_FALSE(leader->closing());
+  auto follower = Rank(1, 2, kKey, 0);
+  EXPECT_TRUE(follower->Follow(0, kLong, {}).ok()) << "it is late and goes on";
+  EXPECT_EQ(State(1), GangState::kApart);
+  EXPECT_EQ(CloseWith(*leader, *follower, 1), Gang::Closing::kClosed) << "at once: none was vain";
+}
+
+TEST_F(GangTest, AFollowerWhoseLeaderNeverComesToTheMeetingGoesOn) {
+  auto follower = Rank(1, 2, kKey, 0);
+  EXPECT_TRUE(follower->Follow(0, kShort, {}).ok());
+  EXPECT_EQ(State(1), GangState::kApart);
+  bool stop = false;
+  auto twin = Rank(2, 3, kKey, 0);
+  const WaitHooks hooks{.on_wake = [&] { stop = true; }, .cancelled = [&] { return stop; }};
+  EXPECT_TRUE(absl::IsCancelled(twin->Follow(0, kLong, hooks)));
 }
 
 TEST_F(GangTest, AFollowerRunsOnUpToTheStepThatWasSaid) {

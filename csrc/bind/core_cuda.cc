@@ -232,6 +232,20 @@ int64_t Suspend(int device, bool to_file) {
   return tide::bind::ValueOrThrow(Released([&] { return job.Suspend(device, tier); })).value();
 }
 
+void BindCold(py::module_& module) {
+  module.def("cuda_host_mapping", [] {
+    CudaJob& job = Running(0);
+    return Released([&] { return job.pages().host_mapping(); });
+  });
+  module.def(
+      "cuda_look_up_cold",
+      [] {
+        CudaJob& job = Running(0);
+        Released([&] { return job.LookUpCold(); });
+      },
+      "What the framework calls cold now may leave when an allocation is refused.");
+}
+
 void BindOffers(py::module_& module) {
   module.def(
       "cuda_share",
@@ -257,6 +271,7 @@ void BindOffers(py::module_& module) {
 
 void BindCuda(py::module_& module) {
   BindOffers(module);
+  BindCold(module);
   module.def(
       "cuda_start",
       [](const std::string& name) {
@@ -283,10 +298,6 @@ void BindCuda(py::module_& module) {
         return Running(device).SetLimit(device, Bytes(limit)).value();
       },
       py::arg("device"), py::arg("limit"), "Returns by how many bytes the job is over it.");
-  module.def("cuda_host_mapping", [] {
-    CudaJob& job = Running(0);
-    return Released([&] { return job.pages().host_mapping(); });
-  });
   module.def(
       "cuda_restore",
       [](int device) {

@@ -82,6 +82,7 @@ BoundaryResult CudaJob::AtBoundary(int index, Idle idle) {
   if (std::exchange(keep_pinned_later_, false)) KeepPinned();
   const pages::DeviceCounts counts = pages_->counts(index);
   if (counts.creates == 0 && result.asked == Bytes(0)) return result;  // not in use
+  RememberCold(index);
   MeasureNowAndThen(index);
   if (result.asked > Bytes(0)) {
     const auto room = counts.creates > 0 ? MakeRoom(index, result.asked) : ShrinkResult();
@@ -102,6 +103,36 @@ BoundaryResult CudaJob::AtBoundary(int index, Idle idle) {
     if (!status.ok()) LogFailure("not_restored", index, status);
   }
   return result;
+}
+
+void CudaJob::RememberCold(int index) {
+  Device& device = *devices_[index];
+  const bool refused = device.refused.exchange(false, std::memory_order_relaxed);
+  // Nothing has been asked of the driver since: what was cold is where it was.
+  const int64_t creates = pages_->counts(index).creates;
+  const bool same = std::exchange(device.cold_creates, creates) == creates && !refused;
+  if (!same) LookUpCold();
+}
+
+void CudaJob::LookUpCold() {
+  if (!framework_.cold) return;
+  std::vector<pages::ColdRange> cold = framework_.cold();
+  absl::MutexLock lock(&cold_mu_);
+  cold_ = std::move(cold);
+}
+
+bool CudaJob::MoveColdNow(int index, Bytes need) {
+  Device& device = *devices_[index];
+  if (!device.refused.exchange(true, std::memory_order_relaxed)) return false;
+  std::vector<pages::ColdRange> cold;
+  {
+    absl::MutexLock lock(&cold_mu_);
+    cold = cold_;
+  }
+  if (cold.empty() || device.suspended) return false;
+  // During a capture the driver refuses to wait.
+  if (!FinishReturn().ok() || !Synchronize(index).ok()) return false;
+  return Shrink(index, need, cold, /*any=*/false).moved >= need;
 }
 
 BoundaryResult CudaJob::AtBoundary(Idle idle) {

@@ -145,12 +145,15 @@ bool CudaJob::NeedMemory(int index, Bytes bytes) {
   constexpr int64_t kBackoffNanos = 500'000'000;
   Device& device = *devices_[index];
   const Bytes limit = device.account->limit();
-  if (limit > Bytes(0) && device.account->private_bytes() + bytes > limit) return false;
+  if (limit > Bytes(0) && device.account->private_bytes() + bytes > limit) {
+    return MoveColdNow(index, bytes);
+  }
   const int64_t now = RealClock().MonotonicNanos();
-  if (now - device.asked_in_vain_ns.load(std::memory_order_relaxed) < kBackoffNanos) return false;
-  if (AskAndWait(index, bytes)) return true;
-  device.asked_in_vain_ns.store(RealClock().MonotonicNanos(), std::memory_order_relaxed);
-  return false;
+  if (now - device.asked_in_vain_ns.load(std::memory_order_relaxed) >= kBackoffNanos) {
+    if (AskAndWait(index, bytes)) return true;
+    device.asked_in_vain_ns.store(RealClock().MonotonicNanos(), std::memory_order_relaxed);
+  }
+  return MoveColdNow(index, bytes);
 }
 
 bool CudaJob::AskAndWait(int index, Bytes bytes, Idle idle) {

@@ -8,8 +8,10 @@
 #include <string>
 #include <vector>
 
+#include "absl/base/thread_annotations.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "absl/synchronization/mutex.h"
 #include "base/bytes.h"
 #include "base/ids.h"
 #include "base/status.h"
@@ -156,6 +158,8 @@ class CudaJob {
   enum class Idle { kNo, kYes };
   BoundaryResult AtBoundary(int device, Idle idle = Idle::kNo);
   BoundaryResult AtBoundary(Idle idle = Idle::kNo);
+  /// Has an allocation that is refused find what the framework calls cold now.
+  void LookUpCold();
   /// Has what AtBoundary gave away returned to its addresses: before an iteration runs. Others are
   /// asked for what is missing. On an error what had returned leaves again, and the call may be
   /// repeated. Errors: as Resume.
@@ -233,6 +237,8 @@ class CudaJob {
     std::unique_ptr<CudaLane> lane;            // made at the first iteration in one
     std::atomic<bool> shares{false};           // `lane` is there for the server's thread
     std::atomic<int64_t> settle_ns{0};         // relaxed: a figure
+    std::atomic<bool> refused{false};          // relaxed: since the last boundary
+    int64_t cold_creates = -1;                 // when cold ranges were looked up
     pages::cuda::Event marks[2] = {nullptr, nullptr};  // ends of the last iterations, in turn
     int next_mark = 0;
   };
@@ -275,6 +281,12 @@ class CudaJob {
   /// To pinned memory, or to the file where there is none; `to` kFile means the file at once.
   absl::Status DemoteForSuspension(pages::cuda::Handle token, pages::DeviceTier to);
   absl::Status PrepareToMove(int device);
+  /// Looks again where something may be cold that was not, for the iteration that comes.
+  void RememberCold(int device);
+  /// Inside an iteration, for an allocation that is refused: cold pages to host memory that the
+  /// device maps, where an operation may still use them. False the first time in an iteration,
+  /// since PyTorch then gives back its cache and asks again. Waits for the device.
+  bool MoveColdNow(int device, Bytes need);
   // cuda_scratch.cc
   CudaLane& LaneOf(int device);
   absl::Status StartChunkServer();
@@ -306,9 +318,11 @@ class CudaJob {
   CudaFramework framework_;
   std::unique_ptr<lane::ChunkServer> chunk_server_;  // from the first iteration in a lane on
   bool lanes_failed_ = false;  // the framework could not say what is alive: no more of it
-  int64_t leave_ns_ = 0, return_ns_ = 0;  // of the thread that trains
-  bool communicators_away_ = false;       // of the thread that trains
-  bool keep_pinned_later_ = false;        // likewise: late pages still use pinned memory
+  absl::Mutex cold_mu_;
+  std::vector<pages::ColdRange> cold_ ABSL_GUARDED_BY(cold_mu_);  // when it was looked up last
+  int64_t leave_ns_ = 0, return_ns_ = 0;                          // of the thread that trains
+  bool communicators_away_ = false;                               // of the thread that trains
+  bool keep_pinned_later_ = false;  // likewise: late pages still use pinned memory
 };
 
 }  // namespace tide::runtime

@@ -176,6 +176,9 @@ def set_limit(limit: int | str | None, device: int | None = None) -> dict[str, A
 def keep_cold(tensors: Iterable[torch.Tensor] | torch.optim.Optimizer) -> int:
     """Names tensors that an iteration touches once or never: their pages leave first.
 
+    They leave at a boundary when memory shrinks, and inside an iteration when an allocation is
+    refused: to host memory that the device maps, where operations read them in place.
+
     May come before `enable`. The state of an optimizer is looked up whenever pages have to leave,
     so it need not exist yet; so are tensors that are not on a device yet.
 
@@ -191,6 +194,8 @@ def keep_cold(tensors: Iterable[torch.Tensor] | torch.optim.Optimizer) -> int:
         _cold[:] = [weakref.ref(tensors)]
     else:
         _cold[:] = [_range(one) if one.is_cuda else weakref.ref(one) for one in tensors]
+    if _core.cuda_started():
+        _core.cuda_look_up_cold()
     return sum(size for _, size in _cold_ranges())
 
 

@@ -75,6 +75,46 @@ job.end()
     run(TRAIN + given + script, TIDE_PHANTOM_MB=gib << 10, TIDE_PHANTOM_HOST_NUMA=1)
 
 
+@pytest.mark.parametrize("early", [False, True])
+def test_a_cold_optimizer_makes_room_for_an_iteration(run: Runner, *, early: bool) -> None:
+    """What an iteration needs at its peak does not fit beside the state, which is read in place."""
+    script = """
+def trained(): return Training("gpt2", 8, amp=True, layers=2, words=4096, length=256)
+job = trained()
+job.run(3)
+peak = cuda.report()["device"]
+state = sum(v.nbytes for s in job.optimizer.state.values() for v in s.values() if v.is_cuda)
+limit = peak - state // 2
+if EARLY:  # the first iterations too
+    job.end()
+    cuda.set_limit(limit)
+    job = trained()
+    job.run(1)
+else:
+    cuda.set_limit(limit)
+failed = 0
+for _ in torchtide.iterations(range(3)):
+    try:
+        job.step(job.batches[0])
+    except torch.OutOfMemoryError:
+        failed += 1
+        job.optimizer.zero_grad(set_to_none=True)
+assert failed > 0, "it fits anyway"
+cuda.keep_cold(job.optimizer)
+for _ in range(2):
+    job.run(3)
+    assert 0 < cuda.report()["host_mapped"] <= state, cuda.report()
+    with paused():  # which empties the cache
+        job.run(2)
+job.kept.check()
+cuda.set_limit(None)
+job.run(1)
+assert cuda.report()["host_mapped"] == 0
+job.end()
+"""
+    run(TRAIN + f"EARLY = {early}\n" + script, TIDE_PHANTOM_MB=8192, TIDE_PHANTOM_HOST_NUMA=1)
+
+
 @pytest.mark.parametrize("gib", [8, 80] if ALL else [8])
 def test_training_goes_on_after_pauses_and_after_memory_ran_out(run: Runner, gib: int) -> None:
     script = """

@@ -103,11 +103,9 @@ class CudaJobTest : public ::testing::Test {
     segment.device = device;
     const size_t size = count * kPageSize;
     EXPECT_EQ(driver_->calls().address_reserve(&segment.at, size, 0, 0, 0), 0);
-    cuda::AllocationProperties properties;
-    properties.location.id = device;
     for (int i = 0; i < count; ++i) {
       cuda::Handle token = 0;
-      EXPECT_EQ(job_->pages().Create(&token, kPageSize, &properties, 0), 0);
+      EXPECT_EQ(Create(device, &token), 0);
       EXPECT_EQ(job_->pages().Map(segment.at + i * kPageSize, kPageSize, 0, token, 0), 0);
       segment.tokens.push_back(token);
     }
@@ -127,6 +125,12 @@ class CudaJobTest : public ::testing::Test {
       EXPECT_EQ(job_->pages().Release(segment.tokens[i]), 0);
     }
     EXPECT_EQ(driver_->calls().address_free(segment.at, segment.size()), 0);
+  }
+  /// One page that an iteration asks for.
+  cuda::Result Create(int device, cuda::Handle* token) {
+    cuda::AllocationProperties properties;
+    properties.location.id = device;
+    return job_->pages().Create(token, kPageSize, &properties, 0);
   }
   bool Exact() {
     for (const Segment& segment : segments_) {

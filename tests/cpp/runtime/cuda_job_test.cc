@@ -97,6 +97,44 @@ TEST_F(CudaJobTest, ALimitThatMovesTakesColdPagesOffAndAGreaterOneBringsThemBack
   EXPECT_TRUE(Exact());
 }
 
+TEST_F(CudaJobTest, AnAllocationAtTheLimitHasColdPagesLeaveOnceTheCacheHasBeenGivenBack) {
+  cold_ = {{segments_[1].at, MiB(4)}};
+  job_->AtBoundary();
+  ASSERT_EQ(job_->SetLimit(1, MiB(6)), Bytes(0));
+  cuda::Handle tokens[2] = {0, 0};
+  EXPECT_EQ(Create(1, &tokens[0]), cuda::kOutOfMemory) << "PyTorch gives back its cache";
+  for (cuda::Handle& token : tokens) EXPECT_EQ(Create(1, &token), cuda::kSuccess);
+  EXPECT_EQ(job_->pages().counts(1).host_mapped, MiB(4));
+  EXPECT_EQ(job_->pages().counts(1).device, MiB(6));
+  cuda::Handle one_more = 0;
+  EXPECT_EQ(Create(1, &one_more), cuda::kOutOfMemory) << "nothing else is cold";
+  EXPECT_TRUE(Exact());
+  for (cuda::Handle token : tokens) EXPECT_EQ(job_->pages().Release(token), 0);
+  job_->AtBoundary();
+  EXPECT_EQ(job_->pages().counts(1).host_mapped, Bytes(0));
+  EXPECT_TRUE(Exact());
+}
+
+TEST_F(CudaJobTest, AColdPageThatCannotLeaveInsideAnIterationIsStillWhole) {
+  cold_ = {{segments_[1].at, MiB(2)}};
+  cuda::Handle token = 0;
+  const auto first_refusal = [&] {
+    job_->AtBoundary();
+    EXPECT_EQ(Create(1, &token), cuda::kOutOfMemory);
+  };
+  job_->SetLimit(1, MiB(6));
+  first_refusal();
+  Sweep([&] { return Create(1, &token) == cuda::kSuccess; },
+        [&](bool worked) {
+          EXPECT_TRUE(Exact());
+          EXPECT_TRUE(!worked || job_->pages().counts(1).host_mapped == MiB(2));
+        },
+        [&] {
+          EXPECT_EQ(job_->pages().Release(token), 0);
+          first_refusal();
+        });
+}
+
 TEST_F(CudaJobTest, ALimitBelowWhatIsInUseLeavesTheOldOneAndAllPages) {
   cold_ = {{segments_[1].at, MiB(2)}};
   ASSERT_TRUE(job_->MoveLimit(1, MiB(100)).ok());

@@ -1,7 +1,5 @@
 // Device pages on chunks of a lane, on the phantom driver: two jobs' pages on the same memory, and
 // every driver call failing at every position.
-#include <unistd.h>
-
 #include <functional>
 #include <map>
 #include <numeric>
@@ -9,20 +7,12 @@
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "pages/device_pages.h"
-#include "phantom/control.h"
+#include "phantom_pages.h"
 
 namespace tide::pages {
 namespace {
 
 constexpr size_t kPageSize = size_t{2} << 20;
-
-const cuda::Driver& PhantomDriver() {
-  static const cuda::Driver& driver = *[] {
-    phantom::Configure("device-lane-" + std::to_string(getpid()), 256, 2);
-    return cuda::Driver::Open(TIDE_PHANTOM_DRIVER).value().release();
-  }();
-  return driver;
-}
 
 /// Books of a lane with two members in this process, as the device's table keeps them.
 class Books {
@@ -138,22 +128,10 @@ class Job {
   std::vector<cuda::Handle> tokens_;
 };
 
-class DeviceLaneTest : public ::testing::Test {
+class DeviceLaneTest : public PhantomPagesTest {
  protected:
-  DeviceLaneTest() : phantom_(PhantomDriver()), context_(PhantomDriver(), 0) {
-    phantom_.DisarmFaults();
-    start_ = phantom_.figures();
-    Begin();
-  }
-  ~DeviceLaneTest() override {
-    phantom_.DisarmFaults();
-    End();
-    const phantom::Figures end = phantom_.figures();
-    EXPECT_EQ(end.handles, start_.handles) << "physical memory was lost";
-    EXPECT_EQ(end.mappings, start_.mappings);
-    EXPECT_EQ(end.reservations, start_.reservations);
-    EXPECT_EQ(phantom_.ledger().used, 0u);
-  }
+  DeviceLaneTest() { Begin(); }
+  ~DeviceLaneTest() override { End(); }
   void Begin() {
     books_ = {};
     left_ = std::make_unique<Job>(books_);
@@ -200,9 +178,6 @@ class DeviceLaneTest : public ::testing::Test {
     EXPECT_GT(failures, 0) << "no fault was felt";
   }
 
-  const phantom::Control phantom_;
-  const cuda::ScopedContext context_;
-  phantom::Figures start_{};
   Books books_;
   std::unique_ptr<Job> left_, right_;
 };

@@ -2,8 +2,6 @@
 // driver call failing at every position.
 #include "pages/device_pages.h"
 
-#include <unistd.h>
-
 #include <cstdlib>
 #include <cstring>
 #include <numeric>
@@ -11,7 +9,7 @@
 
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
-#include "phantom/control.h"
+#include "phantom_pages.h"
 #include "spill_folder.h"
 
 namespace tide::pages {
@@ -19,33 +17,9 @@ namespace {
 
 constexpr size_t kMiB = size_t{1} << 20;
 
-/// One driver for all tests of the process, as in a job.
-const cuda::Driver& PhantomDriver() {
-  static const cuda::Driver& driver = *[] {
-    phantom::Configure("device-pages-" + std::to_string(getpid()), 4096, 2);
-    return cuda::Driver::Open(TIDE_PHANTOM_DRIVER).value().release();
-  }();
-  return driver;
-}
-
-class DevicePagesTest : public ::testing::Test {
+class DevicePagesTest : public PhantomPagesTest {
  protected:
-  DevicePagesTest() : driver_(PhantomDriver()), phantom_(driver_), context_(driver_, 0) {
-    phantom_.DisarmFaults();
-    phantom_.SetDelay(0);
-    phantom_.SetHostNuma(true);
-    Remake({});
-  }
-  ~DevicePagesTest() override {
-    phantom_.DisarmFaults();
-    pages_.reset();
-    const phantom::Figures end = phantom_.figures();
-    EXPECT_EQ(end.handles, start_.handles) << "physical memory was lost";
-    EXPECT_EQ(end.mappings, start_.mappings);
-    EXPECT_EQ(end.reservations, start_.reservations);
-    EXPECT_EQ(phantom_.ledger().used, 0u);
-    EXPECT_EQ(accounts_[0].used(), Bytes(0));
-  }
+  DevicePagesTest() { Remake({}); }
 
   void Remake(DevicePagesOptions options) {
     pages_ = std::make_unique<DevicePages>(
@@ -54,7 +28,6 @@ class DevicePagesTest : public ::testing::Test {
     ASSERT_TRUE(spill.ok()) << spill.status();
     spill_ = *std::move(spill);
     pages_->set_spill(spill_.get());
-    start_ = phantom_.figures();
   }
 
   struct Segment {
@@ -99,14 +72,9 @@ class DevicePagesTest : public ::testing::Test {
     return values;
   }
 
-  const cuda::Driver& driver_;
-  const phantom::Control phantom_;
-  const cuda::ScopedContext context_;
-  CountingAccount accounts_[2];
   tide::testing::SpillFolder folder_;
   std::unique_ptr<SpillFile> spill_;
   std::unique_ptr<DevicePages> pages_;
-  phantom::Figures start_{};
 };
 
 TEST_F(DevicePagesTest, ASegmentIsChargedOnceAndGivenBackWhole) {

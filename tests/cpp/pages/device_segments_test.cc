@@ -1,55 +1,22 @@
 // Memory as cudaMalloc gives it, made of pages that can leave, on the phantom driver.
 #include "pages/device_segments.h"
 
-#include <unistd.h>
-
 #include <numeric>
-#include <string>
+#include <vector>
 
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
-#include "phantom/control.h"
+#include "phantom_pages.h"
 
 namespace tide::pages {
 namespace {
 
 constexpr size_t kMiB = size_t{1} << 20;
 
-/// One driver for all tests of the process, as in a job.
-const cuda::Driver& PhantomDriver() {
-  static const cuda::Driver& driver = *[] {
-    phantom::Configure("device-segments-" + std::to_string(getpid()), 256, 2);
-    return cuda::Driver::Open(TIDE_PHANTOM_DRIVER).value().release();
-  }();
-  return driver;
-}
-
-class DeviceSegmentsTest : public ::testing::Test {
+class DeviceSegmentsTest : public PhantomPagesTest {
  protected:
-  DeviceSegmentsTest() : driver_(PhantomDriver()), phantom_(driver_), context_(driver_, 0) {
-    phantom_.DisarmFaults();
-    phantom_.SetDelay(0);
-    start_ = phantom_.figures();
-  }
-  ~DeviceSegmentsTest() override {
-    phantom_.DisarmFaults();
-    phantom_.SetDelay(0);
-    pages_.TrimSpares(0, Bytes(0));
-    const phantom::Figures end = phantom_.figures();
-    EXPECT_EQ(end.handles, start_.handles) << "physical memory was lost";
-    EXPECT_EQ(end.mappings, start_.mappings);
-    EXPECT_EQ(end.reservations, start_.reservations);
-    EXPECT_EQ(phantom_.ledger().used, 0u);
-    EXPECT_EQ(accounts_[0].used(), Bytes(0));
-  }
-
-  const cuda::Driver& driver_;
-  const phantom::Control phantom_;
-  const cuda::ScopedContext context_;
-  CountingAccount accounts_[2];
   DevicePages pages_{driver_, {&accounts_[0], &accounts_[1]}, {}};
   DeviceSegments segments_{driver_, pages_};
-  phantom::Figures start_{};
 };
 
 TEST_F(DeviceSegmentsTest, ASegmentIsOnePageWhoseContentsLeaveAndReturn) {

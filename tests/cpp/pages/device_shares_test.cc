@@ -1,23 +1,11 @@
 // Streams on shares of a device's multiprocessors, on the phantom driver.
 #include "pages/device_shares.h"
 
-#include <unistd.h>
-
-#include <string>
-
 #include "gtest/gtest.h"
-#include "phantom/control.h"
+#include "phantom_pages.h"
 
 namespace tide::pages {
 namespace {
-
-const cuda::Driver& PhantomDriver() {
-  static const cuda::Driver& driver = *[] {
-    phantom::Configure("device-shares-" + std::to_string(getpid()), 64, 2);
-    return cuda::Driver::Open(TIDE_PHANTOM_DRIVER).value().release();
-  }();
-  return driver;
-}
 
 TEST(DeviceSharesTest, AShareIsMadeOnceAndHasAtLeastWhatWasAskedFor) {
   DeviceShares shares(PhantomDriver());

@@ -10,7 +10,7 @@ import logging
 import os
 
 from torchtide import _core, _cuda_late, _cuda_platform, _cuda_ways
-from torchtide.errors import OptionError
+from torchtide._choices import chosen
 
 _LOG = logging.getLogger("torchtide")
 _CHOICES = ("auto", *_cuda_ways.NAMES, "off")
@@ -22,13 +22,7 @@ def check_option() -> None:
     Raises:
         OptionError: with the choices.
     """
-    value = _core.get_option("cuda.hook")
-    if value not in _CHOICES:
-        raise OptionError(
-            f"cuda.hook {value!r} is not one of {', '.join(_CHOICES)}",
-            asked="start the job",
-            advice="set TIDE_CUDA_HOOK=auto or TIDE_CUDA_HOOK=off",
-        )
+    chosen("cuda.hook", _CHOICES)
     _cuda_late.wanted()
     _cuda_platform.nccl_wanted()
 

@@ -13,12 +13,11 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from torchtide import _core
-from torchtide.errors import OptionError
+from torchtide._choices import chosen
 
 if TYPE_CHECKING:
     import torch
 
-_CHOICES = ("whole", "pipelined")
 _TOUCHING = ("state_dict", "load_state_dict", "__getstate__")  # the last: pickled or deep-copied
 _stepped: weakref.WeakSet[torch.optim.Optimizer] = weakref.WeakSet()
 _installed = False
@@ -30,14 +29,7 @@ def wanted() -> bool:
     Raises:
         OptionError: `cuda.resume` is neither of its choices.
     """
-    value = _core.get_option("cuda.resume")
-    if value not in _CHOICES:
-        raise OptionError(
-            f"cuda.resume {value!r} is not one of {', '.join(_CHOICES)}",
-            asked="start the job",
-            advice="set TIDE_CUDA_RESUME=whole or TIDE_CUDA_RESUME=pipelined",
-        )
-    return value == "pipelined"
+    return chosen("cuda.resume", ("whole", "pipelined")) == "pipelined"
 
 
 def install() -> None:

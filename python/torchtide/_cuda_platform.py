@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 from collections.abc import Iterator
 from typing import Any
 
 from torchtide import _core
-from torchtide.errors import OptionError
+from torchtide._choices import chosen
 
-_LOG = logging.getLogger("torchtide")
 _SHARES = (0.25, 0.5, 0.75, 1.0)
-_CHOICES = ("keep", "suspend")
 
 
 @contextlib.contextmanager
@@ -44,14 +41,7 @@ def nccl_wanted() -> bool:
     Raises:
         OptionError: `cuda.nccl` is neither of its choices.
     """
-    value = _core.get_option("cuda.nccl")
-    if value not in _CHOICES:
-        raise OptionError(
-            f"cuda.nccl {value!r} is not one of {', '.join(_CHOICES)}",
-            asked="start the job",
-            advice="set TIDE_CUDA_NCCL=keep or TIDE_CUDA_NCCL=suspend",
-        )
-    return value == "suspend"
+    return chosen("cuda.nccl", ("keep", "suspend")) == "suspend"
 
 
 def communicators() -> list[Any]:

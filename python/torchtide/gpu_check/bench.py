@@ -42,12 +42,7 @@ batch = torch.randn(8, 16 if small else 512, 64 if small else 1024).cuda()
 ballast = torch.ones(int(sys.argv[4]), dtype=torch.uint8, device="cuda")  # of a larger model
 def step():
     start = time.perf_counter()
-    with torch.autocast("cuda", dtype=torch.bfloat16):
-        loss = model(batch).square().mean()
-    loss.backward()
-    optimizer.step()
-    optimizer.zero_grad(set_to_none=True)
-    torch.cuda.synchronize()
+    job.train_step(model, optimizer, batch)
     return time.perf_counter() - start
 step()
 say(first_step_s=time.time() - began, reserved=torch.cuda.memory_reserved())
@@ -343,13 +338,8 @@ try:
             optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
             ballast = torch.zeros(ballast_bytes, dtype=torch.uint8, device="cuda")
             batch = torch.randn(8, 16 if small else 512, 64 if small else 1024).cuda()
-        with torch.autocast("cuda", dtype=torch.bfloat16):
-            loss = model(batch).square().mean()
-        loss.backward()
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
         ballast.add_(1)  # each byte is read and written in each step
-        torch.cuda.synchronize()
+        job.train_step(model, optimizer, batch)
         ends.append(time.perf_counter() - start)
         if state == "hooked":
             moved.append(moved_pages())

@@ -124,12 +124,7 @@ class _Worker:
         self.obey("train", steps=3)
 
     def _train(self) -> None:
-        with torch.autocast("cuda", dtype=torch.bfloat16):
-            loss = self._model(self._batch).square().mean()
-        loss.backward()
-        self._optimizer.step()
-        self._optimizer.zero_grad(set_to_none=True)
-        torch.cuda.synchronize()
+        job.train_step(self._model, self._optimizer, self._batch)
 
     def _infer(self) -> None:
         with torch.no_grad(), torch.autocast("cuda", dtype=torch.bfloat16):

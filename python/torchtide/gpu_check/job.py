@@ -43,6 +43,18 @@ def model_of(*, small: bool) -> torch.nn.Module:
     return torch.nn.TransformerEncoder(layer, layers, enable_nested_tensor=False)
 
 
+def train_step(
+    model: torch.nn.Module, optimizer: torch.optim.Optimizer, batch: torch.Tensor
+) -> None:
+    """Forward, backward and step in mixed precision; returns when the device has done them."""
+    with torch.autocast("cuda", dtype=torch.bfloat16):
+        loss = model(batch).square().mean()
+    loss.backward()
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    torch.cuda.synchronize()
+
+
 def train(
     steps: int, *, small: bool, between: Callable[[int, torch.optim.Optimizer], None] | None = None
 ) -> tuple[str, float]:
@@ -62,17 +74,12 @@ def train(
         ).cuda()
         torch.cuda.synchronize()
         start = time.perf_counter()
-        with torch.autocast("cuda", dtype=torch.bfloat16):
-            loss = model(batch).square().mean()
-        loss.backward()
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        torch.cuda.synchronize()
+        train_step(model, optimizer, batch)
         times.append((time.perf_counter() - start) * 1e3)
         if between is not None:
             between(step, optimizer)
     digest = hash_of(model)
-    del model, optimizer, loss, batch
+    del model, optimizer, batch
     torch.cuda.empty_cache()
     return digest, statistics.median(times[steps // 4 :])
 

@@ -46,12 +46,7 @@ def train(seed):
         shape = (8, 16, 64) if small else (48, 512, 1024)
         batch = torch.randn(*shape, generator=generator).cuda()
         ends.append(time.monotonic())
-        with torch.autocast("cuda", dtype=torch.bfloat16):
-            loss = model(batch).square().mean()
-        loss.backward()
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        torch.cuda.synchronize()
+        job.train_step(model, optimizer, batch)
         if state != "alone":
             said = torchtide.cuda.report()
             keys = ("device", "lane_chunks", "lanes_of_all", "used_by_jobs", "total", "free")

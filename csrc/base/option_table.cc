@@ -24,6 +24,9 @@ constexpr OptionInfo kOptions[] = {
     {"track", "TIDE_TRACK", "markers", "text",
      "What a job adds to the TensorBoard, Weights & Biases or MLflow run that its script has open: "
      "markers (pauses and limits that moved), curves (memory and waits too) or off."},
+    {"log", "TIDE_LOG", "warning", "text",
+     "What a job says on stderr, through Python's logger torchtide: warning (pauses, and what it "
+     "could not do), error or off."},
     {"job.id", "TIDE_JOB_ID", "0", "count", "Set by `tide run` for its children."},
     {"device.capacity", "TIDE_CAPACITY", "0", "bytes",
      "Capacity of the CPU device; 0 means what the cgroup and free memory allow."},

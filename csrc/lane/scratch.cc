@@ -196,7 +196,7 @@ absl::StatusOr<bool> Scratch::LeaveStuckHolder(Turn& turn, absl::Duration grace)
   lane.generation.store(generation_ + 1, std::memory_order_release);  // release: pairs with Stale
   Publish(std::move(fresh),
           generation_ + 1);  // scratch_bytes stays: the new generation's charge in advance
-  Log(LogLevel::kWarning,
+  Log(LogLevel::kInfo,
       absl::StrCat("event=holder_left lane=", lane_.value(), " slot=", shm::TurnWord::Holder(word),
                    " silent_ms=", absl::ToInt64Milliseconds(silence), " generation=", generation_));
   return turn.PassOver(word);

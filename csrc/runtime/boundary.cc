@@ -370,7 +370,16 @@ void Runtime::LeaveStuckHolder() {
   if (!scratch_ && !AttachScratch().ok()) return;  // or it has not had a turn yet
   if (!LeaveChunks(device_->slot(SlotId(holder)))) return;
   const auto left = scratch_->LeaveStuckHolder(*turn_, patience);
-  if (left.ok() && *left) Log(LogLevel::kWarning, "event=left_stuck_holder");
+  if (left.ok() && *left) {
+    // relaxed: for people
+    const int32_t pid = device_->slot(SlotId(holder)).pid.load(std::memory_order_relaxed);
+    Log(LogLevel::kWarning,
+        absl::StrCat(
+            "event=left_stuck_holder lane=", lane_.value(), " pid=", pid, " status=\"",
+            absl::FormatDuration(absl::Trunc(silence, absl::Milliseconds(1))),
+            " without a boundary\" advice=\"that job stands still inside an iteration or is "
+            "slow; this one goes on without it, on fresh pages\""));
+  }
 }
 
 bool Runtime::LeaveChunks(const shm::JobSlot& holder) {

@@ -168,8 +168,8 @@ void JobSession::Impl::Deliver(const SessionMachine::Incoming& incoming) {
   if (incoming.grant && callbacks.on_grant) callbacks.on_grant(*incoming.grant);
   if (incoming.order && callbacks.on_order) callbacks.on_order(*incoming.order);
   if (incoming.refusal) {
-    Log(LogLevel::kWarning, absl::StrCat("event=daemon_refused code=", incoming.refusal->code,
-                                         " message=\"", incoming.refusal->message, "\""));
+    Log(LogLevel::kInfo, absl::StrCat("event=daemon_refused code=", incoming.refusal->code,
+                                      " message=\"", incoming.refusal->message, "\""));
     if (callbacks.on_refusal) callbacks.on_refusal(*incoming.refusal);
   }
 }

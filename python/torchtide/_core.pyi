@@ -5,7 +5,7 @@ from __future__ import annotations
 import collections.abc
 import typing
 import typing_extensions
-__all__: list[str] = ['Client', 'DaemonUnavailable', 'ElasticExchange', 'ElasticGroup', 'JobRow', 'ProtocolError', 'Trace', 'View', 'api', 'await_devices', 'begin_iteration', 'carry_out_orders', 'cluster_policies', 'cuda_api', 'cuda_boundary', 'cuda_finish_return', 'cuda_host_mapping', 'cuda_look_up_cold', 'cuda_make_room', 'cuda_memory_table', 'cuda_offers_checkpoint', 'cuda_report', 'cuda_restore', 'cuda_resume', 'cuda_retire', 'cuda_set_framework', 'cuda_set_limit', 'cuda_share', 'cuda_shareable', 'cuda_start', 'cuda_started', 'cuda_suspend', 'cuda_validate', 'draw_trace', 'elastic_checksum', 'elastic_create', 'elastic_plan', 'end_iteration', 'expect_iterations', 'format_bytes', 'gang_waits', 'get_option', 'join_gang', 'leave', 'memory_table', 'name', 'operators_wanted', 'options', 'owns', 'parse_bytes', 'parse_trace', 'read_trace', 'register', 'report', 'resume', 'runtime_dir', 'sample', 'set_limit', 'set_option', 'shutdown', 'simulate', 'start', 'started', 'suspend', 'validate']
+__all__: list[str] = ['Client', 'DaemonUnavailable', 'ElasticExchange', 'ElasticGroup', 'JobRow', 'ProtocolError', 'Trace', 'View', 'api', 'await_devices', 'begin_iteration', 'carry_out_orders', 'cluster_policies', 'cuda_api', 'cuda_boundary', 'cuda_finish_return', 'cuda_host_mapping', 'cuda_look_up_cold', 'cuda_make_room', 'cuda_memory_table', 'cuda_offers_checkpoint', 'cuda_report', 'cuda_restore', 'cuda_resume', 'cuda_retire', 'cuda_set_framework', 'cuda_set_limit', 'cuda_share', 'cuda_shareable', 'cuda_start', 'cuda_started', 'cuda_suspend', 'cuda_validate', 'draw_trace', 'elastic_checksum', 'elastic_create', 'elastic_plan', 'end_iteration', 'expect_iterations', 'format_bytes', 'gang_waits', 'get_option', 'join_gang', 'keep_log', 'leave', 'memory_table', 'name', 'operators_wanted', 'options', 'owns', 'parse_bytes', 'parse_trace', 'read_trace', 'register', 'report', 'resume', 'runtime_dir', 'sample', 'set_limit', 'set_option', 'shutdown', 'simulate', 'start', 'started', 'suspend', 'take_log', 'validate']
 class DaemonUnavailable(ConnectionError):
     pass
 class ProtocolError(RuntimeError):
@@ -345,6 +345,10 @@ def join_gang(key: typing.SupportsInt | typing.SupportsIndex, rank: typing.Suppo
     """
     From the next boundary on this process has turns together with those of the same key. 0: with nobody, and none by itself. `meet`: the first boundary waits for all, three seconds.
     """
+def keep_log() -> None:
+    """
+    From now on warnings of the library wait for `take_log`. Idempotent.
+    """
 def leave() -> None:
     ...
 def memory_table() -> str:
@@ -411,5 +415,9 @@ def started() -> bool:
     ...
 def suspend(now: bool = True) -> None:
     ...
+def take_log() -> list[typing.Any]:
+    """
+    Warnings since the last call, the oldest first: pairs of "warning" or "error" and a line "event=... key=value ...". One that goes on comes once a minute.
+    """
 def validate() -> None:
     ...

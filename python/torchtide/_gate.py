@@ -250,6 +250,7 @@ class Gate:
         self.stepped = False
         self._stepped_optimizers.clear()
         _core.end_iteration(continuing)
+        _notice.tell()
 
     def begin(self, phase: int) -> None:
         """Begins an iteration; waits for the turn."""
@@ -263,9 +264,10 @@ class Gate:
         steps = self.steps_seen if self.steps_of_job is None else self.steps_of_job()
         self.waiting = True
         try:
-            _core.begin_iteration(phase, self._paused, steps, self.while_waiting)
+            _core.begin_iteration(phase, self._paused, steps, self._waits)
         finally:
             self.waiting = False
+            _notice.tell()
         self.begun = True
         paused_s = self._notice.running()
         if paused_s is not None and self.on_held is not None:
@@ -281,6 +283,11 @@ class Gate:
             self.on_begun(paused_s)
         if self.after_begin is not None:
             self.after_begin()
+
+    def _waits(self) -> None:
+        _notice.tell()
+        if self.while_waiting is not None:
+            self.while_waiting()
 
     def _paused(self) -> None:
         self._notice.paused()

@@ -1,20 +1,46 @@
-"""What a job says in its own terminal: that it is paused, and that it goes on.
+"""What a job says in its own terminal: that it is paused, that it goes on, what it could not do.
 
 One logger, `torchtide`. Without any handler Python writes warnings to stderr; where a progress bar
-of tqdm is being drawn there, the line goes above it.
+of tqdm is being drawn there, the line goes above it. A stderr that is closed, or that nobody reads,
+gets nothing: a job never waits for it.
 """
 
 from __future__ import annotations
 
 import logging
 import os
+import select
 import sys
 import time
 from typing import Any
 
 from torchtide import _core
+from torchtide._choices import chosen
 
 _LOG = logging.getLogger("torchtide")
+_LEVELS = {"warning": logging.WARNING, "error": logging.ERROR}
+
+
+def install() -> None:
+    """Has warnings of the library's own threads kept for `tell`; obeys the option `log`.
+
+    Raises:
+        OptionError: `log` is none of its choices.
+    """
+    wanted = chosen("log", ("warning", "error", "off"))
+    if wanted != "warning":  # else the level is the program's
+        _LOG.setLevel(_LEVELS.get(wanted, logging.CRITICAL + 1))
+    _core.keep_log()
+
+
+def tell() -> None:
+    """Says the warnings that have come since the last call, in any rank.
+
+    They come from threads and from under locks that must not wait for Python, so a thread of the
+    program's own asks for them: at boundaries, while it waits for a turn, and when the job ends.
+    """
+    for level, line in _core.take_log():
+        _show(_LEVELS[level], line)
 
 
 class PauseNotice:
@@ -44,10 +70,30 @@ class PauseNotice:
 
 def say(words: str) -> None:
     """One line for whoever watches this process."""
-    if os.environ.get("RANK", "0") != "0":
+    if os.environ.get("RANK", "0") == "0":
+        _show(logging.WARNING, words)
+
+
+def _show(level: int, words: str) -> None:
+    if not _LOG.isEnabledFor(level):
         return
     bar: Any = getattr(sys.modules.get("tqdm"), "tqdm", None)
-    if bar is not None and getattr(bar, "_instances", None) and not _LOG.hasHandlers():
+    if _LOG.hasHandlers():
+        _LOG.log(level, "torchtide: %s", words)
+    elif not _takes_a_line(sys.stderr):
+        return
+    elif bar is not None and getattr(bar, "_instances", None):
         bar.write(f"torchtide: {words}", file=sys.stderr)
     else:
-        _LOG.warning("torchtide: %s", words)
+        _LOG.log(level, "torchtide: %s", words)
+
+
+def _takes_a_line(stream: Any) -> bool:
+    """Whether a line can be written at once: a pipe that is ready has room for one."""
+    try:
+        descriptor = stream.fileno()
+    except (AttributeError, OSError, ValueError):  # None, of a notebook, closed
+        return stream is not None and not getattr(stream, "closed", False)
+    poll = select.poll()
+    poll.register(descriptor, select.POLLOUT)
+    return [event for _, event in poll.poll(0)] == [select.POLLOUT]

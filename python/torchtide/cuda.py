@@ -15,7 +15,7 @@ import weakref
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from torchtide import _core, _cuda_lane, _cuda_late, _cuda_platform, _cuda_ways
+from torchtide import _core, _cuda_lane, _cuda_late, _cuda_platform, _cuda_ways, _notice
 from torchtide.errors import LimitConflict, TideError
 
 if TYPE_CHECKING:
@@ -73,6 +73,7 @@ def enable(name: str | None = None) -> str:
         return _cuda_ways.CHOSEN.said()
     _cuda_late.wanted()
     _cuda_platform.nccl_wanted()
+    _notice.install()
     if not name and _core.started():
         name = _core.name()
     _hook(name or pathlib.Path(sys.argv[0]).name or "python")
@@ -92,7 +93,8 @@ def enable(name: str | None = None) -> str:
         _cuda_late.install()
         _observe_oom()
         if not _core.started():  # else the end of the job does it
-            atexit.register(_core.cuda_retire)
+            atexit.register(_notice.tell)
+            atexit.register(_core.cuda_retire)  # runs before it
     return _cuda_ways.CHOSEN.said()
 
 
@@ -292,6 +294,7 @@ def boundary(device: int | None = None) -> dict[str, Any]:
     answer: dict[str, Any] = _core.cuda_boundary(
         torch.cuda.current_device() if device is None else device
     )
+    _notice.tell()
     return answer
 
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
-from torchtide import _core, _launch
+from torchtide import _core, _launch, _notice
 from torchtide._gate import GATE
 from torchtide.errors import TideError
 
@@ -90,12 +90,10 @@ def start(
             _core.set_option("job.name", default_name(), "call")
         ranked = _launch.rank_name(_core.get_option("job.name"), os.environ)
         _core.set_option("job.name", ranked, "call")
-        for option in ("job.limit", "job.min_memory"):
-            _core.parse_bytes(_core.get_option(option))
+        _check_options()
+        _notice.install()
         from torchtide import _adapter, _cuda_autostart, _signals, tracking
 
-        _cuda_autostart.check_option()
-        tracking.check_option()
         adapter = _adapter.load()
         gang = _gang()
         _core.start()
@@ -114,6 +112,16 @@ def start(
         _signals.install()
         tracking.install()
     return str(_core.name())
+
+
+def _check_options() -> None:
+    """Raises ValueError for options that make no sense, before anything has begun."""
+    from torchtide import _cuda_autostart, tracking
+
+    for option in ("job.limit", "job.min_memory"):
+        _core.parse_bytes(_core.get_option(option))
+    _cuda_autostart.check_option()
+    tracking.check_option()
 
 
 def _gang() -> tuple[int, int, int] | None:
@@ -148,6 +156,7 @@ def _say_goodbye() -> None:
     # An interrupted interpreter ends by the signal and not by exit, where the code would be known.
     interrupted = isinstance(getattr(sys, "last_value", None), KeyboardInterrupt)
     _core.shutdown(128 + signal.SIGINT if interrupted else None)
+    _notice.tell()
 
 
 def iterations(loader: Iterable[_T], *, total: int | None = None) -> Iterator[_T]:

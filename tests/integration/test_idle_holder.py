@@ -39,6 +39,7 @@ class Job:
             env=environ,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
             text=True,
         )
         self._deadline = threading.Timer(DEADLINE_S, self._process.kill)
@@ -52,18 +53,25 @@ class Job:
         self._process.stdin.flush()
         return self._process.stdout.readline()
 
-    def end(self) -> None:
+    def end(self) -> str:
+        """What it has said on its stderr."""
         self._deadline.cancel()
         self._process.kill()
-        self._process.communicate()
+        return self._process.communicate()[1]
 
 
 def test_jobs_that_stand_still_in_turn_are_left_behind_in_turn(tmp_path: pathlib.Path) -> None:
-    """Also by one that was left behind itself: it has the old scratch mapped."""
+    """Also by one that was left behind itself: it has the old scratch mapped.
+
+    Both say so, once a minute at most and otherwise nothing.
+    """
     jobs = [Job(name, tmp_path) for name in ("one", "other")]
     try:
         for job in (*jobs, *jobs, *jobs):
             assert job.train() == "trained\n"
     finally:
-        for job in jobs:
-            job.end()
+        said = [job.end() for job in jobs]
+    for text in said:
+        for line in text.splitlines():
+            assert line.startswith("torchtide: event=left_stuck_holder lane=0 pid="), text
+        assert 'without a boundary"' in text

@@ -136,3 +136,22 @@ def test_every_command_of_a_console_block_exists(page: pathlib.Path) -> None:
 def test_the_console_reader_finds_commands_and_only_those() -> None:
     text = "```console\n$ tide ps\nJOB\n$ TIDE_LANE=1 tide run -- x\n$ ls\n```\n\n    $ tide no\n"
     assert list(console_commands(text)) == ["tide ps", "TIDE_LANE=1 tide run -- x"]
+
+
+def test_every_event_that_a_job_warns_of_is_explained() -> None:
+    page = (ROOT / "docs" / "guides" / "failures.md").read_text().split("## What a job warns of")[1]
+    explained = set(re.findall(r"`(\w+)`", "".join(re.findall(r"^\|[^|]*", page, flags=re.M))))
+    warning = re.compile(
+        r'(?:LogLevel::k(?:Warning|Error),\s*(?:absl::StrCat\(\s*)?"event=|'
+        r'Log(?:Failure|Trouble)\("|\.warning\(\s*"event=)(\w+)'
+    )
+    elsewhere = ("coordinator", "sim", "sched")
+    sources = [*(ROOT / "csrc").glob("*/*.cc"), *(ROOT / "python" / "torchtide").rglob("*.py")]
+    said = {
+        event
+        for path in sources
+        if path.parent.name not in elsewhere
+        for event in warning.findall(path.read_text())
+    }
+    assert {"left_stuck_holder", "not_restored", "no_daemon"} <= said
+    assert said - explained == set()

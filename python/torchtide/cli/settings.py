@@ -21,6 +21,7 @@ PROJECT_FILE: Final = "torchtide.toml"
 _WORDS: Final[dict[str, tuple[str, ...]]] = {
     "admission": ("queue", "stream"),
     "daemon": ("auto", "off", "require"),
+    "log": ("warning", "error", "off"),
     "job.priority": ("guaranteed", "normal", "opportunistic"),
     "pace.law": ("aimd", "tgs", "antman", "off"),
 }

@@ -31,7 +31,7 @@ def test_a_dry_run_finds_everything_as_expected(
     assert "no figure below is a GPU's" in done.stdout
     result = json.loads(figures.read_text())
     assert result["ok"]
-    assert {"limit", "suspend", "bitwise", "turns", "pass_on", "lanes"} <= result[
+    assert {"limit", "suspend", "bitwise", "cold", "turns", "pass_on", "lanes"} <= result[
         "experiments"
     ].keys()
     assert result["experiments"]["turns"]["failed_without"] == 1

@@ -42,6 +42,7 @@ PARTS = (
     Part("driver", ("handover",), 30),
     Part("job", ("limit", "mapped", "suspend", "graph"), 90),
     Part("job", ("bitwise",), 90),
+    Part("job", ("cold",), 60),
     Part("driver", ("costs",), 40, measures=True),
     Part("job", ("waits", "shares"), 60, measures=True),
     Part("bench", ("switch",), 120, measures=True),

@@ -34,13 +34,18 @@ def on_phantom() -> bool:
     return PHANTOM in torch.cuda.get_device_name(0)
 
 
-def model_of(*, small: bool) -> torch.nn.Module:
-    """A transformer: a hundred million parameters, or a hundred thousand."""
-    width, layers, heads = (64, 2, 4) if small else (1024, 8, 16)
+def model_of(*, small: bool, width: int = 0) -> torch.nn.Module:
+    """A transformer: a hundred million parameters, or a hundred thousand, or of that width."""
+    layers, heads = (2, 4) if small else (8, 16)
+    width = width or _width(small=small)
     layer = torch.nn.TransformerEncoderLayer(
         width, heads, 4 * width, dropout=0.0, batch_first=True, norm_first=True
     )
     return torch.nn.TransformerEncoder(layer, layers, enable_nested_tensor=False)
+
+
+def _width(*, small: bool) -> int:
+    return 64 if small else 1024
 
 
 def train_step(
@@ -56,17 +61,21 @@ def train_step(
 
 
 def train(
-    steps: int, *, small: bool, between: Callable[[int, torch.optim.Optimizer], None] | None = None
+    steps: int,
+    *,
+    small: bool,
+    between: Callable[[int, torch.optim.Optimizer], None] | None = None,
+    width: int = 0,
 ) -> tuple[str, float]:
     """Trains from a fixed seed; a hash of the weights, and the median milliseconds of a step.
 
     The first quarter of the steps is not counted.
     """
     torch.manual_seed(1)
-    model = model_of(small=small).cuda()
+    width = width or _width(small=small)
+    model = model_of(small=small, width=width).cuda()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
     generator = torch.Generator().manual_seed(2)
-    width = 64 if small else 1024
     times = []
     for step in range(steps):
         batch = torch.randn(
@@ -146,6 +155,49 @@ def bitwise(*, small: bool) -> Answer:
         "step_ms_between_suspensions": round(moved[1], 3),
         **{f"{name}_s_total": round(taken, 3) for name, taken in seconds.items()},
     }
+
+
+def cold(*, small: bool) -> Answer:
+    """A limit that an iteration fits because it has half of the optimizer's state leave."""
+    choose_deterministic()
+    _require_hook()
+    steps, width = (4, 512) if small else (16, 1024)
+    state = 0
+
+    def measure(step: int, optimizer: torch.optim.Optimizer) -> None:
+        nonlocal state
+        tensors = [value for one in optimizer.state.values() for value in one.values()]
+        state = sum(value.nbytes for value in tensors if value.is_cuda)
+
+    train(2, small=small, width=width)  # libraries load
+    torch.cuda.reset_peak_memory_stats()
+    whole = train(steps, small=small, width=width, between=measure)
+    bytes_max = torch.cuda.max_memory_reserved() - state // 2
+    away: list[int] = []
+
+    def shrink(step: int, optimizer: torch.optim.Optimizer) -> None:
+        if step == 0:
+            cuda.keep_cold(optimizer)
+            cuda.set_limit(bytes_max)
+        else:
+            away.append(cuda.report()["host_mapped"])
+
+    try:
+        halved = train(steps, small=small, width=width, between=shrink)
+    finally:
+        cuda.set_limit(None)
+        cuda.keep_cold([])
+    answer: Answer = {
+        "state": state,
+        "limit": bytes_max,
+        "in_host_memory": max(away),
+        "state_left": max(away) > 0,
+        "bitwise_equal": whole[0] == halved[0],
+        "step_ms": round(whole[1], 3),
+        "step_ms_cold": round(halved[1], 3),
+        "cold_over_whole": round(halved[1] / whole[1], 4),
+    }
+    return _verdict(answer, "state_left", "bitwise_equal")
 
 
 def limit(*, small: bool) -> Answer:
@@ -367,7 +419,7 @@ def _verdict(answer: Answer, *true: str) -> Answer:
 
 EXPERIMENTS: dict[str, Callable[..., Answer]] = {
     function.__name__: function
-    for function in (bitwise, limit, mapped, suspend, graph, waits, shares)
+    for function in (bitwise, cold, limit, mapped, suspend, graph, waits, shares)
 }
 
 

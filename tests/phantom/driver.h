@@ -10,11 +10,31 @@
 #define DRIVER PHANTOM_EXPORT phantom::cuda::Result
 /// First line of an entry point: counts the call, and makes it fail, or do nothing and say that it
 /// has, where a test asked for it.
-#define ENTER(name)                                  \
+/// Blocks while another process has this one locked.
+#define ENTER(name)                   \
+  const phantom::InCall being_in_one; \
+  ENTER_LOCKED(name)
+/// The same for what a process does to another.
+#define ENTER_LOCKED(name)                           \
   if (const int injected = phantom::EnterCall(name)) \
   return injected == phantom::kNothingDone ? 0 : injected
 
 namespace phantom {
+
+inline constexpr cuda::Result kIllegalState = 401;  // CUDA_ERROR_ILLEGAL_STATE
+
+/// While one lives, its process cannot be locked (cuCheckpointProcessLock); it begins when the
+/// process is not. Calls inside of calls are one.
+class InCall {
+ public:
+  InCall();
+  ~InCall();
+  InCall(const InCall&) = delete;
+  InCall& operator=(const InCall&) = delete;
+
+ private:
+  bool counted_ = false;
+};
 
 inline Address ToAddress(const void* pointer) { return reinterpret_cast<Address>(pointer); }
 /// Figures of the device by the driver's attribute numbers; 0 for what the phantom has not.

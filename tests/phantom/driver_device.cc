@@ -49,7 +49,11 @@ int phantom::Attribute(int attribute, int device) {
   return 0;
 }
 
-__attribute__((destructor)) static void LeaveLedgers() { GetMemory().Detach(); }
+/// As a driver's exit handlers, it does not get past a lock on this process.
+__attribute__((destructor)) static void LeaveLedgers() {
+  const phantom::InCall being_in_one;
+  GetMemory().Detach();
+}
 
 DRIVER cuInit(unsigned flags) {
   ENTER("cuInit");
@@ -104,6 +108,7 @@ DRIVER cuDeviceCanAccessPeer(int* can, int device, int peer) {
 DRIVER cuDevicePrimaryCtxRetain(void** context, int device) {
   ENTER("cuDevicePrimaryCtxRetain");
   if (!IsDevice(device)) return cuda::kInvalidDevice;
+  if (!GetMemory().ledger(device).ChargeContext()) return cuda::kOutOfMemory;
   ++retained[device];
   *context = &contexts[device];
   return cuda::kSuccess;
@@ -149,9 +154,11 @@ DRIVER cuCtxGetStreamPriorityRange(int* least, int* greatest) {
   return cuda::kSuccess;
 }
 /// For the phantom runtime: the primary context of the device becomes current, as in the real one.
-PHANTOM_EXPORT void phantomUseDevice(int device) {
+PHANTOM_EXPORT int phantomUseDevice(int device) {
+  if (!GetMemory().ledger(device).ChargeContext()) return cuda::kOutOfMemory;
   if (retained[device] == 0) ++retained[device];
   current_context = &contexts[device];
+  return cuda::kSuccess;
 }
 
 DRIVER cuGetErrorName(cuda::Result result, const char** name) {
@@ -173,6 +180,12 @@ DRIVER cuGetErrorName(cuda::Result result, const char** name) {
       break;
     case cuda::kIllegalAddress:
       *name = "CUDA_ERROR_ILLEGAL_ADDRESS";
+      break;
+    case cuda::kNotReady:
+      *name = "CUDA_ERROR_NOT_READY";
+      break;
+    case phantom::kIllegalState:
+      *name = "CUDA_ERROR_ILLEGAL_STATE";
       break;
     case cuda::kNotPermitted:
       *name = "CUDA_ERROR_NOT_PERMITTED";

@@ -53,6 +53,8 @@ void Memory::Detach() {
   for (auto& ledger : ledgers_) ledger->Leave();
 }
 
+bool Memory::IsOwn() const { return pid_ == getpid(); }
+
 // ---- physical memory ----
 
 cuda::Result Memory::MakePhysical(int device, size_t size, bool on_host, bool exportable,

@@ -50,6 +50,8 @@ class Memory {
   Ledger& ledger(int device) { return *ledgers_[device]; }
   /// Leaves the ledgers; at exit.
   void Detach();
+  /// False in a forked child.
+  bool IsOwn() const;
 
   // virtual memory
   cuda::Result Reserve(size_t size, size_t alignment, Address hint, Address* out);

@@ -30,6 +30,7 @@ Settings Read() {
   settings.copy_gbps = static_cast<double>(Number("TIDE_PHANTOM_COPY_GBPS", "0"));
   settings.host_numa = Number("TIDE_PHANTOM_HOST_NUMA", "0") != 0;
   settings.green_contexts = Number("TIDE_PHANTOM_GREEN", "1") != 0;
+  settings.checkpoints = Number("TIDE_PHANTOM_CHECKPOINT", "1") != 0;
   settings.quiet = Number("TIDE_PHANTOM_QUIET", "0") != 0;
   settings.trace = Text("TIDE_PHANTOM_TRACE", "");
   settings.faults = Text("TIDE_PHANTOM_FAULTS", "");

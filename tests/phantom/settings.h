@@ -17,7 +17,7 @@ enum class Delay {
 struct Settings {
   int devices;              // TIDE_PHANTOM_DEVICES, 1
   size_t capacity_bytes;    // TIDE_PHANTOM_MB, 81920: of each device
-  size_t context_bytes;     // TIDE_PHANTOM_CONTEXT_MB, 0: charged for each process
+  size_t context_bytes;     // TIDE_PHANTOM_CONTEXT_MB, 0: charged for a process's context on each
   std::string name;         // TIDE_PHANTOM_NAME, "default": processes of one name share the devices
   std::string directory;    // TIDE_PHANTOM_DIR, /dev/shm
   std::string device_name;  // TIDE_PHANTOM_GPU
@@ -26,6 +26,7 @@ struct Settings {
   double copy_gbps;         // TIDE_PHANTOM_COPY_GBPS, 0 (at once): under kTimed
   bool host_numa;  // TIDE_PHANTOM_HOST_NUMA, 0: whether physical memory of the host can be mapped
   bool green_contexts;  // TIDE_PHANTOM_GREEN, 1: whether there are shares of multiprocessors
+  bool checkpoints;     // TIDE_PHANTOM_CHECKPOINT, 1: whether processes can be checkpointed
   bool quiet;           // TIDE_PHANTOM_QUIET, 0: do not say on stderr why a call was refused
   std::string trace;  // TIDE_PHANTOM_TRACE: a file that gets a line for each call of virtual memory
   std::string faults;  // TIDE_PHANTOM_FAULTS, "CALL:SKIP:ERROR[:TIMES],..."; ERROR -1: it says that

@@ -112,6 +112,11 @@ constexpr OptionInfo kOptions[] = {
     {"cuda.nccl", "TIDE_CUDA_NCCL", "keep", "text",
      "What a pause does with the memory of NCCL's communicators: keep (it stays on the device) or "
      "suspend (it leaves too; PyTorch 2.12 or newer, and all ranks of the job are paused)."},
+    {"cuda.pause", "TIDE_CUDA_PAUSE", "pages", "text",
+     "What a pause takes from devices: pages (all that PyTorch has allocated) or deep (the job's "
+     "CUDA contexts too, by the driver's checkpoint: CUDA 12.8 or newer. Until its resume every "
+     "CUDA "
+     "call of the job waits. Where the driver refuses, it is an ordinary pause)."},
     {"cuda.host_mapping", "TIDE_CUDA_HOST_MAPPING", "1", "bool",
      "Let cold pages live in host memory that the device maps, where the driver offers it."},
     {"cuda.lanes", "TIDE_CUDA_LANES", "0", "bool",

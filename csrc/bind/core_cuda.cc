@@ -67,6 +67,7 @@ absl::StatusOr<Result> CallPython(const py::object& function,
 int SegmentAllocate(int device, size_t size, void** out) {
   CudaJob* job = CudaJob::Current();
   if (job == nullptr) return TIDE_NOT_OURS;
+  job->AwaitThaw();
   tide::pages::cuda::DevicePointer at = 0;
   const int result = job->segments().Allocate(device, size, &at);
   *out = reinterpret_cast<void*>(at);
@@ -76,6 +77,7 @@ int SegmentAllocate(int device, size_t size, void** out) {
 int SegmentRelease(void* at) {
   CudaJob* job = CudaJob::Current();
   if (job == nullptr) return TIDE_NOT_OURS;
+  job->AwaitThaw();
   const int result = job->segments().Free(reinterpret_cast<uintptr_t>(at));
   return result == tide::pages::cuda::kNotFound ? TIDE_NOT_OURS : result;
 }
@@ -94,7 +96,7 @@ std::vector<tide::pages::ColdRange> AskForRanges(const py::object& function) {
 
 /// The functions stay for the life of the process: a boundary may come when Python shuts down.
 struct FrameworkFunctions {
-  py::object capturing, flush, cold, late, communicators, stream, open_lane, close_lane;
+  py::object capturing, flush, cold, late, communicators, stream, open_lane, close_lane, deep;
 };
 
 using Ranges = std::vector<std::pair<uint64_t, int64_t>>;
@@ -128,9 +130,10 @@ void SetLaneFunctions(const FrameworkFunctions* functions,
 
 void SetFramework(const py::object& capturing, const py::object& flush, const py::object& cold,
                   const py::object& late, const py::object& communicators, const py::object& stream,
-                  const py::object& open_lane, const py::object& close_lane) {
-  const auto* functions = new FrameworkFunctions{capturing,     flush,  cold,      late,
-                                                 communicators, stream, open_lane, close_lane};
+                  const py::object& open_lane, const py::object& close_lane,
+                  const py::object& why_not_deep) {
+  const auto* functions = new FrameworkFunctions{
+      capturing, flush, cold, late, communicators, stream, open_lane, close_lane, why_not_deep};
   tide::runtime::CudaFramework framework;
   framework.capturing = [functions] {
     const auto answer = CallPython<bool>(
@@ -163,6 +166,12 @@ void SetFramework(const py::object& capturing, const py::object& flush, const py
         [](const py::object& value) { return value.cast<uintptr_t>(); });
     return reinterpret_cast<tide::pages::cuda::Stream>(answer.ok() ? *answer : 0);
   };
+  framework.why_not_deep = [functions]() -> std::string {
+    const auto answer = CallPython<std::string>(
+        functions->deep, [&] { return functions->deep(); },
+        [](const py::object& value) { return value.cast<std::string>(); });
+    return answer.ok() ? *answer : std::string(answer.status().message());
+  };
   if (!open_lane.is_none()) SetLaneFunctions(functions, framework);
   Running(0).set_framework(std::move(framework));
 }
@@ -191,6 +200,7 @@ py::dict ReportDict(int device) {
   dict["used_by_jobs"] = report.used.value();
   dict["asked"] = report.asked.value();
   dict["suspended"] = job.suspended(device);
+  dict["deep"] = job.DeepWords();
   dict["device"] = report.counts.device.value();
   dict["spare"] = report.counts.spare.value();
   dict["coming"] = report.counts.room.value();
@@ -265,6 +275,41 @@ void BindOffers(py::module_& module) {
       },
       "How many multiprocessors of a device could be shared.");
   module.def("cuda_offers_checkpoint", [] { return Running(0).OffersCheckpoint(); });
+  module.def(
+      "cuda_set_checkpoint_command",
+      [](std::vector<std::string> command) { Running(0).SetCheckpointCommand(std::move(command)); },
+      py::arg("command"), "What starts the helper that has the driver checkpoint this process.");
+  module.def(
+      "cuda_frozen",
+      [] {
+        const CudaJob* job = CudaJob::Current();
+        return job != nullptr && job->frozen();
+      },
+      "Whether the contexts of this process are away, so that its CUDA calls wait.");
+  module.def(
+      "cuda_suspended_devices",
+      [] {
+        std::vector<int> devices;
+        const CudaJob* job = CudaJob::Current();
+        for (int i = 0; job != nullptr && i < job->device_count(); ++i) {
+          if (job->suspended(i)) devices.push_back(i);
+        }
+        return devices;
+      },
+      "Devices that all pages of this process have left.");
+}
+
+void BindFramework(py::module_& module) {
+  module.def(
+      "cuda_set_framework", &SetFramework, py::arg("capturing"), py::arg("flush"), py::arg("cold"),
+      py::arg("late"), py::arg("communicators"), py::arg("stream"), py::arg("open_lane"),
+      py::arg("close_lane"), py::arg("why_not_deep"),
+      "What PyTorch does at a boundary: says whether a graph is being captured, gives the "
+      "cached memory of a device back, names cold ranges and those that may return while an "
+      "iteration runs, sends the memory of communicators away or brings it back, names the "
+      "stream that iterations run on, routes allocations to the pool of a lane, says what is "
+      "alive there, and why the process must not be checkpointed. None for a function: that is not "
+      "done.");
 }
 
 }  // namespace
@@ -272,6 +317,7 @@ void BindOffers(py::module_& module) {
 void BindCuda(py::module_& module) {
   BindOffers(module);
   BindCold(module);
+  BindFramework(module);
   module.def(
       "cuda_start",
       [](const std::string& name) {
@@ -310,14 +356,6 @@ void BindCuda(py::module_& module) {
     CudaJob& job = Running(device);
     tide::bind::ThrowIfError(Released([&] { return job.Resume(device); }));
   });
-  module.def("cuda_set_framework", &SetFramework, py::arg("capturing"), py::arg("flush"),
-             py::arg("cold"), py::arg("late"), py::arg("communicators"), py::arg("stream"),
-             py::arg("open_lane"), py::arg("close_lane"),
-             "What PyTorch does at a boundary: says whether a graph is being captured, gives the "
-             "cached memory of a device back, names cold ranges and those that may return while an "
-             "iteration runs, sends the memory of communicators away or brings it back, names the "
-             "stream that iterations run on, routes allocations to the pool of a lane, and says "
-             "what is alive there. None for a function: that is not done.");
   module.def(
       "cuda_finish_return",
       [] {

@@ -8,10 +8,12 @@
 #include "absl/strings/str_cat.h"
 #include "absl/synchronization/notification.h"
 #include "bind/status_error.h"
+#include "runtime/cuda_job.h"
 #include "runtime/runtime.h"
 
 namespace py = pybind11;
 using tide::Bytes;
+using tide::runtime::CudaJob;
 using tide::runtime::Runtime;
 
 namespace {
@@ -23,6 +25,21 @@ Runtime& Running() {
   return *runtime;
 }
 
+/// While this thread waits for the interpreter's lock, and what a waiting boundary does with it.
+class WantsInterpreter {
+ public:
+  WantsInterpreter() = default;
+  ~WantsInterpreter() { Say(false); }
+  WantsInterpreter(const WantsInterpreter&) = delete;
+  WantsInterpreter& operator=(const WantsInterpreter&) = delete;
+  void Begin() { Say(true); }
+
+ private:
+  static void Say(bool wanted) {
+    if (CudaJob* cuda = CudaJob::Current()) cuda->WantInterpreter(wanted);
+  }
+};
+
 /// Asked again and again while an iteration waits to begin.
 class Wait {
  public:
@@ -32,6 +49,8 @@ class Wait {
   /// Ctrl-C: Python's handlers run, and an exception they raise ends the wait. The first time that
   /// the job is found paused, its user is told.
   bool Interrupted() {
+    WantsInterpreter wanting;
+    wanting.Begin();
     py::gil_scoped_acquire gil;
     if (PyErr_Occurred() != nullptr) return true;  // raised in a call of ours, and not yet told
     try {
@@ -59,8 +78,10 @@ template <typename Step>
 void RunReleased(Step step) {
   absl::Status status;
   {
+    WantsInterpreter wanting;  // destroyed after `release` has the lock again
     py::gil_scoped_release release;
     status = step();
+    wanting.Begin();
   }
   if (PyErr_Occurred() != nullptr) throw py::error_already_set();
   tide::bind::ThrowIfError(status);

@@ -270,6 +270,7 @@ absl::Status Runtime::Suspend() {
     suspended_.store(true, std::memory_order_relaxed);
     slot().phase.store(static_cast<uint32_t>(shm::Phase::kPaused), std::memory_order_relaxed);
   }
+  if (status.ok() && TextOption("cuda.pause") == "deep") cuda->PauseDeeply();
   return status;
 }
 
@@ -301,6 +302,8 @@ absl::Status Runtime::Resume() {
   const int64_t begin = clock_.MonotonicNanos();
   // Unlike the host's pages, a device's must be there before anything runs.
   if (CudaJob* cuda = CudaJob::Current()) {
+    // A job whose contexts are away could not even wait for its turn: it stays paused.
+    TIDE_RETURN_IF_ERROR(cuda->Thaw());
     absl::Status back = absl::ResourceExhaustedError("others have the device");
     if (!turn_follows_ || cuda->SuspensionFits()) back = cuda->ResumeAll();
     // Who has the turn needs the device; this job's pages return with its own.

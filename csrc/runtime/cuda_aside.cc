@@ -38,6 +38,7 @@ Bytes CudaJob::StepAside(int index, Bytes need) {
 }
 
 absl::Status CudaJob::ComeBack() {
+  TIDE_RETURN_IF_ERROR(Thaw());
   const int64_t begin = RealClock().MonotonicNanos();
   bool moved = false;
   for (int i = 0; i < device_count(); ++i) {

@@ -73,7 +73,7 @@ BoundaryResult CudaJob::AtBoundary(int index, Idle idle) {
   BoundaryResult result;
   Device& device = *devices_[index];
   result.asked = Asked(index);
-  if (device.suspended) {
+  if (device.suspended || frozen()) {
     AnswerOthers(index, result.asked);  // there is nothing left to give
     return result;
   }
@@ -184,6 +184,7 @@ absl::StatusOr<Bytes> CudaJob::SuspendAll() {
 }
 
 absl::Status CudaJob::ResumeAll() {
+  TIDE_RETURN_IF_ERROR(Thaw());
   std::vector<int> done;
   absl::Status status;
   for (int i = 0; i < device_count() && status.ok(); ++i) {
@@ -201,7 +202,7 @@ absl::Status CudaJob::ResumeAll() {
 }
 
 void CudaJob::FinishWork() {
-  if (!HoldsMemory() || Capturing()) return;  // what is captured does not run yet
+  if (frozen() || !HoldsMemory() || Capturing()) return;  // what is captured does not run yet
   for (int i = 0; i < device_count(); ++i) {
     if (pages_->counts(i).creates == 0) continue;
     if (const absl::Status status = Synchronize(i); !status.ok())
@@ -210,6 +211,7 @@ void CudaJob::FinishWork() {
 }
 
 void CudaJob::Retire() {
+  if (const absl::Status status = Thaw(); !status.ok()) LogFailure("still_frozen", 0, status);
   late_->Stop();
   LeaveLane();
   for (const auto& device : devices_) {

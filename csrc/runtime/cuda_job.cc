@@ -34,7 +34,9 @@ template <typename Result, typename... Arguments,
 struct Forward<Method> {
   static Result Call(Arguments... arguments) {
     CudaJob* job = CudaJob::Current();
-    return job != nullptr ? (job->pages().*Method)(arguments...) : cuda::kNotInitialized;
+    if (job == nullptr) return cuda::kNotInitialized;
+    job->AwaitThaw();  // as the driver would have it, and with no lock of ours held
+    return (job->pages().*Method)(arguments...);
   }
 };
 
@@ -101,6 +103,7 @@ absl::Status CudaJob::OpenDevice(const std::string& name, int index) {
   TIDE_ASSIGN_OR_RETURN(device->slot, device->file->Claim(name));
   device->account = std::make_unique<JobAccount>(*device->file, device->slot);
   device->name = driver_->DeviceName(index);
+  device->uuid = driver_->DeviceUuid(index);
   devices_.push_back(std::move(device));
   return absl::OkStatus();
 }
@@ -284,6 +287,7 @@ Bytes CudaJob::Asked(int index) const {
 // ---- moves ----
 
 absl::Status CudaJob::Synchronize(int device) {
+  if (frozen()) return absl::UnavailableError("the contexts of this job are away");
   const cuda::ScopedContext context(*driver_, device);
   TIDE_RETURN_IF_ERROR(context.status());
   return driver_->Check(driver_->calls().context_synchronize(), "wait for the device");

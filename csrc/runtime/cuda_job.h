@@ -6,6 +6,7 @@
 #include <functional>
 #include <memory>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "absl/base/thread_annotations.h"
@@ -24,6 +25,7 @@
 #include "pages/lane_plan.h"
 #include "pages/spill_file.h"
 #include "runtime/accounts.h"
+#include "runtime/checkpoint_helper.h"
 #include "runtime/core_api.h"
 #include "runtime/cuda_lane.h"
 #include "runtime/late_return.h"
@@ -90,6 +92,8 @@ struct CudaFramework {
   /// Has the memory of communicators leave before a suspension, and return after it; all of them or
   /// none. Errors: of the communication library; a return may be repeated.
   std::function<absl::Status(bool away)> communicators;
+  /// Why the process must not be checkpointed now; empty: nothing that the framework knows of.
+  std::function<std::string()> why_not_deep;
   /// The stream that iterations run on now; not set: the default stream, which waits for others.
   std::function<pages::cuda::Stream(int device)> stream;
 };
@@ -116,7 +120,7 @@ class CudaJob {
   /// Streams on shares of the devices' multiprocessors.
   pages::DeviceShares& shares() { return *shares_; }
   /// Whether the driver itself can move a process's device memory away (cuCheckpointProcess*).
-  bool OffersCheckpoint() const { return driver_->Symbol("cuCheckpointProcessLock") != nullptr; }
+  bool OffersCheckpoint() const;
 
   /// The next request of the allocator sees it; 0: none. Returns by how much the job is over it.
   Bytes SetLimit(int device, Bytes limit);
@@ -133,6 +137,7 @@ class CudaJob {
   /// All of them return; others are asked once for what is missing. On an error those that had
   /// returned leave again, as far as they can, and the call may be repeated.
   absl::Status Resume(int device) {
+    TIDE_RETURN_IF_ERROR(Thaw());
     TIDE_RETURN_IF_ERROR(Return(device));
     devices_[device]->suspended = false;
     return absl::OkStatus();
@@ -178,6 +183,28 @@ class CudaJob {
   absl::StatusOr<Bytes> SuspendAll();
   /// All devices, or none. Errors: as Resume; the call may be repeated.
   absl::Status ResumeAll();
+
+  // cuda_deep.cc: the driver's checkpoint takes the contexts too.
+  /// What starts the helper for it; see CheckpointHelper.
+  void SetCheckpointCommand(std::vector<std::string> command) {
+    checkpoint_.SetCommand(std::move(command));
+  }
+  /// After SuspendAll. Returns why the contexts stay where they are, else an empty text. While they
+  /// are away no CUDA call of this process returns; ours that only look are left out.
+  std::string PauseDeeply();
+  /// Ends that; before anything that calls the driver. Others are asked for memory that is missing.
+  /// Errors: ResourceExhausted without room within need.wait_ms, Internal with what the driver
+  /// says; all stays as it was, and the call may be repeated. Any thread.
+  absl::Status Thaw();
+  bool frozen() const { return checkpoint_.frozen(); }
+  /// For calls of the framework's threads: waits as long as the contexts are away.
+  void AwaitThaw() { checkpoint_.AwaitThaw(); }
+  /// A boundary that waits needs the interpreter's lock, or has it. A thread of the program that
+  /// holds it in a call that waits for the thaw, or a signal's handler that makes such a call,
+  /// would stop this for ever: such a pause stops being deep after a second.
+  void WantInterpreter(bool wanted);
+  /// What became of the last deep pause, in words; empty where there was none.
+  std::string DeepWords();
 
   // cuda_scratch.cc: iterations on scratch that the jobs of a lane share, with option cuda.lanes.
   /// With the turn, before an iteration: what is the lane's has memory. Others are asked for what
@@ -229,6 +256,7 @@ class CudaJob {
     SlotId slot;
     std::unique_ptr<JobAccount> account;
     std::string name;
+    std::string uuid;
     std::atomic<int64_t> asked_in_vain_ns{0};  // relaxed: a lone number
     std::atomic<int64_t> last_ask_ns{0};       // relaxed: a guess
     std::atomic<int64_t> last_ask_bytes{0};    // relaxed: a guess
@@ -244,6 +272,8 @@ class CudaJob {
   };
   explicit CudaJob(std::unique_ptr<pages::cuda::Driver> driver) : driver_(std::move(driver)) {}
   absl::Status OpenDevice(const std::string& name, int index);
+  std::string WhyNotDeep() const;
+  void WatchWhileFrozen();
   // cuda_report.cc
   void MeasureOutside(int device, CudaReport* report);
   /// What several jobs leave free for what asks nobody.
@@ -323,6 +353,11 @@ class CudaJob {
   int64_t leave_ns_ = 0, return_ns_ = 0;                          // of the thread that trains
   bool communicators_away_ = false;                               // of the thread that trains
   bool keep_pinned_later_ = false;  // likewise: late pages still use pinned memory
+  CheckpointHelper checkpoint_;
+  absl::Mutex deep_mu_;
+  std::string why_not_deep_ ABSL_GUARDED_BY(deep_mu_);
+  std::thread watch_;  // of the thread that trains; ends with the deep pause
+  std::atomic<int64_t> interpreter_wanted_ns_{0};  // relaxed: a lone number; 0: not wanted
 };
 
 }  // namespace tide::runtime

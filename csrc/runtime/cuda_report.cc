@@ -11,6 +11,7 @@ namespace tide::runtime {
 namespace cuda = pages::cuda;
 
 void CudaJob::MeasureOutside(int index, CudaReport* report) {
+  if (frozen()) return;  // the driver would not answer
   const cuda::ScopedContext context(*driver_, index);
   if (!context.status().ok()) return;
   Device& device = *devices_[index];
@@ -41,7 +42,7 @@ CudaReport CudaJob::Report(int index) {
   Device& device = *devices_[index];
   CudaReport report;
   report.name = device.name;
-  report.uuid = driver_->DeviceUuid(index);
+  report.uuid = device.uuid;
   report.table_path = device.file->path();
   MeasureOutside(index, &report);
   report.limit = device.account->limit();

@@ -404,6 +404,8 @@ void Runtime::SayBye(int status) {
 
 void Runtime::Shutdown(std::optional<int> exit_code) {
   if (arena_->passes_through()) return;  // a forked child owns nothing
+  // What fails here is tried again where the process ends.
+  if (CudaJob* cuda = CudaJob::Current()) cuda->Thaw().IgnoreError();
   Leave().IgnoreError();
   if (exit_code) {
     SayBye(*exit_code);

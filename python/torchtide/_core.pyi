@@ -5,7 +5,7 @@ from __future__ import annotations
 import collections.abc
 import typing
 import typing_extensions
-__all__: list[str] = ['Client', 'DaemonUnavailable', 'ElasticExchange', 'ElasticGroup', 'JobRow', 'ProtocolError', 'Trace', 'View', 'api', 'await_devices', 'begin_iteration', 'carry_out_orders', 'cluster_policies', 'cuda_api', 'cuda_boundary', 'cuda_finish_return', 'cuda_host_mapping', 'cuda_look_up_cold', 'cuda_make_room', 'cuda_memory_table', 'cuda_offers_checkpoint', 'cuda_report', 'cuda_restore', 'cuda_resume', 'cuda_retire', 'cuda_set_framework', 'cuda_set_limit', 'cuda_share', 'cuda_shareable', 'cuda_start', 'cuda_started', 'cuda_suspend', 'cuda_validate', 'draw_trace', 'elastic_checksum', 'elastic_create', 'elastic_plan', 'end_iteration', 'expect_iterations', 'format_bytes', 'gang_waits', 'get_option', 'join_gang', 'keep_log', 'leave', 'memory_table', 'name', 'operators_wanted', 'options', 'owns', 'parse_bytes', 'parse_trace', 'read_trace', 'register', 'report', 'resume', 'runtime_dir', 'sample', 'set_limit', 'set_option', 'shutdown', 'simulate', 'start', 'started', 'suspend', 'take_log', 'validate']
+__all__: list[str] = ['Client', 'DaemonUnavailable', 'ElasticExchange', 'ElasticGroup', 'JobRow', 'ProtocolError', 'Trace', 'View', 'api', 'await_devices', 'begin_iteration', 'carry_out_orders', 'cluster_policies', 'cuda_api', 'cuda_boundary', 'cuda_finish_return', 'cuda_frozen', 'cuda_host_mapping', 'cuda_look_up_cold', 'cuda_make_room', 'cuda_memory_table', 'cuda_offers_checkpoint', 'cuda_report', 'cuda_restore', 'cuda_resume', 'cuda_retire', 'cuda_set_checkpoint_command', 'cuda_set_framework', 'cuda_set_limit', 'cuda_share', 'cuda_shareable', 'cuda_start', 'cuda_started', 'cuda_suspend', 'cuda_suspended_devices', 'cuda_validate', 'draw_trace', 'elastic_checksum', 'elastic_create', 'elastic_plan', 'end_iteration', 'expect_iterations', 'format_bytes', 'gang_waits', 'get_option', 'join_gang', 'keep_log', 'leave', 'memory_table', 'name', 'operators_wanted', 'options', 'owns', 'parse_bytes', 'parse_trace', 'read_trace', 'register', 'report', 'resume', 'runtime_dir', 'sample', 'set_limit', 'set_option', 'shutdown', 'simulate', 'start', 'started', 'suspend', 'take_log', 'validate']
 class DaemonUnavailable(ConnectionError):
     pass
 class ProtocolError(RuntimeError):
@@ -255,6 +255,10 @@ def cuda_finish_return() -> None:
     """
     Waits for pages that return while an iteration runs; any thread.
     """
+def cuda_frozen() -> bool:
+    """
+    Whether the contexts of this process are away, so that its CUDA calls wait.
+    """
 def cuda_host_mapping() -> bool:
     ...
 def cuda_look_up_cold() -> None:
@@ -279,9 +283,13 @@ def cuda_resume(arg0: typing.SupportsInt | typing.SupportsIndex) -> None:
     ...
 def cuda_retire() -> None:
     ...
-def cuda_set_framework(capturing: typing.Any, flush: typing.Any, cold: typing.Any, late: typing.Any, communicators: typing.Any, stream: typing.Any, open_lane: typing.Any, close_lane: typing.Any) -> None:
+def cuda_set_checkpoint_command(command: collections.abc.Sequence[str]) -> None:
     """
-    What PyTorch does at a boundary: says whether a graph is being captured, gives the cached memory of a device back, names cold ranges and those that may return while an iteration runs, sends the memory of communicators away or brings it back, names the stream that iterations run on, routes allocations to the pool of a lane, and says what is alive there. None for a function: that is not done.
+    What starts the helper that has the driver checkpoint this process.
+    """
+def cuda_set_framework(capturing: typing.Any, flush: typing.Any, cold: typing.Any, late: typing.Any, communicators: typing.Any, stream: typing.Any, open_lane: typing.Any, close_lane: typing.Any, why_not_deep: typing.Any) -> None:
+    """
+    What PyTorch does at a boundary: says whether a graph is being captured, gives the cached memory of a device back, names cold ranges and those that may return while an iteration runs, sends the memory of communicators away or brings it back, names the stream that iterations run on, routes allocations to the pool of a lane, says what is alive there, and why the process must not be checkpointed. None for a function: that is not done.
     """
 def cuda_set_limit(device: typing.SupportsInt | typing.SupportsIndex, limit: typing.SupportsInt | typing.SupportsIndex) -> int:
     """
@@ -303,6 +311,10 @@ def cuda_started() -> bool:
     ...
 def cuda_suspend(device: typing.SupportsInt | typing.SupportsIndex, to_file: bool = False) -> int:
     ...
+def cuda_suspended_devices() -> list[int]:
+    """
+    Devices that all pages of this process have left.
+    """
 def cuda_validate() -> None:
     ...
 def draw_trace(jobs: typing.SupportsInt | typing.SupportsIndex, gpus: typing.SupportsInt | typing.SupportsIndex, load: typing.SupportsFloat | typing.SupportsIndex, seed: typing.SupportsInt | typing.SupportsIndex) -> Trace:

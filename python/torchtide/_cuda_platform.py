@@ -1,8 +1,10 @@
-"""Offers of a driver or a PyTorch: shares of multiprocessors, communicators that leave."""
+"""Offers of a driver or a PyTorch: shares of multiprocessors, what else may leave in a pause."""
 
 from __future__ import annotations
 
 import contextlib
+import pathlib
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -99,11 +101,43 @@ def move(away: bool) -> None:
         resume_communicators()
 
 
+def check_pause() -> None:
+    """Raises OptionError where `cuda.pause` is none of its choices."""
+    chosen("cuda.pause", ("pages", "deep"))
+
+
+def checkpoint_command() -> list[str]:
+    """What starts the helper that has the driver checkpoint this process; empty without a Python.
+
+    No site-packages and no variables of Python: neither our hooks nor others' start in it.
+    """
+    script = pathlib.Path(__file__).with_name("_deep.py")
+    return [sys.executable, "-I", "-S", str(script)] if sys.executable else []
+
+
+def why_not_deep() -> str:
+    """Why the driver must not checkpoint this process now, or nothing."""
+    import torch
+
+    distributed = torch.distributed
+    if not distributed.is_available() or not distributed.is_initialized():
+        return ""
+    for group in distributed.distributed_c10d._world.pg_map:
+        with contextlib.suppress(RuntimeError):  # a group without a backend for devices
+            backend = group._get_backend(torch.device("cuda"))
+            if "nccl" in backend.name() and group.size() > 1:
+                return "it has communicators of NCCL, with which a checkpoint may not end"
+    return ""
+
+
 def report(device: int) -> dict[str, str]:
     """What is offered here, each "yes" or "no" and why; nothing is made for it."""
     offered = {}
     try:
-        offered["shares"] = f"yes, of {_core.cuda_shareable(device)} multiprocessors"
+        if _core.cuda_frozen():
+            offered["shares"] = "not asked: the contexts of this job are away"
+        else:
+            offered["shares"] = f"yes, of {_core.cuda_shareable(device)} multiprocessors"
     except Exception as error:  # of the driver, whatever it is
         offered["shares"] = f"no: {error}"
     import torch
@@ -116,7 +150,7 @@ def report(device: int) -> dict[str, str]:
     else:
         offered["communicators"] = f"yes, and cuda.nccl is {_core.get_option('cuda.nccl')}"
     offered["checkpoint"] = (
-        "yes, by the driver, and tide pause does not use it"
+        f"yes, by the driver, and cuda.pause is {_core.get_option('cuda.pause')}"
         if _core.cuda_offers_checkpoint()
         else "no: CUDA 12.8 is the first that has it"
     )

@@ -74,6 +74,7 @@ def enable(name: str | None = None) -> str:
     _cuda_late.wanted()
     _cuda_platform.nccl_wanted()
     _notice.install()
+    _cuda_platform.check_pause()
     if not name and _core.started():
         name = _core.name()
     _hook(name or pathlib.Path(sys.argv[0]).name or "python")
@@ -89,7 +90,9 @@ def enable(name: str | None = None) -> str:
             stream=_stream,
             open_lane=_cuda_lane.open_lane if lanes else None,
             close_lane=_cuda_lane.close_lane if lanes else None,
+            why_not_deep=_cuda_platform.why_not_deep,
         )
+        _core.cuda_set_checkpoint_command(_cuda_platform.checkpoint_command())
         _cuda_late.install()
         _observe_oom()
         if not _core.started():  # else the end of the job does it
@@ -345,7 +348,8 @@ def report(device: int | None = None) -> dict[str, Any]:
     `torch_reserved` counts pages that are away as reserved, since PyTorch cannot know: `device` is
     what really lies on the device for this job. `way` is "table", "malloc", "pool" or, where all
     were refused, "fraction", which has PyTorch's figures alone; `way_reason` says why the ways
-    before it were refused.
+    before it were refused. `deep` says what became of the last deep pause (`cuda.pause`); while
+    the contexts are away, `total`, `free` and `outside` are 0: the driver cannot be asked.
     """
     import torch
 
@@ -387,6 +391,8 @@ def _require(device: int | None) -> int:
             asked="torchtide.cuda",
             advice="call torchtide.cuda.enable() before the first allocation",
         )
+    if device is None and _core.cuda_frozen():  # a question to CUDA would wait for the resume
+        return next(iter(_core.cuda_suspended_devices()), 0)
     return torch.cuda.current_device() if device is None else device
 
 

@@ -18,6 +18,8 @@ namespace tide::runtime {
 namespace {
 
 constexpr char kFirstCall[] = "cuCheckpointProcessLock";
+// What contexts and libraries took on an H200 was 0.62 GiB (docs/guides/gpu.md).
+constexpr Bytes kContextsMax = GiB(1);
 
 /// Where the library of an address lies, since a helper finds it by no other name.
 std::string LibraryOf(void* address) {
@@ -59,13 +61,11 @@ std::string CudaJob::PauseDeeply() {
   if (why.empty()) {
     static const int registered = on_exit(&ThawAtExit, nullptr);
     static_cast<void>(registered);
+    if (watch_.joinable()) watch_.join();  // of an earlier pause, which has ended
     const absl::Status status = checkpoint_.Freeze(LibraryOf(driver_->Symbol(kFirstCall)));
     if (!status.ok()) why = std::string(status.message());
   }
-  if (frozen()) {
-    if (watch_.joinable()) watch_.join();  // of an earlier pause: it has ended
-    watch_ = std::thread([this] { WatchWhileFrozen(); });
-  }
+  if (frozen()) watch_ = std::thread([this] { WatchWhileFrozen(); });
   if (!why.empty()) {
     Log(LogLevel::kWarning,
         absl::StrCat("event=not_deep status=\"", why,
@@ -122,8 +122,7 @@ absl::Status CudaJob::Thaw() {
     // What a context needs is in nobody's ledger, and the driver cannot be asked.
     bool any = asked;
     for (const auto& device : devices_) {
-      const Bytes total = device->file->Capacity();
-      const Bytes need = std::min(Bytes(BytesOption("cuda.headroom")), total);
+      const Bytes need = std::min(kContextsMax, Bytes(device->file->Capacity().value() / 8));
       if (!asked && need > Bytes(0)) any |= AskOthers(*device, need, Whom::kAnybody);
     }
     if (!any || RealClock().MonotonicNanos() >= deadline) return status;

@@ -81,7 +81,7 @@ if len(sys.argv) > 2:
 
 def test_a_deep_pause_leaves_a_device_to_others_whole_and_all_bytes_return(run: Runner) -> None:
     script = f"""
-job = Training("mlp", 4)
+job = Training("mlp", 4, canaries=(300, 3 << 20))
 job.run(2)
 before = ledger()
 assert before["used"] >= CONTEXT + cuda.report()["device"], before
@@ -104,7 +104,7 @@ job.end()
 
 def test_a_driver_that_fails_at_any_call_leaves_a_job_that_works(run: Runner) -> None:
     script = """
-job = Training("mlp", 4)
+job = Training("mlp", 4, canaries=(300, 3 << 20))
 job.run(2)
 CALL = "cuCheckpointProcess"
 def refused_at(step):
@@ -147,7 +147,7 @@ def test_a_thread_that_holds_pythons_lock_in_a_cuda_call_does_not_hold_the_job_f
     run: Runner,
 ) -> None:
     script = """
-job = Training("mlp", 4)
+job = Training("mlp", 4, canaries=(300, 3 << 20))
 job.run(2)
 def call():
     torch.cuda.mem_get_info()  # once it did not come back: the job could hear nobody any more
@@ -164,7 +164,7 @@ job.end()
 
 def test_an_interrupt_of_a_deeply_paused_job_returns_its_memory(run: Runner) -> None:
     script = """
-job = Training("mlp", 4)
+job = Training("mlp", 4, canaries=(300, 3 << 20))
 job.run(2)
 signal.signal(signal.SIGINT, signal.default_int_handler)
 def interrupt():

@@ -25,6 +25,7 @@ def check_option() -> None:
     chosen("cuda.hook", _CHOICES)
     _cuda_late.wanted()
     _cuda_platform.nccl_wanted()
+    _cuda_platform.check_pause()
 
 
 def install() -> None:

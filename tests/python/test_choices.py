@@ -12,6 +12,7 @@ from torchtide.errors import OptionError
     [
         ("HOOK", "auto, table, malloc, pool, fraction, off; set TIDE_CUDA_HOOK=auto or .*=off"),
         ("RESUME", "whole, pipelined; set TIDE_CUDA_RESUME=whole or TIDE_CUDA_RESUME=pipelined"),
+        ("PAUSE", "pages, deep; set TIDE_CUDA_PAUSE=pages or TIDE_CUDA_PAUSE=deep"),
         ("NCCL", "keep, suspend; set TIDE_CUDA_NCCL=keep or TIDE_CUDA_NCCL=suspend"),
     ],
 )

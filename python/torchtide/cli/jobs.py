@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from torchtide import errors
-from torchtide.cli import core, elastic_orders, exits, run, text
+from torchtide.cli import core, elastic_orders, exits, ranks, run, text
 from torchtide.cli.client import Daemon, open_daemon, suggesting
 from torchtide.cli.edges import Edges
 
@@ -148,6 +148,11 @@ def pause(edges: Edges, job: str, timeout_s: float, json_output: bool) -> int:
         data = whole.pause(timeout_s)
         _show(json_output, {"ok": True, **data}, lambda: print(_pause_sentence(data, job)))
         return exits.OK
+    if names := ranks.of(edges, job):
+        _timeout_ms(timeout_s)
+        data = ranks.pause(edges, job, names, timeout_s)
+        _show(json_output, {"ok": True, **data}, lambda: print(_pause_sentence(data, job)))
+        return exits.OK
     with (
         open_daemon(edges.connect, timeout_s + _ANSWER_MARGIN_S) as daemon,
         suggesting(daemon, job),
@@ -180,7 +185,7 @@ def _pause_sentence(data: dict[str, Any], job: str) -> str:
     name = text.clean(str(data.get("job") or job))
     if data.get("status") == "already_paused":
         return f"{name} was paused already"
-    return f"{name} is paused{_took(data)}; `tide resume {name}` continues it"
+    return f"{name}{_ranks(data)} is paused{_took(data)}; `tide resume {name}` continues it"
 
 
 def resume(edges: Edges, job: str, timeout_s: float, json_output: bool) -> int:
@@ -189,6 +194,11 @@ def resume(edges: Edges, job: str, timeout_s: float, json_output: bool) -> int:
     if whole is not None:
         _timeout_ms(timeout_s)
         data = whole.resume(timeout_s)
+        _show(json_output, {"ok": True, **data}, lambda: print(_resume_sentence(data, job)))
+        return exits.OK
+    if names := ranks.of(edges, job):
+        _timeout_ms(timeout_s)
+        data = ranks.resume(edges, job, names, timeout_s)
         _show(json_output, {"ok": True, **data}, lambda: print(_resume_sentence(data, job)))
         return exits.OK
     with (
@@ -216,7 +226,9 @@ def order_resume(edges: Edges, job: str, timeout_s: float) -> str:
 def _resume_sentence(data: dict[str, Any], job: str) -> str:
     name = text.clean(str(data.get("job") or job))
     already = data.get("status") == "already_running"
-    return f"{name} was running already" if already else f"{name} goes on{_took(data)}"
+    if already:
+        return f"{name} was running already"
+    return f"{name}{_ranks(data)} goes on{_took(data)}"
 
 
 def explain(edges: Edges, job: str, json_output: bool) -> int:
@@ -435,6 +447,11 @@ def _typed(size_bytes: int) -> str:
     if not size_bytes:
         return "none"
     return short if core.parse_bytes(short, short) == size_bytes else str(size_bytes)
+
+
+def _ranks(data: dict[str, Any]) -> str:
+    count = len(data.get("ranks", ()))
+    return f" ({count} rank{'s' if count > 1 else ''})" if count else ""
 
 
 def _took(data: dict[str, Any]) -> str:

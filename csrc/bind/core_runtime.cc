@@ -159,11 +159,12 @@ py::dict SetLimit(int64_t limit, int64_t guaranteed, bool now) {
 }
 
 /// As SetLimit, for suspend and resume. Raises what the move failed with.
-void Move(tide::runtime::MoveKind kind, bool now) {
+void Move(tide::runtime::MoveKind kind, bool now, bool deep = false) {
   Runtime& runtime = Running();
   auto result = std::make_shared<tide::runtime::MoveResult>();
   tide::runtime::MoveRequest request;
   request.kind = kind;
+  request.deep = deep;
   runtime.orders().PutMove(request,
                            [result](const tide::runtime::MoveResult& answer) { *result = answer; });
   if (now) {
@@ -286,8 +287,8 @@ void BindRuntime(py::module_& module) {
   module.def("set_limit", &SetLimit, py::arg("limit"), py::arg("guaranteed") = 0,
              py::arg("now") = true);
   module.def(
-      "suspend", [](bool now) { Move(tide::runtime::MoveKind::kSuspend, now); },
-      py::arg("now") = true);
+      "suspend", [](bool now, bool deep) { Move(tide::runtime::MoveKind::kSuspend, now, deep); },
+      py::arg("now") = true, py::arg("deep") = false);
   module.def(
       "resume", [](bool now) { Move(tide::runtime::MoveKind::kResume, now); },
       py::arg("now") = true);

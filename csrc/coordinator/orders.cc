@@ -173,7 +173,8 @@ void SendOrder(Context& context, const Job& job, PendingOrder& order) {
                                                        .deadline_ms = std::max<int64_t>(0, left_ms),
                                                        .device = order.device,
                                                        .bytes = order.bytes,
-                                                       .processes = order.processes}});
+                                                       .processes = order.processes,
+                                                       .deep = order.deep}});
 }
 
 void OrderResize(Context& context, Job& job, int64_t processes, std::string by,
@@ -202,8 +203,20 @@ void OnOrderCommand(Context& context, const Waiter& waiter, Job& job,
         context, waiter.peer, waiter.request_id,
         {"invalid", "a limit and a device are no negative numbers", "0 bytes stand for no limit"});
   }
+  if (command.deep && kind != wire::OrderKind::kSuspend) {
+    return ReplyError(
+        context, waiter.peer, waiter.request_id,
+        {"invalid", absl::StrCat("`deep` is for a pause, not for `tide ", Verb(kind), "`"),
+         "leave it out"});
+  }
   PendingOrder* under_way = FindOrder(context.state, job, kind, command.device);
   if (under_way != nullptr && under_way->kind == kind && (!limits || under_way->bytes == bytes)) {
+    if (command.deep && !under_way->deep) {
+      return ReplyError(
+          context, waiter.peer, waiter.request_id,
+          {"unavailable", absl::StrCat("a pause of ", job.name, " that is not deep is under way"),
+           absl::StrCat("`tide resume ", job.name, "`, then pause it again")});
+    }
     under_way->rollback = false;  // now somebody wants what the daemon did by itself
     under_way->waiters.push_back(waiter);
     return;
@@ -226,6 +239,7 @@ void OnOrderCommand(Context& context, const Waiter& waiter, Job& job,
   order.by = command.by;
   order.device = limits ? command.device : 0;
   order.bytes = limits ? bytes : 0;
+  order.deep = command.deep;
   order.waiters.push_back(waiter);
   Emit(context, "order_sent", job.name,
        absl::StrCat(Verb(kind), " of ", job.name, " asked by ",

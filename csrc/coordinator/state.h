@@ -122,6 +122,7 @@ struct PendingOrder {
   std::string by;
   int64_t device = 0, bytes = 0;  // of a limit
   int64_t processes = 0;          // of a resize
+  bool deep = false;              // of a pause
   bool rollback = false;          // the opposite of an order that expired
   std::vector<Waiter> waiters;
 };

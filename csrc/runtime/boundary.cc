@@ -315,7 +315,7 @@ void Runtime::SleepUntilOrdered() {
       if (const auto freed = cuda->SuspendAll(); !freed.ok()) {
         Log(LogLevel::kWarning,
             absl::StrCat("event=not_suspended status=\"", freed.status().ToString(), "\""));
-      } else if (TextOption("cuda.pause") == "deep") {
+      } else if (deep_) {
         cuda->PauseDeeply();
       }
     }

@@ -254,7 +254,7 @@ void Runtime::RelieveDevice() {
   if (phase == shm::Phase::kRunning) AskOthers(over, /*busy_too=*/false);
 }
 
-absl::Status Runtime::Suspend() {
+absl::Status Runtime::Suspend(bool deep) {
   if (suspended_.load(std::memory_order_relaxed)) return absl::OkStatus();
   TIDE_RETURN_IF_ERROR(EnsureSpill());
   CudaJob* const cuda = CudaJob::Current();
@@ -270,7 +270,8 @@ absl::Status Runtime::Suspend() {
     suspended_.store(true, std::memory_order_relaxed);
     slot().phase.store(static_cast<uint32_t>(shm::Phase::kPaused), std::memory_order_relaxed);
   }
-  if (status.ok() && TextOption("cuda.pause") == "deep") cuda->PauseDeeply();
+  deep_ = deep || TextOption("cuda.pause") == "deep";
+  if (status.ok() && deep_) cuda->PauseDeeply();
   return status;
 }
 
@@ -350,6 +351,12 @@ absl::StatusOr<Bytes> Runtime::LimitDevice(int device, Bytes limit) {
   return cuda->MoveLimit(device, limit);
 }
 
+std::string Runtime::SayHowDeep(bool asked) const {
+  CudaJob* const cuda = CudaJob::Current();
+  if (cuda != nullptr) return deep_ ? cuda->DeepWords() : "";
+  return asked ? "its contexts stayed: it has none, since it uses no device" : "";
+}
+
 void Runtime::CarryOutMove(const Orders::PendingMove& move) {
   MoveResult result;
   const int64_t begin = clock_.MonotonicNanos();
@@ -364,7 +371,9 @@ void Runtime::CarryOutMove(const Orders::PendingMove& move) {
     if (moved.ok() && *moved > Bytes(0))
       result.text = absl::StrCat("moved ", FormatBytes(*moved), " off the device");
   } else {
-    result.status = move.request.kind == MoveKind::kSuspend ? Suspend() : Resume();
+    const bool suspend = move.request.kind == MoveKind::kSuspend;
+    result.status = suspend ? Suspend(move.request.deep) : Resume();
+    if (suspend && result.status.ok()) result.text = SayHowDeep(move.request.deep);
   }
   result.took = absl::Nanoseconds(clock_.MonotonicNanos() - begin);
   const bool is_suspended = suspended_.load(std::memory_order_relaxed);

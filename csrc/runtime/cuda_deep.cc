@@ -45,6 +45,8 @@ void ThawAtExit(int code, void*) {
 bool CudaJob::OffersCheckpoint() const { return driver_->Symbol(kFirstCall) != nullptr; }
 
 std::string CudaJob::WhyNotDeep() const {
+  // The program may go on then, and use its contexts.
+  if (suspended_devices() == 0) return "nothing of it was on a device";
   if (!OffersCheckpoint()) return "this driver has no checkpoint; CUDA 12.8 is the first with it";
   if (InLane() || chunk_server_ != nullptr) return "the job has scratch that a lane shares";
   for (int i = 0; i < device_count(); ++i) {
@@ -56,7 +58,6 @@ std::string CudaJob::WhyNotDeep() const {
 }
 
 std::string CudaJob::PauseDeeply() {
-  if (suspended_devices() == 0) return "";  // the program may go on and use its contexts
   std::string why = WhyNotDeep();
   if (why.empty()) {
     static const int registered = on_exit(&ThawAtExit, nullptr);
@@ -66,7 +67,7 @@ std::string CudaJob::PauseDeeply() {
     if (!status.ok()) why = std::string(status.message());
   }
   if (frozen()) watch_ = std::thread([this] { WatchWhileFrozen(); });
-  if (!why.empty()) {
+  if (!why.empty() && suspended_devices() > 0) {
     Log(LogLevel::kWarning,
         absl::StrCat("event=not_deep status=\"", why,
                      "\" advice=\"the job is paused; its contexts stay on the devices\""));

@@ -189,7 +189,7 @@ class CudaJob {
   void SetCheckpointCommand(std::vector<std::string> command) {
     checkpoint_.SetCommand(std::move(command));
   }
-  /// After SuspendAll. Returns why the contexts stay where they are, else an empty text. While they
+  /// After SuspendAll, on the same thread. Returns why the contexts stay where they are, else an empty text. While they
   /// are away no CUDA call of this process returns; ours that only look are left out.
   std::string PauseDeeply();
   /// Ends that; before anything that calls the driver. Others are asked for memory that is missing.

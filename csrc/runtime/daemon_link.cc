@@ -138,6 +138,7 @@ void DaemonLink::OnOrder(const wire::Order& order) {
                                                           : MoveKind::kLimitDevice;
   request.device = static_cast<int>(std::clamp<int64_t>(order.device, -1, 1 << 16));
   request.limit = Bytes(order.bytes);
+  request.deep = order.deep;
   if (order.deadline_ms > 0) request.deadline = absl::Now() + absl::Milliseconds(order.deadline_ms);
   orders_.PutMove(request, [this, id = order.order_id](const MoveResult& result) {
     AckOrder(id, result.status, result.took, result.text);

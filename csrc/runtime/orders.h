@@ -42,6 +42,7 @@ struct MoveRequest {
   absl::Time deadline = absl::InfiniteFuture();
   int device = 0;  // of kLimitDevice, with its limit; 0: none
   Bytes limit;
+  bool deep = false;  // of kSuspend: contexts leave the devices too
 };
 
 struct MoveResult {

@@ -282,10 +282,13 @@ class Runtime {
   Bytes RecentOutside(Bytes now);
   void ChargeStreamed();
   bool MayMove(Returns returns);
+  /// What became of a deep pause, in words; empty where none was asked for.
+  std::string SayHowDeep(bool asked) const;
   void CarryOutMove(const Orders::PendingMove& move);
   /// Errors: FailedPrecondition without memory there, else as CudaJob::MoveLimit.
   absl::StatusOr<Bytes> LimitDevice(int device, Bytes limit);
-  absl::Status Suspend();
+  /// `deep`: as with option cuda.pause=deep.
+  absl::Status Suspend(bool deep = false);
   /// The host's part of it. On an error all of it is back.
   absl::Status SuspendHost();
   absl::Status Resume();
@@ -340,6 +343,7 @@ class Runtime {
   bool on_seat_ = false;              // a follower whose iteration may use its seat
   bool survivors_stay_ = false;       // survivors could not leave at the last boundary
   int64_t step_ = 0;
+  bool deep_ = false;             // the last suspension was to be
   int64_t suspend_waits_ns_ = 0;  // since when a suspension has waited for the gang; 0: none does
   bool keep_turn_ = false;        // survivors could not leave, or hold_until_ns_ is not reached
   void SayBye(int status);

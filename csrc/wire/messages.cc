@@ -265,7 +265,7 @@ template <typename V>
 void Fields(V& v, Order& m) {
   v("order_id", m.order_id, kRequired), v("kind", m.kind, kRequired);
   v("deadline_ms", m.deadline_ms, kRequired), v("device", m.device), v("bytes", m.bytes);
-  v("processes", m.processes);
+  v("processes", m.processes), v("deep", m.deep);
 }
 template <typename V>
 void Fields(V& v, Query& m) {
@@ -277,6 +277,7 @@ void Fields(V& v, Command& m) {
   v("what", m.what, kRequired), v("job", m.job), v("bytes", m.bytes), v("lane", m.lane);
   v("policy", m.policy), v("priority", m.priority), v("weight", m.weight);
   v("timeout_ms", m.timeout_ms), v("by", m.by), v("device", m.device);
+  v("deep", m.deep);
 }
 template <typename V>
 void Fields(V& v, Answer& m) {

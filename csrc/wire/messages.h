@@ -135,6 +135,7 @@ struct Order {
   // Of kLimitDevice: the device by the job's own numbers, and its limit; 0: none.
   int64_t device = 0, bytes = 0;
   int64_t processes = 0;  // of kResize: of the whole elastic job
+  bool deep = false;      // of kSuspend: the job's contexts leave its devices too
 };
 struct Query {
   std::string what;
@@ -154,6 +155,7 @@ struct Command {
   int64_t timeout_ms = 10'000;
   std::string by;
   int64_t device = 0;  // of limit_device
+  bool deep = false;   // of pause
 };
 struct AnswerError {
   std::string code;

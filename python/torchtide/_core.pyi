@@ -425,7 +425,7 @@ def start() -> str:
     """
 def started() -> bool:
     ...
-def suspend(now: bool = True) -> None:
+def suspend(now: bool = True, deep: bool = False) -> None:
     ...
 def take_log() -> list[typing.Any]:
     """

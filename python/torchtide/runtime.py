@@ -266,13 +266,17 @@ def set_limit(limit: int | str | None, *, guaranteed: int | str | None = None) -
     return answer
 
 
-def pause() -> None:
+def pause(*, deep: bool = False) -> None:
     """Suspends this job's memory: all pages go to the file tier, addresses stay.
 
     Between iterations it happens at once, within one at its end. The next iteration waits for
     `resume` (from another thread, `tide resume` or a call before it).
+
+    Args:
+        deep: gives the job's CUDA contexts away too, as with the option `cuda.pause`;
+            `torchtide.cuda.report()["deep"]` says whether they are.
     """
-    _core.suspend(GATE.may_move())
+    _core.suspend(GATE.may_move(), deep)
 
 
 def resume() -> None:

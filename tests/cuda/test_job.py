@@ -353,8 +353,9 @@ def test_tide_pause_and_resume_move_device_memory_and_all_values_stay(
     (device,) = machine.record()["devices"]
     assert device["index"] == 0 and device["limit"] == device["away"] == 0
     assert "GPU AWAY" in machine.tide("ps")
-    for _ in range(2):
-        assert "train is paused" in machine.tide("pause", "train")
+    for deep in ((), ("--deep",)):
+        said = machine.tide("pause", "train", *deep)
+        assert "train is paused" in said and ("Its contexts are away" in said) == bool(deep)
         machine.until(lambda job: job["devices"][0]["away"] >= HELD_BYTES)
         assert machine.record()["devices"][0]["device"] == 0
         still = machine.record()["iterations"]

@@ -294,6 +294,7 @@ def test_pause_tells_beforehand_how_long_it_takes_and_how_to_undo_it(capsys: Sai
         "train is paused in 680 ms; `tide resume train` continues it",
     ]
     assert daemon.commands[0]["timeout_ms"] == 3000
+    assert "deep" not in daemon.commands[0]
     assert main(["resume", "train"], edges_of(daemon)) == 0
     assert capsys.readouterr().out == "train goes on in 680 ms\n"
 

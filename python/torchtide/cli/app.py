@@ -190,13 +190,20 @@ def limit(
 
 @app.command(epilog=examples.of("pause"))
 def pause(
-    context: typer.Context, job: Job, timeout: Timeout = 60.0, json_output: Json = False
+    context: typer.Context,
+    job: Job,
+    timeout: Timeout = 60.0,
+    deep: Annotated[
+        bool,
+        typer.Option("--deep", help="Give its CUDA contexts away too; the driver must offer it."),
+    ] = False,
+    json_output: Json = False,
 ) -> None:
     """Stop a job at its next iteration and take its memory out."""
     from torchtide.cli import jobs
 
     with exits.reported(json_output, f"tide pause {job}"):
-        raise exits.Exit(jobs.pause(edges_of(context), job, timeout, json_output))
+        raise exits.Exit(jobs.pause(edges_of(context), job, timeout, json_output, deep=deep))
 
 
 @app.command(epilog=examples.of("resume"))

@@ -20,7 +20,12 @@ LINES: Final[Mapping[str, tuple[str, ...]]] = {
         "tide limit train none",
         "tide limit train 40GiB --device 0",
     ),
-    "pause": ("tide pause train", "tide pause train --timeout 300", "tide pause 'train[1]'"),
+    "pause": (
+        "tide pause train",
+        "tide pause train --timeout 300",
+        "tide pause 'train[1]'",
+        "tide pause train --deep",
+    ),
     "resume": ("tide resume train",),
     "resize": ("tide resize elastic_digits 2",),
     "verify": ("tide verify run1.pt run2.pt",),

@@ -140,9 +140,21 @@ def _ordered_limit(
     return data, wanted
 
 
-def pause(edges: Edges, job: str, timeout_s: float, json_output: bool) -> int:
-    """Takes all memory of a job away at its next boundary; tells beforehand how long that takes."""
+def pause(
+    edges: Edges, job: str, timeout_s: float, json_output: bool, *, deep: bool = False
+) -> int:
+    """Takes all memory of a job away at its next boundary; tells beforehand how long that takes.
+
+    With `deep` the job's CUDA contexts too, where its driver and the job allow that; it is said
+    where they do not.
+    """
     whole = elastic_orders.find(job)
+    if whole is not None and deep:
+        raise errors.OptionError(
+            "the processes of an elastic job are paused together, and not deeply",
+            asked=f"tide pause {job} --deep",
+            advice=f"`tide pause {job}`, or start it with TIDE_CUDA_PAUSE=deep",
+        )
     if whole is not None:
         _timeout_ms(timeout_s)
         data = whole.pause(timeout_s)
@@ -150,8 +162,9 @@ def pause(edges: Edges, job: str, timeout_s: float, json_output: bool) -> int:
         return exits.OK
     if names := ranks.of(edges, job):
         _timeout_ms(timeout_s)
-        data = ranks.pause(edges, job, names, timeout_s)
-        _show(json_output, {"ok": True, **data}, lambda: print(_pause_sentence(data, job)))
+        data = ranks.pause(edges, job, names, timeout_s, deep=deep)
+        sentence = _pause_sentence(data, job, deep=deep)
+        _show(json_output, {"ok": True, **data}, lambda: print(text.fold(sentence)))
         return exits.OK
     with (
         open_daemon(edges.connect, timeout_s + _ANSWER_MARGIN_S) as daemon,
@@ -163,11 +176,12 @@ def pause(edges: Edges, job: str, timeout_s: float, json_output: bool) -> int:
             print(
                 f"pausing {text.clean(job)}: about {text.duration_ms(float(predicted))}", flush=True
             )
-        data = daemon.command("pause", job=job, timeout_ms=_timeout_ms(timeout_s))
+        asked = {"deep": True} if deep else {}
+        data = daemon.command("pause", job=job, timeout_ms=_timeout_ms(timeout_s), **asked)
     if json_output:
         exits.emit_json({"ok": True, "predicted_ms": predicted, **data})
         return exits.OK
-    print(_pause_sentence(data, job))
+    print(text.fold(_pause_sentence(data, job, deep=deep)))
     return exits.OK
 
 
@@ -181,11 +195,18 @@ def order_pause(edges: Edges, job: str, timeout_s: float) -> str:
     return _pause_sentence(data, job)
 
 
-def _pause_sentence(data: dict[str, Any], job: str) -> str:
+def _pause_sentence(data: dict[str, Any], job: str, *, deep: bool = False) -> str:
     name = text.clean(str(data.get("job") or job))
     if data.get("status") == "already_paused":
-        return f"{name} was paused already"
-    return f"{name}{_ranks(data)} is paused{_took(data)}; `tide resume {name}` continues it"
+        said = f"{name} was paused already"
+        return said + f", and --deep changed nothing: `tide resume {name}` first" if deep else said
+    said = f"{name}{_ranks(data)} is paused{_took(data)}; `tide resume {name}` continues it"
+    _, begin, rest = str(data.get("text", "")).partition("; its contexts ")
+    if begin:
+        return f"{said}. Its contexts {text.clean(rest)}"
+    if deep:  # of a torchtide that knows no other
+        return f"{said}. It is an ordinary pause: the job said nothing of its contexts"
+    return said
 
 
 def resume(edges: Edges, job: str, timeout_s: float, json_output: bool) -> int:

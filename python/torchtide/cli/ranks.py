@@ -10,7 +10,7 @@ import re
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Final
 
-from torchtide.cli import text
+from torchtide.cli.text import clean
 from torchtide.cli.client import open_daemon
 from torchtide.cli.edges import Edges
 from torchtide.errors import TideError
@@ -34,18 +34,22 @@ def of(edges: Edges, job: str) -> list[str]:
     return [found[rank] for rank in sorted(found)]
 
 
-def pause(edges: Edges, job: str, names: list[str], timeout_s: float) -> dict[str, Any]:
-    """Pauses all of them, or none.
+def pause(
+    edges: Edges, job: str, names: list[str], timeout_s: float, *, deep: bool = False
+) -> dict[str, Any]:
+    """Pauses all of them, or none; with `deep` the text says of the first whose contexts stayed why.
 
     Raises:
         TideError: One of them could not be; those that this call has paused go on again.
     """
-    answers, error = _each(edges, names, "pause", timeout_s)
+    answers, error = _each(edges, names, "pause", timeout_s, **({"deep": True} if deep else {}))
     if error is not None:
         paused = [name for name, data in answers.items() if data.get("status") != "already_paused"]
         _each(edges, paused, "resume", timeout_s)
         raise error
-    return _told(job, answers, "already_paused")
+    said = [str(one.get("text") or "") for one in answers.values()]
+    text = next((words for words in said if "contexts stayed" in words), said[0])
+    return _told(job, answers, "already_paused") | {"text": text}
 
 
 def resume(edges: Edges, job: str, names: list[str], timeout_s: float) -> dict[str, Any]:
@@ -61,7 +65,7 @@ def resume(edges: Edges, job: str, names: list[str], timeout_s: float) -> dict[s
 
 
 def _each(
-    edges: Edges, names: list[str], order: str, timeout_s: float
+    edges: Edges, names: list[str], order: str, timeout_s: float, **fields: Any
 ) -> tuple[dict[str, dict[str, Any]], TideError | None]:
     """Answers of those that obeyed, and the first error of the others."""
     if not names:
@@ -69,7 +73,7 @@ def _each(
 
     def give(name: str) -> dict[str, Any]:
         with open_daemon(edges.connect, timeout_s + _ANSWER_MARGIN_S) as daemon:
-            return daemon.command(order, job=name, timeout_ms=round(timeout_s * 1000))
+            return daemon.command(order, job=name, timeout_ms=round(timeout_s * 1000), **fields)
 
     with ThreadPoolExecutor(len(names)) as pool:
         asked: dict[str, Future[dict[str, Any]]] = {n: pool.submit(give, n) for n in names}
@@ -79,7 +83,7 @@ def _each(
         try:
             answers[name] = future.result()
         except TideError as refused:
-            refused.available = f"{text.clean(name)}: {refused.available}"
+            refused.available = f"{clean(name)}: {refused.available}"
             error = error or refused
     return answers, error
 

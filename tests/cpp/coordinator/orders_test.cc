@@ -38,6 +38,33 @@ TEST_F(OrdersTest, PauseAndResumeGoRound) {
   EXPECT_FALSE(job().paused);
 }
 
+TEST_F(OrdersTest, HowDeepAPauseIsToBeReachesTheJobAndItsWordsComeBack) {
+  Say(cli_, wire::Command{.what = "pause", .job = "train", .deep = true}, 1);
+  const auto order = Take<wire::Order>(job_);
+  ASSERT_TRUE(order.has_value());
+  EXPECT_TRUE(order->deep);
+  Say(cli_, wire::Command{.what = "pause", .job = "train"}, 2);  // the same, and content with less
+  Say(job_, wire::OrderAck{.order_id = order->order_id,
+                           .status = wire::OrderStatus::kDone,
+                           .took_ms = 120,
+                           .text = "its contexts are away"});
+  for (int i = 0; i < 2; ++i) {
+    EXPECT_EQ(Take<wire::Answer>(cli_)->data.Text("text"),
+              "train paused by `tide pause` in 120 ms; its contexts are away");
+  }
+}
+
+TEST_F(OrdersTest, ADeepPauseIsNotMistakenForAnotherOrder) {
+  Say(cli_, wire::Command{.what = "resume", .job = "train", .deep = true}, 1);
+  EXPECT_EQ(Take<wire::Answer>(cli_)->error->code, "invalid");
+  Command("pause");
+  EXPECT_FALSE(Take<wire::Order>(job_)->deep);
+  Say(cli_, wire::Command{.what = "pause", .job = "train", .deep = true}, 2);
+  const auto answer = Take<wire::Answer>(cli_);
+  ASSERT_TRUE(answer->error.has_value());
+  EXPECT_EQ(answer->error->message, "a pause of train that is not deep is under way");
+}
+
 TEST_F(OrdersTest, ALimitOfADeviceIsCarriedOutByTheJobAndLeavesPausesAlone) {
   Say(cli_, wire::Command{.what = "limit_device", .job = "train", .bytes = 1 << 30, .device = 1},
       1);

@@ -94,7 +94,7 @@ class CudaDeepTest : public CudaJobTest {};
 
 TEST_F(CudaDeepTest, OnlyASuspendedJobIsPausedDeeplyAndMovesNothingMeanwhile) {
   job_->SetCheckpointCommand(Shell(kDone, "echo done"));
-  EXPECT_EQ(job_->PauseDeeply(), "");
+  EXPECT_EQ(job_->PauseDeeply(), "nothing of it was on a device");
   EXPECT_FALSE(job_->frozen()) << "the program may go on";
   ASSERT_TRUE(job_->SuspendAll().ok());
   EXPECT_EQ(job_->PauseDeeply(), "");

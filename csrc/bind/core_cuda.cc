@@ -280,6 +280,13 @@ void BindOffers(py::module_& module) {
       [](std::vector<std::string> command) { Running(0).SetCheckpointCommand(std::move(command)); },
       py::arg("command"), "What starts the helper that has the driver checkpoint this process.");
   module.def(
+      "cuda_pause_deeply",
+      [] {
+        CudaJob& job = Running(0);
+        return ReleasedWithCalls([&] { return job.PauseDeeply(); });
+      },
+      "After a suspension: why the contexts stay, or nothing; then cuda_resume brings them back.");
+  module.def(
       "cuda_frozen",
       [] {
         const CudaJob* job = CudaJob::Current();

@@ -5,7 +5,7 @@ from __future__ import annotations
 import collections.abc
 import typing
 import typing_extensions
-__all__: list[str] = ['Client', 'DaemonUnavailable', 'ElasticExchange', 'ElasticGroup', 'JobRow', 'ProtocolError', 'Trace', 'View', 'api', 'await_devices', 'begin_iteration', 'carry_out_orders', 'cluster_policies', 'cuda_api', 'cuda_boundary', 'cuda_finish_return', 'cuda_frozen', 'cuda_host_mapping', 'cuda_look_up_cold', 'cuda_make_room', 'cuda_memory_table', 'cuda_offers_checkpoint', 'cuda_report', 'cuda_restore', 'cuda_resume', 'cuda_retire', 'cuda_set_checkpoint_command', 'cuda_set_framework', 'cuda_set_limit', 'cuda_share', 'cuda_shareable', 'cuda_start', 'cuda_started', 'cuda_suspend', 'cuda_suspended_devices', 'cuda_validate', 'draw_trace', 'elastic_checksum', 'elastic_create', 'elastic_plan', 'end_iteration', 'expect_iterations', 'format_bytes', 'gang_waits', 'get_option', 'join_gang', 'keep_log', 'leave', 'memory_table', 'name', 'operators_wanted', 'options', 'owns', 'parse_bytes', 'parse_trace', 'read_trace', 'register', 'report', 'resume', 'runtime_dir', 'sample', 'set_limit', 'set_option', 'shutdown', 'simulate', 'start', 'started', 'suspend', 'take_log', 'validate']
+__all__: list[str] = ['Client', 'DaemonUnavailable', 'ElasticExchange', 'ElasticGroup', 'JobRow', 'ProtocolError', 'Trace', 'View', 'api', 'await_devices', 'begin_iteration', 'carry_out_orders', 'cluster_policies', 'cuda_api', 'cuda_boundary', 'cuda_finish_return', 'cuda_frozen', 'cuda_host_mapping', 'cuda_look_up_cold', 'cuda_make_room', 'cuda_memory_table', 'cuda_offers_checkpoint', 'cuda_pause_deeply', 'cuda_report', 'cuda_restore', 'cuda_resume', 'cuda_retire', 'cuda_set_checkpoint_command', 'cuda_set_framework', 'cuda_set_limit', 'cuda_share', 'cuda_shareable', 'cuda_start', 'cuda_started', 'cuda_suspend', 'cuda_suspended_devices', 'cuda_validate', 'draw_trace', 'elastic_checksum', 'elastic_create', 'elastic_plan', 'end_iteration', 'expect_iterations', 'format_bytes', 'gang_waits', 'get_option', 'join_gang', 'keep_log', 'leave', 'memory_table', 'name', 'operators_wanted', 'options', 'owns', 'parse_bytes', 'parse_trace', 'read_trace', 'register', 'report', 'resume', 'runtime_dir', 'sample', 'set_limit', 'set_option', 'shutdown', 'simulate', 'start', 'started', 'suspend', 'take_log', 'validate']
 class DaemonUnavailable(ConnectionError):
     pass
 class ProtocolError(RuntimeError):
@@ -273,6 +273,10 @@ def cuda_memory_table(arg0: typing.SupportsInt | typing.SupportsIndex) -> str:
     ...
 def cuda_offers_checkpoint() -> bool:
     ...
+def cuda_pause_deeply() -> str:
+    """
+    After a suspension: why the contexts stay, or nothing; then cuda_resume brings them back.
+    """
 def cuda_report(device: typing.SupportsInt | typing.SupportsIndex) -> dict[str, typing.Any]:
     ...
 def cuda_restore(arg0: typing.SupportsInt | typing.SupportsIndex) -> int:

@@ -39,6 +39,8 @@ def test_a_dry_run_finds_everything_as_expected(
     assert shared["lanes"]["shared"] > 0 == shared["turns"]["shared"]
     assert len(result["rules"]) >= 30
     figures = result["figures"]
+    assert [one["why"] for one in figures["switch"]["deep_pause"]] == ["", ""], figures["switch"]
+    assert figures["switch"]["checkpoint_hooked"]["verdict"] == "pass", figures["switch"]
     assert figures["shares"]["ms"].keys() == {"32", "64", "96", "132"}, figures["shares"]
     assert figures["pair"]["verdict"] == figures["trace"]["verdict"] == "pass", figures
     for protocol in ("bursts", "requests"):

@@ -10,9 +10,9 @@ import re
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Final
 
-from torchtide.cli.text import clean
 from torchtide.cli.client import open_daemon
 from torchtide.cli.edges import Edges
+from torchtide.cli.text import clean
 from torchtide.errors import TideError
 
 _RANK: Final = re.compile(r"(.+)\[(\d+)\]$")
@@ -37,7 +37,7 @@ def of(edges: Edges, job: str) -> list[str]:
 def pause(
     edges: Edges, job: str, names: list[str], timeout_s: float, *, deep: bool = False
 ) -> dict[str, Any]:
-    """Pauses all of them, or none; with `deep` the text says of the first whose contexts stayed why.
+    """Pauses all of them, or none; with `deep` the text says why the contexts of one stayed.
 
     Raises:
         TideError: One of them could not be; those that this call has paused go on again.

@@ -54,6 +54,12 @@ for line in sys.stdin:
     elif word == "suspend":
         given = cuda.suspend()
         say(suspend_s=time.perf_counter() - start, bytes=given)
+    elif word == "deep":
+        from torchtide import _core
+        cuda.suspend()
+        start = time.perf_counter()
+        why = _core.cuda_pause_deeply()
+        say(freeze_s=time.perf_counter() - start, why=why)
     elif word == "resume":
         cuda.resume()
         resumed = time.perf_counter() - start
@@ -174,7 +180,8 @@ def switch(library: str, *, small: bool) -> Answer:
     """A training job leaves the device whole and returns: ours, the driver's checkpoint, a restart.
 
     The restart is what a killed job needs until its first step has run, without loading a
-    checkpoint, which flatters it.
+    checkpoint, which flatters it. A deep pause is ours and then the driver's checkpoint: `freeze_s`
+    is that part alone, `resume_s` both; `why` is empty unless the driver refused.
     """
     ballast = (64 << 20) if small else 8 * GIB
     size = "small" if small else "large"
@@ -198,6 +205,7 @@ def switch(library: str, *, small: bool) -> Answer:
         out = statistics.median(answer["suspend_s"]) + statistics.median(answer["resume_s"])
         answer["restart_over_ours"] = first["first_step_s"] / out
         answer["gib_s"] = 2 * given / GIB / out
+        answer["deep_pause"] = [trainer.ask("deep") | trainer.ask("resume") for _ in range(2)]
     finally:
         trainer.end()
     answer["checkpoint_hooked"] = _checkpointed(library, "hooked", size, ballast)

@@ -13,6 +13,7 @@ from __future__ import annotations
 import ctypes
 import dataclasses
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -20,8 +21,29 @@ from collections.abc import Callable
 MIB = 1 << 20
 OK, INVALID_VALUE, OUT_OF_MEMORY = 0, 1, 2
 INVALID_DEVICE, ILLEGAL_ADDRESS, NOT_PERMITTED, NOT_SUPPORTED = 101, 700, 800, 801
+ILLEGAL_STATE = 401
 CRASH = -11  # the process ended by a segmentation fault
 DEVICE, FILE_DESCRIPTOR, FABRIC, READ_WRITE = 1, 1, 8, 3
+
+
+#: What a child does to its parent by steps of the driver's checkpoint; the last step's answer. The
+#: parent runs again afterwards. Drivers before 570 have no such calls.
+CHECKPOINT = """
+import ctypes, sys
+driver, pid = ctypes.CDLL(sys.argv[1]), int(sys.argv[2])
+if not hasattr(driver, "cuCheckpointProcessLock"):
+    sys.exit(print(801))
+result = driver.cuInit(0)
+for step in sys.argv[3:]:
+    result = result or getattr(driver, "cuCheckpointProcess" + step)(pid, None)
+print(result)
+state = ctypes.c_int()
+driver.cuCheckpointProcessGetState(pid, ctypes.byref(state))
+if state.value == 2:
+    driver.cuCheckpointProcessRestore(pid, None)
+if state.value in (1, 2):
+    driver.cuCheckpointProcessUnlock(pid, None)
+"""
 
 
 class Location(ctypes.Structure):
@@ -51,6 +73,7 @@ class Sandbox:
 
     def __init__(self, library: str) -> None:
         self.driver = ctypes.CDLL(library)
+        self._library = library
         self._expect(self.driver.cuInit(0))
         context = ctypes.c_void_p()
         self._expect(self.driver.cuDevicePrimaryCtxRetain(ctypes.byref(context), 0))
@@ -135,6 +158,14 @@ class Sandbox:
         """The driver's answer."""
         return int(self.driver.cuMemAddressFree(self.at(at), self.size(pages)))
 
+    def checkpoint(self, *steps: str, pid: int = 0) -> int:
+        """The driver's answer to the last of these steps, which a child asks for."""
+        command = [sys.executable, "-I", "-S", "-c", CHECKPOINT, self._library]
+        done = subprocess.run(
+            [*command, str(pid or os.getpid()), *steps], capture_output=True, text=True, check=True
+        )
+        return int(done.stdout)
+
     def release(self, handle: ctypes.c_uint64) -> int:
         """The driver's answer."""
         return int(self.driver.cuMemRelease(handle))
@@ -171,6 +202,11 @@ def _map_one(s: Sandbox) -> int:
 
 def _map_two(s: Sandbox) -> int:
     return s.map(0, 2, s.two)
+
+
+def _checkpoint_and_back(s: Sandbox) -> int:
+    result = s.checkpoint("Lock", "Checkpoint", "Restore", "Unlock")
+    return OK if result == NOT_SUPPORTED else result  # the rule before says so
 
 
 RULES: tuple[Rule, ...] = (
@@ -215,6 +251,18 @@ RULES: tuple[Rule, ...] = (
          laxer=INVALID_VALUE),
     Rule("write after an unmap", ILLEGAL_ADDRESS, lambda s: s.write(0),
          (_map_one, lambda s: s.access(0, 1), lambda s: s.unmap(0, 1)), laxer=INVALID_VALUE),
+    Rule("lock, checkpoint, restore and unlock the parent process", OK,
+         lambda s: s.checkpoint("Lock", "Checkpoint", "Restore", "Unlock"), laxer=NOT_SUPPORTED),
+    Rule("write after a checkpoint and a restore", OK, lambda s: s.write(0),
+         (_map_one, lambda s: s.access(0, 1), _checkpoint_and_back)),
+    Rule("checkpoint a process that is not locked", ILLEGAL_STATE,
+         lambda s: s.checkpoint("Checkpoint"), laxer=NOT_SUPPORTED),
+    Rule("lock a process twice", ILLEGAL_STATE, lambda s: s.checkpoint("Lock", "Lock"),
+         laxer=NOT_SUPPORTED),
+    Rule("unlock a process whose memory is away", ILLEGAL_STATE,
+         lambda s: s.checkpoint("Lock", "Checkpoint", "Unlock"), laxer=NOT_SUPPORTED),
+    Rule("lock a process that is not there", INVALID_VALUE,
+         lambda s: s.checkpoint("Lock", pid=1 << 22), laxer=NOT_SUPPORTED),
 )  # fmt: skip
 
 

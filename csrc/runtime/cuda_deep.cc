@@ -58,6 +58,7 @@ std::string CudaJob::WhyNotDeep() const {
 }
 
 std::string CudaJob::PauseDeeply() {
+  if (frozen()) return "";  // it is already
   std::string why = WhyNotDeep();
   if (why.empty()) {
     static const int registered = on_exit(&ThawAtExit, nullptr);
@@ -104,8 +105,10 @@ void CudaJob::WatchWhileFrozen() {
 }
 
 std::string CudaJob::DeepWords() {
-  if (frozen()) return "its contexts are away";
   absl::MutexLock lock(&deep_mu_);
+  if (frozen() && why_not_deep_.empty()) return "its contexts are away";
+  if (frozen())  // half of it was done, and could not be undone
+    return absl::StrCat("its contexts may be away until its resume: ", why_not_deep_);
   return why_not_deep_.empty() ? "" : absl::StrCat("its contexts stayed: ", why_not_deep_);
 }
 

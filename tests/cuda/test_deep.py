@@ -136,7 +136,10 @@ def not_back(*steps):
 pauses(job, not_back("Restore"), not_back("Unlock"), not_back("GetState"))
 # A checkpoint that fails and cannot be undone: until the resume the process stays locked.
 fault("Checkpoint", "Unlock")
-pauses(job, not_back("Unlock"))
+def locked():
+    assert "may be away" in cuda.report()["deep"], cuda.report()["deep"]
+    not_back("Unlock")()
+pauses(job, locked)
 pauses(job, lambda: None)
 job.end()
 """

@@ -111,6 +111,7 @@ TEST_F(CudaDeepTest, OnlyASuspendedJobIsPausedDeeplyAndMovesNothingMeanwhile) {
   EXPECT_FALSE(job_->MoveLimit(0, MiB(2)).ok());
   EXPECT_EQ(phantom_->CallCount("*"), calls) << "a call of the driver would not return";
   EXPECT_EQ(job_->DeepWords(), "its contexts are away");
+  EXPECT_EQ(job_->PauseDeeply(), "") << "it is paused deeply already";
   ASSERT_TRUE(job_->ResumeAll().ok());
   EXPECT_FALSE(job_->frozen());
   EXPECT_TRUE(Exact());

@@ -100,7 +100,8 @@ def test_a_limit_that_is_too_low_is_refused_and_the_advised_one_works(machine: M
 
 
 def test_a_paused_job_stands_still_and_goes_on(machine: Machine) -> None:
-    assert "train is paused" in machine.tide("pause", "train")
+    said = " ".join(machine.tide("pause", "train", "--deep").split())
+    assert "train is paused" in said and "stayed: it has none, since it uses no device" in said
     machine.until(lambda job: job["state"] == "paused")
     still = machine.record()["iterations"]
     assert "was paused already" in machine.tide("pause", "train")

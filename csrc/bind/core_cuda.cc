@@ -7,6 +7,7 @@
 #include <utility>
 #include <vector>
 
+#include "bind/interpreter.h"
 #include "bind/status_error.h"
 #include "runtime/cuda_job.h"
 
@@ -33,7 +34,7 @@ CudaJob& Running(int device) {
 /// Runs `function` without the GIL: moves take long and the allocation path never waits for Python.
 template <typename Function>
 auto Released(Function function) {
-  py::gil_scoped_release release;
+  const tide::bind::WithoutInterpreter released;
   return function();
 }
 
@@ -51,6 +52,7 @@ template <typename Result>
 absl::StatusOr<Result> CallPython(const py::object& function,
                                   const std::function<py::object()>& call,
                                   Result (*convert)(const py::object&)) {
+  tide::bind::AwaitEndOfProcess();
   py::gil_scoped_acquire gil;
   if (PyErr_Occurred() != nullptr) return absl::CancelledError("interrupted");
   if (function.is_none()) return Result();

@@ -7,6 +7,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/synchronization/notification.h"
+#include "bind/interpreter.h"
 #include "bind/status_error.h"
 #include "runtime/cuda_job.h"
 #include "runtime/runtime.h"
@@ -51,6 +52,7 @@ class Wait {
   bool Interrupted() {
     WantsInterpreter wanting;
     wanting.Begin();
+    tide::bind::AwaitEndOfProcess();
     py::gil_scoped_acquire gil;
     if (PyErr_Occurred() != nullptr) return true;  // raised in a call of ours, and not yet told
     try {
@@ -78,8 +80,8 @@ template <typename Step>
 void RunReleased(Step step) {
   absl::Status status;
   {
-    WantsInterpreter wanting;  // destroyed after `release` has the lock again
-    py::gil_scoped_release release;
+    WantsInterpreter wanting;  // destroyed after `released` has the lock again
+    const tide::bind::WithoutInterpreter released;
     status = step();
     wanting.Begin();
   }

@@ -87,6 +87,8 @@ class Gang {
   absl::StatusOr<Closing> Close(int64_t step, absl::Duration patience, const WaitHooks& hooks);
   /// A close has been said and is not done yet.
   bool closing() const { return announced_step_ >= 0; }
+  /// And the others stop at the boundary before `step`.
+  bool ClosesBefore(int64_t step) const { return closing() && step >= announced_step_; }
   /// While the leader waits for a turn that it gave away without a close: holds those that have
   /// come to a boundary meanwhile, once all have.
   void HoldWhoWaits();

@@ -135,6 +135,8 @@ void Runtime::GiveKeptTurn() {
 absl::Status Runtime::LeadGang(const std::function<bool()>& interrupted) {
   if (survivors_stay_ || (in_lane_ && !turn_->Holds())) return absl::OkStatus();
   if (in_lane_ && !gang_->closing() && !WantsClose()) return absl::OkStatus();
+  // Devices may be iterations behind, those of the others as well: that is no time of waiting.
+  if (gang_->ClosesBefore(step_)) FinishDeviceWork();
   const int64_t begin = clock_.MonotonicNanos();
   TIDE_ASSIGN_OR_RETURN(const lane::Gang::Closing closing,
                         gang_->Close(step_, PatienceWithGang(), GangHooks(interrupted)));

@@ -237,4 +237,4 @@ def test_tide_doctor_tells_how_the_memory_of_the_gpu_is_reached(
     assert said["device shares"] == "yes, of 132 multiprocessors", said
     newer = not TORCH.startswith("2.11")
     assert said["communicators leave"].startswith("yes" if newer else "no"), said
-    assert said["driver's checkpoint"].startswith("no"), said
+    assert said["driver's checkpoint"] == "yes, by the driver, and cuda.pause is pages", said

@@ -106,9 +106,12 @@ constexpr OptionInfo kOptions[] = {
      "Largest share of time in which jobs that do not fit a device together move their pages: "
      "turns are kept until iterations outweigh it."},
     {"cuda.resume", "TIDE_CUDA_RESUME", "whole", "text",
-     "How device pages return after a pause or with a turn: whole (all before the next iteration) "
-     "or pipelined (the state of optimizers while it runs; what looks at that state before the "
-     "step, other than state_dict, must call torchtide.cuda.settle())."},
+     "How device pages return after a pause or with a turn: whole (all before the next iteration), "
+     "pipelined (the state of optimizers while it runs; what looks at that state before the "
+     "step, other than state_dict, must call torchtide.cuda.settle()) or layers (parameters too, "
+     "in "
+     "the order in which operators were seen to use them first; kernels of your own that PyTorch "
+     "does not dispatch must not be the first to use one)."},
     {"cuda.nccl", "TIDE_CUDA_NCCL", "keep", "text",
      "What a pause does with the memory of NCCL's communicators: keep (it stays on the device) or "
      "suspend (it leaves too; PyTorch 2.12 or newer, and all ranks of the job are paused)."},

@@ -84,6 +84,16 @@ int SegmentRelease(void* at) {
   return result == tide::pages::cuda::kNotFound ? TIDE_NOT_OURS : result;
 }
 
+void UseStorage(const void* at, size_t size) {
+  CudaJob* job = CudaJob::Current();
+  if (job == nullptr) return;
+  job->BeforeUse({reinterpret_cast<uintptr_t>(at), Bytes(static_cast<int64_t>(size))});
+}
+
+void BeginBackward() {
+  if (CudaJob* job = CudaJob::Current()) job->EndForward();
+}
+
 /// Addresses and sizes that a function of Python names; none when it fails.
 std::vector<tide::pages::ColdRange> AskForRanges(const py::object& function) {
   using Ranges = std::vector<std::pair<uint64_t, int64_t>>;
@@ -98,7 +108,8 @@ std::vector<tide::pages::ColdRange> AskForRanges(const py::object& function) {
 
 /// The functions stay for the life of the process: a boundary may come when Python shuts down.
 struct FrameworkFunctions {
-  py::object capturing, flush, cold, late, communicators, stream, open_lane, close_lane, deep;
+  py::object capturing, flush, cold, late, layers, watch, communicators, stream, open_lane,
+      close_lane, deep;
 };
 
 using Ranges = std::vector<std::pair<uint64_t, int64_t>>;
@@ -130,12 +141,26 @@ void SetLaneFunctions(const FrameworkFunctions* functions,
   };
 }
 
+void SetLayerFunctions(const FrameworkFunctions* functions,
+                       tide::runtime::CudaFramework& framework) {
+  framework.layers = [functions] { return AskForRanges(functions->layers); };
+  framework.watch = [functions](bool on) {
+    CallPython<bool>(
+        functions->watch, [&] { return functions->watch(on); },
+        [](const py::object&) { return true; })
+        .status()
+        .IgnoreError();
+  };
+}
+
 void SetFramework(const py::object& capturing, const py::object& flush, const py::object& cold,
-                  const py::object& late, const py::object& communicators, const py::object& stream,
+                  const py::object& late, const py::object& layers, const py::object& watch,
+                  const py::object& communicators, const py::object& stream,
                   const py::object& open_lane, const py::object& close_lane,
                   const py::object& why_not_deep) {
-  const auto* functions = new FrameworkFunctions{
-      capturing, flush, cold, late, communicators, stream, open_lane, close_lane, why_not_deep};
+  const auto* functions =
+      new FrameworkFunctions{capturing,     flush,  cold,      late,       layers,      watch,
+                             communicators, stream, open_lane, close_lane, why_not_deep};
   tide::runtime::CudaFramework framework;
   framework.capturing = [functions] {
     const auto answer = CallPython<bool>(
@@ -151,6 +176,7 @@ void SetFramework(const py::object& capturing, const py::object& flush, const py
   };
   framework.cold = [functions] { return AskForRanges(functions->cold); };
   framework.late = [functions] { return AskForRanges(functions->late); };
+  if (!layers.is_none()) SetLayerFunctions(functions, framework);
   if (!communicators.is_none()) {
     framework.communicators = [functions](bool away) {
       // An interrupt that waits in the interpreter must not keep them away: it comes back after.
@@ -206,6 +232,7 @@ py::dict ReportDict(int device) {
   dict["device"] = report.counts.device.value();
   dict["spare"] = report.counts.spare.value();
   dict["coming"] = report.counts.room.value();
+  dict["late_waits_total"] = job.late_waits();
   dict["host_mapped"] = report.counts.host_mapped.value();
   dict["host_copy"] = report.counts.host_copy.value();
   dict["file"] = report.counts.file.value();
@@ -311,11 +338,12 @@ void BindOffers(py::module_& module) {
 void BindFramework(py::module_& module) {
   module.def(
       "cuda_set_framework", &SetFramework, py::arg("capturing"), py::arg("flush"), py::arg("cold"),
-      py::arg("late"), py::arg("communicators"), py::arg("stream"), py::arg("open_lane"),
-      py::arg("close_lane"), py::arg("why_not_deep"),
+      py::arg("late"), py::arg("layers"), py::arg("watch"), py::arg("communicators"),
+      py::arg("stream"), py::arg("open_lane"), py::arg("close_lane"), py::arg("why_not_deep"),
       "What PyTorch does at a boundary: says whether a graph is being captured, gives the "
       "cached memory of a device back, names cold ranges and those that may return while an "
-      "iteration runs, sends the memory of communicators away or brings it back, names the "
+      "iteration runs (last, and layer by layer while operators say what they use), sends the "
+      "memory of communicators away or brings it back, names the "
       "stream that iterations run on, routes allocations to the pool of a lane, says what is "
       "alive there, and why the process must not be checkpointed. None for a function: that is not "
       "done.");
@@ -345,6 +373,8 @@ void BindCuda(py::module_& module) {
     api->cuda_call_count = static_cast<int32_t>(job.adapter_calls().size());
     api->segment_allocate = &SegmentAllocate;
     api->segment_release = &SegmentRelease;
+    api->use_storage = &UseStorage;
+    api->backward = &BeginBackward;
     return py::capsule(static_cast<const void*>(api), TIDE_CORE_API_CAPSULE);
   });
   module.def(
@@ -372,6 +402,8 @@ void BindCuda(py::module_& module) {
         if (job != nullptr) tide::bind::ThrowIfError(Released([&] { return job->FinishReturn(); }));
       },
       "Waits for pages that return while an iteration runs; any thread.");
+  module.def("cuda_end_forward", &BeginBackward,
+             "What an iteration used until now is the order in which its layers return.");
   module.def("cuda_make_room", &MakeRoom, py::arg("device"), py::arg("need"),
              "Waits for the device, flushes PyTorch's cache and moves cold pages.");
   module.def("cuda_boundary", &Boundary, py::arg("device"));

@@ -55,4 +55,8 @@ PYBIND11_MODULE(TIDE_TORCH_MODULE, module) {
         tide::torch_hooks::ArmOpGate(Api(api), wanted, &InterpreterIsFree);
       },
       "Reports operators for what is wanted of them (TideOperators, as bits); 0 for nothing.");
+  module.def(
+      "arm_use_gate",
+      [](const py::capsule& api, bool on) { tide::torch_hooks::ArmUseGate(Api(api), on); },
+      "Reports what operators use on devices, and where a backward begins.");
 }

@@ -1,6 +1,7 @@
 #include "pages/device_plan.h"
 
 #include <algorithm>
+#include <map>
 #include <tuple>
 
 #include "absl/strings/str_cat.h"
@@ -85,6 +86,35 @@ std::vector<size_t> PagesWithin(const std::vector<DevicePage>& pages,
     if (pages[i].address + pages[i].size.size() <= after->second) within.push_back(i);
   }
   return within;
+}
+
+size_t PlanReturn(std::vector<DevicePage>* pages, const std::vector<ColdRange>& layers,
+                  const std::vector<ColdRange>& last) {
+  if (layers.empty() && last.empty()) return pages->size();
+  std::map<cuda::DevicePointer, size_t> by_address;  // position of the layer that begins there
+  for (size_t i = 0; i < layers.size(); ++i) by_address.emplace(layers[i].at, i);
+  const auto first_layer = [&](const DevicePage& page) {
+    size_t first = layers.size();
+    auto it = by_address.lower_bound(page.address + page.size.size());
+    while (it != by_address.begin()) {
+      const auto& [at, position] = *--it;
+      if (at + layers[position].size.size() <= page.address) break;  // ranges do not overlap
+      first = std::min(first, position);
+    }
+    return first;
+  };
+  std::vector<ColdRange> late = layers;
+  late.insert(late.end(), last.begin(), last.end());
+  std::vector<std::pair<size_t, size_t>> order(pages->size());  // rank, index
+  for (size_t i = 0; i < pages->size(); ++i) order[i] = {0, i};
+  const std::vector<size_t> within = PagesWithin(*pages, late);
+  for (size_t i : within) order[i].first = 1 + first_layer((*pages)[i]);
+  std::sort(order.begin(), order.end());
+  std::vector<DevicePage> sorted;
+  sorted.reserve(pages->size());
+  for (const auto& [rank, index] : order) sorted.push_back((*pages)[index]);
+  *pages = std::move(sorted);
+  return pages->size() - within.size();
 }
 
 }  // namespace tide::pages

@@ -34,4 +34,11 @@ DevicePlan PlanDeviceDemotion(const std::vector<DevicePage>& pages,
 std::vector<size_t> PagesWithin(const std::vector<DevicePage>& pages,
                                 const std::vector<ColdRange>& ranges);
 
+/// Puts pages in the order in which they return to a device: those that must be there before
+/// anything runs, then those that lie whole within `layers` and `last`, by which of the layers they
+/// hold first, and those without a layer at the end. Returns how many must be there before. A pure
+/// function; what is equal stays in its order.
+size_t PlanReturn(std::vector<DevicePage>* pages, const std::vector<ColdRange>& layers,
+                  const std::vector<ColdRange>& last);
+
 }  // namespace tide::pages

@@ -53,4 +53,9 @@ struct TideCoreApi {
   /// framework's own function. Any thread, no interpreter's lock needed, may wait with a deadline.
   int (*segment_allocate)(int device, size_t size, void** out);
   int (*segment_release)(void* at);
+  /// Called for each storage of a device that an operator uses while that is wanted: waits for
+  /// what of it is on its way back. Any thread, the interpreter's lock held or not.
+  void (*use_storage)(const void* at, size_t size);
+  /// Called when a backward begins, as often as its functions.
+  void (*backward)(void);
 };

@@ -79,6 +79,7 @@ BoundaryResult CudaJob::AtBoundary(int index, Idle idle) {
   }
   // An iteration without an optimizer's step: nobody has waited for what comes late.
   if (const absl::Status late = FinishReturn(); !late.ok()) LogFailure("not_back", index, late);
+  StopWatching();
   if (std::exchange(keep_pinned_later_, false)) KeepPinned();
   const pages::DeviceCounts counts = pages_->counts(index);
   if (counts.creates == 0 && result.asked == Bytes(0)) return result;  // not in use

@@ -370,6 +370,7 @@ void CudaJob::KeepPinned() {
 absl::StatusOr<Bytes> CudaJob::Suspend(int index, DeviceTier to) {
   if (to == DeviceTier::kFile) TIDE_RETURN_IF_ERROR(EnsureSpill());
   TIDE_RETURN_IF_ERROR(FinishReturn());
+  StopWatching();
   Device& device = *devices_[index];
   const Bytes before = pages_->counts(index).device;
   std::vector<cuda::Handle> leaving;

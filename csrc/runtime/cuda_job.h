@@ -29,6 +29,7 @@
 #include "runtime/core_api.h"
 #include "runtime/cuda_lane.h"
 #include "runtime/late_return.h"
+#include "runtime/touch_order.h"
 #include "shm/device_file.h"
 
 namespace tide::runtime {
@@ -89,6 +90,11 @@ struct CudaFramework {
   /// What an iteration does not touch before it calls FinishReturn: pages with nothing else on them
   /// may come back while it runs. None: a resume is whole.
   std::function<std::vector<pages::ColdRange>()> late;
+  /// What an iteration may use before that, but through operators alone where it was once seen to:
+  /// the rest of these returns before it begins. None: nothing is watched.
+  std::function<std::vector<pages::ColdRange>()> layers;
+  /// Has operators say what they use (BeforeUse) and backward that it begins, or no more.
+  std::function<void(bool on)> watch;
   /// Has the memory of communicators leave before a suspension, and return after it; all of them or
   /// none. Errors: of the communication library; a return may be repeated.
   std::function<absl::Status(bool away)> communicators;
@@ -147,6 +153,14 @@ class CudaJob {
   /// are none. Errors: of the driver and the spill file; those pages stay away, and the call may be
   /// repeated.
   absl::Status FinishReturn() { return late_->Finish(); }
+  /// An operator is about to use the range, of one storage: waits for its pages. Any thread. Where
+  /// they do not return the operator fails as the driver says.
+  void BeforeUse(const pages::ColdRange& range);
+  /// What is used first from here on is not watched: waits for the layers that are not back. Any
+  /// thread; does nothing the second time in an iteration.
+  void EndForward();
+  /// How often an operator, or a backward, had to wait for pages on their way.
+  int64_t late_waits() const { return late_->waits(); }
 
   // cuda_boundary.cc: between two iterations, on the thread that trains.
   /// Waits for the device, lets the framework flush its cache, then shrinks by what is missing.
@@ -189,8 +203,9 @@ class CudaJob {
   void SetCheckpointCommand(std::vector<std::string> command) {
     checkpoint_.SetCommand(std::move(command));
   }
-  /// After SuspendAll, on the same thread. Returns why the contexts stay where they are, else an empty text. While they
-  /// are away no CUDA call of this process returns; ours that only look are left out.
+  /// After SuspendAll, on the same thread. Returns why the contexts stay where they are, else an
+  /// empty text. While they are away no CUDA call of this process returns; ours that only look are
+  /// left out.
   std::string PauseDeeply();
   /// Ends that; before anything that calls the driver. Others are asked for memory that is missing.
   /// Errors: ResourceExhausted without room within need.wait_ms, Internal with what the driver
@@ -257,16 +272,17 @@ class CudaJob {
     std::unique_ptr<JobAccount> account;
     std::string name;
     std::string uuid;
-    std::atomic<int64_t> asked_in_vain_ns{0};  // relaxed: a lone number
-    std::atomic<int64_t> last_ask_ns{0};       // relaxed: a guess
-    std::atomic<int64_t> last_ask_bytes{0};    // relaxed: a guess
-    std::atomic<bool> suspended{false};        // pages are away and nothing may run
-    int64_t measured_ns = 0;                   // when AtBoundary last measured what is outside
-    std::unique_ptr<CudaLane> lane;            // made at the first iteration in one
-    std::atomic<bool> shares{false};           // `lane` is there for the server's thread
-    std::atomic<int64_t> settle_ns{0};         // relaxed: a figure
-    std::atomic<bool> refused{false};          // relaxed: since the last boundary
-    int64_t cold_creates = -1;                 // when cold ranges were looked up
+    std::atomic<int64_t> asked_in_vain_ns{0};   // relaxed: a lone number
+    std::atomic<int64_t> last_ask_ns{0};        // relaxed: a guess
+    std::atomic<int64_t> last_ask_bytes{0};     // relaxed: a guess
+    std::atomic<bool> suspended{false};         // pages are away and nothing may run
+    int64_t measured_ns = 0;                    // when AtBoundary last measured what is outside
+    std::unique_ptr<CudaLane> lane;             // made at the first iteration in one
+    std::atomic<bool> shares{false};            // `lane` is there for the server's thread
+    std::atomic<int64_t> settle_ns{0};          // relaxed: a figure
+    std::atomic<bool> refused{false};           // relaxed: since the last boundary
+    int64_t cold_creates = -1;                  // when cold ranges were looked up
+    std::vector<pages::ColdRange> late_layers;  // of the last return
     pages::cuda::Event marks[2] = {nullptr, nullptr};  // ends of the last iterations, in turn
     int next_mark = 0;
   };
@@ -299,8 +315,7 @@ class CudaJob {
   /// Before pages leave, and after they are back. Errors: of the framework.
   absl::Status LeaveCommunicators();
   absl::Status ReturnCommunicators();
-  /// Behind all others those that may come back late; returns where these begin.
-  size_t PutLateLast(std::vector<pages::DevicePage>* away) const;
+  void StopWatching();
   // cuda_aside.cc
   Bytes StepAside(int device, Bytes need);
   Bytes Aside(int device) const;
@@ -352,6 +367,8 @@ class CudaJob {
   std::vector<pages::ColdRange> cold_ ABSL_GUARDED_BY(cold_mu_);  // when it was looked up last
   int64_t leave_ns_ = 0, return_ns_ = 0;                          // of the thread that trains
   bool communicators_away_ = false;                               // of the thread that trains
+  bool watches_ = false;                                          // likewise
+  TouchOrder touches_;
   bool keep_pinned_later_ = false;  // likewise: late pages still use pinned memory
   CheckpointHelper checkpoint_;
   absl::Mutex deep_mu_;

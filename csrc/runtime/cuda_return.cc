@@ -5,6 +5,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
+#include "base/log.h"
 #include "base/status.h"
 #include "runtime/cuda_job.h"
 
@@ -32,17 +33,26 @@ absl::Status CudaJob::ReturnCommunicators() {
   return absl::OkStatus();
 }
 
-size_t CudaJob::PutLateLast(std::vector<pages::DevicePage>* away) const {
-  const auto ranges = framework_.late ? framework_.late() : std::vector<pages::ColdRange>();
-  if (ranges.empty()) return away->size();
-  std::vector<bool> late(away->size());
-  for (size_t index : pages::PagesWithin(*away, ranges)) late[index] = true;
-  std::vector<pages::DevicePage> first, last;
-  for (size_t i = 0; i < away->size(); ++i) (late[i] ? last : first).push_back((*away)[i]);
-  const size_t count = first.size();
-  first.insert(first.end(), last.begin(), last.end());
-  *away = std::move(first);
-  return count;
+void CudaJob::BeforeUse(const pages::ColdRange& range) {
+  touches_.Touch(range.at);
+  const absl::Status status = late_->Await(range);
+  if (status.ok()) return;
+  Log(LogLevel::kWarning,
+      absl::StrCat("event=late_return_failed status=\"", status.ToString(), "\""));
+}
+
+void CudaJob::EndForward() {
+  if (!touches_.EndForward()) return;
+  for (const auto& device : devices_) {
+    // What fails is tried again by what uses it.
+    for (const pages::ColdRange& layer : device->late_layers) late_->Await(layer).IgnoreError();
+  }
+}
+
+void CudaJob::StopWatching() {
+  if (!std::exchange(watches_, false)) return;
+  touches_.Forget();
+  framework_.watch(false);
 }
 
 absl::Status CudaJob::Return(int index, Idle idle) {
@@ -53,13 +63,22 @@ absl::Status CudaJob::Return(int index, Idle idle) {
     if (page.tier != DeviceTier::kHostCopy && page.tier != DeviceTier::kFile) continue;
     if (!page.coming) away.push_back(page);
   }
-  const size_t late = PutLateLast(&away);
+  const auto layers = framework_.layers ? framework_.layers() : std::vector<pages::ColdRange>();
+  Device& device = *devices_[index];
+  device.late_layers = touches_.Ordered(layers);
+  const size_t late =
+      pages::PlanReturn(&away, device.late_layers,
+                        framework_.late ? framework_.late() : std::vector<pages::ColdRange>());
   for (const pages::DevicePage& page : away) tokens.push_back(page.token);
   const absl::Status status = PromoteAll(index, tokens, idle, late);
   if (status.ok()) {
     KeepPinned();
     keep_pinned_later_ = late < tokens.size();
-    late_->Begin({tokens.begin() + static_cast<std::ptrdiff_t>(late), tokens.end()});
+    if (!layers.empty()) {  // before anything is late
+      touches_.Watch(layers);
+      if (!std::exchange(watches_, true)) framework_.watch(true);
+    }
+    late_->Begin({away.begin() + static_cast<std::ptrdiff_t>(late), away.end()});
     return status;
   }
   for (size_t i = late; i < tokens.size(); ++i) pages_->LetRoomGo(tokens[i]);

@@ -1,5 +1,8 @@
 #include "runtime/late_return.h"
 
+#include <algorithm>
+#include <utility>
+
 #include "absl/strings/str_cat.h"
 #include "base/log.h"
 #include "base/status.h"
@@ -10,13 +13,16 @@ using pages::cuda::Handle;
 
 LateReturn::~LateReturn() { Stop(); }
 
-void LateReturn::Begin(const std::vector<Handle>& tokens) {
-  if (tokens.empty()) return;
+void LateReturn::Begin(const std::vector<pages::DevicePage>& pages) {
+  if (pages.empty()) return;
   absl::MutexLock finishing(&finish_mu_);
   {
     absl::MutexLock lock(&mu_);
-    tokens_.insert(tokens_.end(), tokens.begin(), tokens.end());
-    count_.store(tokens_.size(), std::memory_order_release);
+    for (const pages::DevicePage& page : pages) {
+      queue_.push_back(page.address);
+      places_[page.address] = {page.address, page.address + page.size.size(), page.token};
+    }
+    count_.store(queue_.size(), std::memory_order_release);
     if (running_) return;
     running_ = true;
     stop_ = false;
@@ -38,30 +44,48 @@ absl::Status LateReturn::BringBack(Handle token) {
   return status;
 }
 
+std::optional<LateReturn::Place> LateReturn::Front() {
+  if (queue_.empty()) return std::nullopt;
+  return places_.at(queue_.front());
+}
+
+std::optional<LateReturn::Place> LateReturn::FirstWithin(const pages::ColdRange& range) {
+  auto it = places_.upper_bound(range.at);
+  if (it != places_.begin() && std::prev(it)->second.end > range.at) --it;
+  if (it == places_.end() || it->first >= range.at + range.size.size()) return std::nullopt;
+  return it->second;
+}
+
+void LateReturn::Arrived(Address at) {
+  if (places_.erase(at) == 0) return;
+  queue_.erase(std::find(queue_.begin(), queue_.end(), at));
+  count_.store(queue_.size(), std::memory_order_release);
+  arrived_.SignalAll();
+}
+
+void LateReturn::PutNext(Address at) {
+  const auto found = std::find(queue_.begin(), queue_.end(), at);
+  if (found - queue_.begin() < 2) return;  // it is on its way, or the next
+  queue_.erase(found);
+  queue_.insert(queue_.begin() + 1, at);
+}
+
 void LateReturn::Work() {
-  while (true) {
-    Handle token = 0;
-    {
-      absl::MutexLock lock(&mu_);
-      if (tokens_.empty() || stop_) {
-        running_ = false;
-        return;
-      }
-      token = tokens_.front();
-    }
-    const absl::Status status = BringBack(token);
+  absl::MutexLock lock(&mu_);
+  while (const std::optional<Place> page = Front()) {
+    if (stop_) break;
+    mu_.Unlock();
+    const absl::Status status = BringBack(page->token);
     if (!status.ok()) {  // whoever waits for it tries once more, and hears why
       Log(LogLevel::kWarning,
           absl::StrCat("event=late_return_failed status=\"", status.ToString(), "\""));
     }
-    absl::MutexLock lock(&mu_);
-    if (!status.ok()) {
-      running_ = false;
-      return;
-    }
-    tokens_.pop_front();
-    count_.store(tokens_.size(), std::memory_order_release);
+    mu_.Lock();
+    if (!status.ok()) break;
+    Arrived(page->at);
   }
+  running_ = false;
+  arrived_.SignalAll();
 }
 
 absl::Status LateReturn::Finish() {
@@ -69,18 +93,35 @@ absl::Status LateReturn::Finish() {
   if (!pending() && !started_.load(std::memory_order_relaxed)) return absl::OkStatus();
   absl::MutexLock finishing(&finish_mu_);
   Join();
-  while (true) {
-    Handle token = 0;
-    {
-      absl::MutexLock lock(&mu_);
-      if (tokens_.empty()) return absl::OkStatus();
-      token = tokens_.front();
-    }
-    TIDE_RETURN_IF_ERROR(BringBack(token));
-    absl::MutexLock lock(&mu_);
-    tokens_.pop_front();
-    count_.store(tokens_.size(), std::memory_order_release);
+  absl::MutexLock lock(&mu_);
+  while (const std::optional<Place> page = Front()) {
+    mu_.Unlock();
+    const absl::Status status = BringBack(page->token);
+    mu_.Lock();
+    if (!status.ok()) return status;
+    Arrived(page->at);
   }
+  return absl::OkStatus();
+}
+
+absl::Status LateReturn::Await(const pages::ColdRange& range) {
+  if (!pending()) return absl::OkStatus();
+  absl::MutexLock lock(&mu_);
+  bool waited = false;
+  while (const std::optional<Place> page = FirstWithin(range)) {
+    PutNext(page->at);
+    if (!std::exchange(waited, true)) waits_.fetch_add(1, std::memory_order_relaxed);
+    if (running_) {
+      arrived_.Wait(&mu_);
+      continue;
+    }
+    mu_.Unlock();
+    const absl::Status status = BringBack(page->token);
+    mu_.Lock();
+    if (!status.ok()) return status;
+    Arrived(page->at);
+  }
+  return absl::OkStatus();
 }
 
 void LateReturn::Stop() {
@@ -90,13 +131,15 @@ void LateReturn::Stop() {
     stop_ = true;
   }
   Join();
-  std::deque<Handle> left;
+  std::map<Address, Place> left;
   {
     absl::MutexLock lock(&mu_);
-    left.swap(tokens_);
+    left.swap(places_);
+    queue_.clear();
     count_.store(0, std::memory_order_release);
+    arrived_.SignalAll();
   }
-  for (Handle token : left) pages_.LetRoomGo(token);
+  for (const auto& [at, page] : left) pages_.LetRoomGo(page.token);
 }
 
 }  // namespace tide::runtime

@@ -11,4 +11,9 @@ namespace tide::torch_hooks {
 /// holds a lock that others need.
 void ArmOpGate(const TideCoreApi* api, int wanted, bool (*may_wait)());
 
+/// The same for what operators use on devices and where a backward begins. An operator is told to
+/// the core before its kernels start, an autograd.Function of the program before its code runs;
+/// what starts kernels past the dispatcher is not seen.
+void ArmUseGate(const TideCoreApi* api, bool on);
+
 }  // namespace tide::torch_hooks

@@ -1,18 +1,23 @@
-"""The state of optimizers may come back while an iteration already runs (option `cuda.resume`).
+"""State and parameters may come back while an iteration already runs (option `cuda.resume`).
 
 An optimizer of torch.optim touches its state in `step`, and when it is saved, loaded or copied. All
 of these wait here until the state is back. What a program does with `optimizer.state` by itself is
 not seen: it calls `torchtide.cuda.settle()` before.
+
+Parameters are used by operators. With `layers` every operator of the iteration after a resume waits
+for what it uses, which also shows in which order that is. A parameter comes late only if an
+operator was seen to be the first to use it in an earlier forward.
 """
 
 from __future__ import annotations
 
 import functools
+import sys
 import weakref
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from torchtide import _core
+from torchtide import _adapter, _core
 from torchtide._choices import chosen
 
 if TYPE_CHECKING:
@@ -27,9 +32,23 @@ def wanted() -> bool:
     """Whether a resume leaves the state of optimizers for later.
 
     Raises:
-        OptionError: `cuda.resume` is neither of its choices.
+        OptionError: `cuda.resume` is none of its choices.
     """
-    return chosen("cuda.resume", ("whole", "pipelined")) == "pipelined"
+    return _chosen() != "whole"
+
+
+def layers_wanted() -> bool:
+    """Whether parameters come layer by layer; raises as `wanted`."""
+    return _chosen() == "layers"
+
+
+def _chosen() -> str:
+    return chosen("cuda.resume", ("whole", "pipelined", "layers"))
+
+
+def watch(on: bool) -> None:
+    """Has operators wait for what they use on devices, or no more."""
+    _adapter.load().arm_use_gate(_core.cuda_api(), on)
 
 
 def install() -> None:
@@ -58,6 +77,7 @@ def _wrap(kind: type, name: str) -> None:
 
 
 def _before_step(optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
+    _core.cuda_end_forward()
     _core.cuda_finish_return()
 
 
@@ -81,7 +101,32 @@ def tensors(named: list[torch.optim.Optimizer]) -> Iterator[torch.Tensor]:
     """
     if not wanted():
         return
+    for optimizer in _known(named):
+        yield from state_of(optimizer)
+
+
+def _known(named: list[torch.optim.Optimizer]) -> Iterator[torch.optim.Optimizer]:
     for optimizer in {*named, *_stepped}:
         own = type(optimizer).__module__.startswith("torch.optim.") or optimizer in named
         if own and not any(group.get("capturable") for group in optimizer.param_groups):
-            yield from state_of(optimizer)
+            yield optimizer
+
+
+#: Loaded where something was compiled: its kernels are launched past PyTorch's dispatcher, and
+#: before the first of them all parameters are handed over, so that nothing could come late.
+_COMPILERS = ("torch._inductor.compile_fx", "torch._dynamo.backends.cudagraphs")
+
+
+def parameters(named: list[torch.optim.Optimizer]) -> Iterator[torch.Tensor]:
+    """What operators alone may use in a forward: parameters of the same optimizers.
+
+    Subclasses of tensors are left out: what lies behind them is theirs.
+    """
+    import torch
+
+    if any(name in sys.modules for name in _COMPILERS):
+        return
+    for optimizer in _known(named):
+        for group in optimizer.param_groups:
+            plain = (torch.Tensor, torch.nn.Parameter)
+            yield from (one for one in group["params"] if type(one) in plain)

@@ -86,6 +86,8 @@ def enable(name: str | None = None) -> str:
             flush=_cuda_ways.flush,
             cold=_cold_ranges,
             late=_late_ranges,
+            layers=_layer_ranges if _cuda_late.layers_wanted() else None,
+            watch=_cuda_late.watch if _cuda_late.layers_wanted() else None,
             communicators=_cuda_platform.move if _cuda_platform.nccl_wanted() else None,
             stream=_stream,
             open_lane=_cuda_lane.open_lane if lanes else None,
@@ -227,12 +229,20 @@ def _cold_ranges() -> list[tuple[int, int]]:
 
 
 def _late_ranges() -> list[tuple[int, int]]:
-    """Addresses and sizes of what may come back while an iteration runs."""
+    """Addresses and sizes of what an iteration touches last, if at all."""
+    return sorted({_range(one) for one in _cuda_late.tensors(_named_cold()) if one.is_cuda})
+
+
+def _layer_ranges() -> list[tuple[int, int]]:
+    """The same of what may come back layer by layer."""
+    return sorted({_range(one) for one in _cuda_late.parameters(_named_cold()) if one.is_cuda})
+
+
+def _named_cold() -> list[torch.optim.Optimizer]:
     import torch
 
     named = [one() for one in _cold if not isinstance(one, tuple)]
-    optimizers = [one for one in named if isinstance(one, torch.optim.Optimizer)]
-    return sorted({_range(one) for one in _cuda_late.tensors(optimizers) if one.is_cuda})
+    return [one for one in named if isinstance(one, torch.optim.Optimizer)]
 
 
 def settle() -> None:
@@ -331,8 +341,8 @@ def suspend(device: int | None = None, *, to_file: bool = False) -> int:
 def resume(device: int | None = None) -> None:
     """Brings a suspended job's pages back to their addresses.
 
-    With `cuda.resume=pipelined` the state of optimizers may still be on its way when this returns;
-    see `settle`.
+    With `cuda.resume=pipelined` the state of optimizers may still be on its way when this returns,
+    and with `layers` parameters too; see `settle`.
 
     Raises:
         MemoryError: others use the memory now; all pages stay away, the call may be repeated.

@@ -54,6 +54,7 @@ class Control {
     Call<void(const char*, int, int, int)>("phantomArmFault")(call, skip, times, error);
   }
   void HoldCall(const char* call) const { Call<void(const char*)>("phantomHoldCall")(call); }
+  void LetThrough(int calls) const { Call<void(int)>("phantomLetThrough")(calls); }
   void DisarmFaults() const { Call<void()>("phantomDisarmFaults")(); }
   uint64_t CallCount(const char* call) const {
     return Call<uint64_t(const char*)>("phantomCallCount")(call);

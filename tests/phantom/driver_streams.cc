@@ -103,6 +103,7 @@ DRIVER cuGetExportTable(const void** table, const void*) {
 // ---- for tests ----
 
 PHANTOM_EXPORT void phantomHoldCall(const char* call) { phantom::HoldCall(call); }
+PHANTOM_EXPORT void phantomLetThrough(int calls) { phantom::LetThrough(calls); }
 PHANTOM_EXPORT void phantomArmFault(const char* call, int skip, int times, int error) {
   phantom::ArmFault(call, skip, times, error);
 }

@@ -25,6 +25,7 @@ struct State {
   std::vector<Fault> faults;
   std::map<std::string, uint64_t> counts;
   std::string held;
+  int let_through = 0;
   std::condition_variable let_go;
 };
 
@@ -56,7 +57,8 @@ State& GetState() {
 int EnterCall(const char* name) {
   State& state = GetState();
   std::unique_lock<std::mutex> lock(state.mu);
-  state.let_go.wait(lock, [&] { return state.held != name; });
+  state.let_go.wait(lock, [&] { return state.held != name || state.let_through > 0; });
+  if (state.held == name) --state.let_through;
   ++state.counts[name];
   ++state.counts["*"];
   for (Fault& fault : state.faults) {
@@ -81,6 +83,14 @@ void HoldCall(const char* name) {
   State& state = GetState();
   std::lock_guard<std::mutex> lock(state.mu);
   state.held = name != nullptr ? name : "";
+  state.let_through = 0;
+  state.let_go.notify_all();
+}
+
+void LetThrough(int calls) {
+  State& state = GetState();
+  std::lock_guard<std::mutex> lock(state.mu);
+  state.let_through += calls;
   state.let_go.notify_all();
 }
 

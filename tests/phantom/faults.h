@@ -15,6 +15,8 @@ void ArmFault(const char* name, int skip, int times, int error);
 void DisarmFaults();
 /// Calls of `name` wait until they are let go; one name at a time, null lets all go.
 void HoldCall(const char* name);
+/// Lets so many calls of the name that is held pass.
+void LetThrough(int calls);
 uint64_t CallCount(const char* name);
 
 }  // namespace phantom

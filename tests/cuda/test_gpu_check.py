@@ -31,9 +31,11 @@ def test_a_dry_run_finds_everything_as_expected(
     assert "no figure below is a GPU's" in done.stdout
     result = json.loads(figures.read_text())
     assert result["ok"]
-    assert {"limit", "suspend", "bitwise", "cold", "turns", "pass_on", "lanes"} <= result[
-        "experiments"
-    ].keys()
+    experiments = result["experiments"]
+    assert {"limit", "suspend", "bitwise", "cold", "resume", "turns", "pass_on", "lanes"} <= (
+        experiments.keys()
+    )
+    assert experiments["resume"]["layers"]["waits"] > 0 == experiments["resume"]["whole"]["waits"]
     assert result["experiments"]["turns"]["failed_without"] == 1
     shared = result["experiments"]["lanes"]
     assert shared["lanes"]["shared"] > 0 == shared["turns"]["shared"]

@@ -139,8 +139,9 @@ pair.run(train)
 """
 
 
-def test_two_jobs_in_turns_get_their_state_back_late_and_exact(run: Runner) -> None:
+@pytest.mark.parametrize("resume", ["pipelined", "layers"])
+def test_two_jobs_in_turns_get_what_is_late_back_exact(run: Runner, resume: str) -> None:
     imports = "import torch, torchtide, torchtide.cuda as cuda\nMIB = 1 << 20\n"
     settings = {"TIDE_PHANTOM_MB": 160, "TIDE_CUDA_SWITCH_SHARE": "0.5"}
     settings["TIDE_NEED_WAIT_MS"] = 600_000  # nothing may depend on a wait that ends in vain
-    run(imports + TURNS, TIDE_CUDA_RESUME="pipelined", **settings)
+    run(imports + TURNS, TIDE_CUDA_RESUME=resume, **settings)

@@ -11,7 +11,7 @@ from torchtide.errors import OptionError
     ("variable", "said"),
     [
         ("HOOK", "auto, table, malloc, pool, fraction, off; set TIDE_CUDA_HOOK=auto or .*=off"),
-        ("RESUME", "whole, pipelined; set TIDE_CUDA_RESUME=whole or TIDE_CUDA_RESUME=pipelined"),
+        ("RESUME", "whole, pipelined, layers; set TIDE_CUDA_RESUME=whole or .*=layers"),
         ("PAUSE", "pages, deep; set TIDE_CUDA_PAUSE=pages or TIDE_CUDA_PAUSE=deep"),
         ("NCCL", "keep, suspend; set TIDE_CUDA_NCCL=keep or TIDE_CUDA_NCCL=suspend"),
     ],

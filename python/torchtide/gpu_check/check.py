@@ -1,8 +1,9 @@
 """What torchtide relies on, tried on this machine's GPU: `scripts/gpu-check` prints it.
 
 In order: the driver's rules for physical memory (`rules`), experiments with the driver alone
-(`driver`), with PyTorch and the hook (`job`), then benchmarks against what others offer (`bench`)
-and of several jobs on the device: sharing scratch (`lanes`) and beside each other (`bench_jobs`).
+(`driver`), with PyTorch and the hook (`job`), then benchmarks against what others offer (`bench`),
+of the ways to resume (`resume`) and of several jobs on the device: sharing scratch (`lanes`) and
+beside each other (`bench_jobs`).
 Every part runs in a process of its own with a deadline, the whole within `BUDGET_SECONDS`; a part
 for which no time is left is reported as not run. Nothing is left on the device.
 """
@@ -46,6 +47,7 @@ PARTS = (
     Part("driver", ("costs",), 40, measures=True),
     Part("job", ("waits", "shares"), 60, measures=True),
     Part("bench", ("switch",), 120, measures=True),
+    Part("resume", ("resume",), 70),
     Part("bench", ("turns",), 140),
     Part("lanes", ("lanes",), 100),
     Part("bench", ("pass_on",), 90),

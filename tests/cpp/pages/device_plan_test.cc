@@ -51,5 +51,40 @@ TEST(DevicePlanTest, SharedUnmappedAndAbsentPagesStay) {
   EXPECT_THAT(PlanDeviceDemotion(pages, {}, MiB(8), true).tokens, ElementsAre(4));
 }
 
+/// Tokens in the order of their return, and how many must be there before.
+std::pair<std::vector<cuda::Handle>, size_t> Return(int pages, const std::vector<ColdRange>& layers,
+                                                    const std::vector<ColdRange>& last) {
+  std::vector<DevicePage> planned = Pages(pages);
+  const size_t before = PlanReturn(&planned, layers, last);
+  std::vector<cuda::Handle> tokens;
+  for (const DevicePage& page : planned) tokens.push_back(page.token);
+  return {tokens, before};
+}
+
+ColdRange Whole(int page, int count = 1) {
+  return {kBase + page * MiB(2).size(), Bytes(MiB(2).value() * count)};
+}
+
+TEST(PlanReturnTest, PagesOfLayersFollowTheOrderOfTheseAndTheStateComesLast) {
+  const auto [tokens, before] = Return(6, {Whole(4), Whole(1)}, {Whole(2, 2)});
+  EXPECT_THAT(tokens, ElementsAre(1, 6, 5, 2, 3, 4));
+  EXPECT_EQ(before, 2u);
+}
+
+TEST(PlanReturnTest, APageOfSeveralLayersIsWantedByTheFirstOfThem) {
+  const ColdRange half = {kBase + MiB(2).size(), MiB(1)};
+  const ColdRange rest = {kBase + MiB(3).size(), MiB(2)};  // and half of the page after it
+  const ColdRange tail = {kBase + MiB(5).size(), MiB(1)};
+  EXPECT_THAT(Return(4, {rest, Whole(3), half}, {tail}).first, ElementsAre(1, 2, 3, 4));
+  EXPECT_THAT(Return(4, {Whole(3), half, rest}, {tail}).first, ElementsAre(1, 4, 2, 3));
+  EXPECT_EQ(Return(4, {rest, Whole(3), half}, {tail}).second, 1u);
+}
+
+TEST(PlanReturnTest, APageWithSomethingElseOnItMustBeThereBefore) {
+  EXPECT_EQ(Return(2, {{kBase, MiB(1)}}, {}).second, 2u);
+  EXPECT_EQ(Return(2, {}, {}).second, 2u);
+  EXPECT_EQ(Return(2, {Whole(0, 2)}, {}).second, 0u);
+}
+
 }  // namespace
 }  // namespace tide::pages

@@ -6,6 +6,7 @@
 
 #include "absl/base/thread_annotations.h"
 #include "absl/synchronization/mutex.h"
+#include "bind/interpreter.h"
 #include "bind/status_error.h"
 #include "wire/client.h"
 
@@ -55,7 +56,7 @@ class PyClient {
   PyClient(const std::string& path, double timeout_s) {
     absl::StatusOr<std::unique_ptr<wire::Client>> client;
     {
-      py::gil_scoped_release released;
+      const bind::WithoutInterpreter released;
       client = wire::Client::Connect(path, absl::Seconds(timeout_s));
     }
     if (!client.ok()) Raise(client.status());
@@ -69,7 +70,7 @@ class PyClient {
     wire::Frame frame{*number, 0, 0, std::string(body)};
     absl::StatusOr<wire::Frame> reply;
     {
-      py::gil_scoped_release released;
+      const bind::WithoutInterpreter released;
       absl::MutexLock lock(&mu_);
       if (client_) {
         reply = client_->Request(std::move(frame), absl::Seconds(timeout_s));
@@ -84,7 +85,7 @@ class PyClient {
   py::object Next(double timeout_s) {
     absl::StatusOr<std::optional<wire::Frame>> frame;
     {
-      py::gil_scoped_release released;
+      const bind::WithoutInterpreter released;
       absl::MutexLock lock(&mu_);
       if (client_) {
         frame = client_->Next(absl::Seconds(timeout_s));
@@ -98,7 +99,7 @@ class PyClient {
   }
 
   void Close() {
-    py::gil_scoped_release released;
+    const bind::WithoutInterpreter released;
     absl::MutexLock lock(&mu_);
     client_.reset();
   }

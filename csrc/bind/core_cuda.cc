@@ -52,8 +52,7 @@ template <typename Result>
 absl::StatusOr<Result> CallPython(const py::object& function,
                                   const std::function<py::object()>& call,
                                   Result (*convert)(const py::object&)) {
-  tide::bind::AwaitEndOfProcess();
-  py::gil_scoped_acquire gil;
+  const tide::bind::WithInterpreter locked;
   if (PyErr_Occurred() != nullptr) return absl::CancelledError("interrupted");
   if (function.is_none()) return Result();
   try {
@@ -99,7 +98,7 @@ std::vector<tide::pages::ColdRange> AskForRanges(const py::object& function) {
   using Ranges = std::vector<std::pair<uint64_t, int64_t>>;
   std::vector<tide::pages::ColdRange> ranges;
   const auto answer = CallPython<Ranges>(
-      function, [&] { return function(); },
+      function, [&] { return tide::bind::Call(function); },
       [](const py::object& value) { return value.cast<Ranges>(); });
   if (!answer.ok()) return ranges;
   for (const auto& [at, size] : *answer) ranges.push_back({at, Bytes(size)});
@@ -124,16 +123,16 @@ void SetLaneFunctions(const FrameworkFunctions* functions,
                       tide::runtime::CudaFramework& framework) {
   framework.open_lane = [functions](int device) {
     return CallPython<bool>(
-               functions->open_lane, [&] { return functions->open_lane(device); },
+               functions->open_lane, [&] { return tide::bind::Call(functions->open_lane, device); },
                [](const py::object&) { return true; })
         .status();
   };
   framework.close_lane = [functions](int device) {
     // An interrupt that waits in the interpreter must not leave survivors on the lane.
-    py::gil_scoped_acquire gil;
+    const tide::bind::WithInterpreter locked;
     const py::error_scope waiting;
     return CallPython<tide::pages::LanePool>(
-        functions->close_lane, [&] { return functions->close_lane(device); },
+        functions->close_lane, [&] { return tide::bind::Call(functions->close_lane, device); },
         [](const py::object& value) {
           const auto both = value.cast<std::pair<Ranges, Ranges>>();
           return tide::pages::LanePool{ToRanges(both.first), ToRanges(both.second)};
@@ -146,7 +145,7 @@ void SetLayerFunctions(const FrameworkFunctions* functions,
   framework.layers = [functions] { return AskForRanges(functions->layers); };
   framework.watch = [functions](bool on) {
     CallPython<bool>(
-        functions->watch, [&] { return functions->watch(on); },
+        functions->watch, [&] { return tide::bind::Call(functions->watch, on); },
         [](const py::object&) { return true; })
         .status()
         .IgnoreError();
@@ -164,13 +163,13 @@ void SetFramework(const py::object& capturing, const py::object& flush, const py
   tide::runtime::CudaFramework framework;
   framework.capturing = [functions] {
     const auto answer = CallPython<bool>(
-        functions->capturing, [&] { return functions->capturing(); },
+        functions->capturing, [&] { return tide::bind::Call(functions->capturing); },
         [](const py::object& value) { return value.cast<bool>(); });
     return !answer.ok() || *answer;  // unknown: nothing is touched
   };
   framework.flush = [functions](int device) {
     return CallPython<bool>(
-               functions->flush, [&] { return functions->flush(device); },
+               functions->flush, [&] { return tide::bind::Call(functions->flush, device); },
                [](const py::object&) { return true; })
         .status();
   };
@@ -180,23 +179,24 @@ void SetFramework(const py::object& capturing, const py::object& flush, const py
   if (!communicators.is_none()) {
     framework.communicators = [functions](bool away) {
       // An interrupt that waits in the interpreter must not keep them away: it comes back after.
-      py::gil_scoped_acquire gil;
+      const tide::bind::WithInterpreter locked;
       const py::error_scope waiting;
       return CallPython<bool>(
-                 functions->communicators, [&] { return functions->communicators(away); },
+                 functions->communicators,
+                 [&] { return tide::bind::Call(functions->communicators, away); },
                  [](const py::object&) { return true; })
           .status();
     };
   }
   framework.stream = [functions](int device) {
     const auto answer = CallPython<uintptr_t>(
-        functions->stream, [&] { return functions->stream(device); },
+        functions->stream, [&] { return tide::bind::Call(functions->stream, device); },
         [](const py::object& value) { return value.cast<uintptr_t>(); });
     return reinterpret_cast<tide::pages::cuda::Stream>(answer.ok() ? *answer : 0);
   };
   framework.why_not_deep = [functions]() -> std::string {
     const auto answer = CallPython<std::string>(
-        functions->deep, [&] { return functions->deep(); },
+        functions->deep, [&] { return tide::bind::Call(functions->deep); },
         [](const py::object& value) { return value.cast<std::string>(); });
     return answer.ok() ? *answer : std::string(answer.status().message());
   };

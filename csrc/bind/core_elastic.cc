@@ -11,6 +11,7 @@
 
 #include "base/options.h"
 #include "base/status.h"
+#include "bind/interpreter.h"
 #include "bind/status_error.h"
 #include "elastic/exchange.h"
 #include "runtime/runtime.h"
@@ -63,9 +64,11 @@ class PyExchange {
 
   std::string Attach(int fd, const std::string& contract) {
     UniqueFd copy = Duplicate(fd);
-    py::gil_scoped_release released;
-    auto found = exchange_->Attach(std::move(copy), contract, Options());
-    py::gil_scoped_acquire gil;
+    absl::StatusOr<std::string> found;
+    {
+      const bind::WithoutInterpreter released;
+      found = exchange_->Attach(std::move(copy), contract, Options());
+    }
     return Result(std::move(found));
   }
   /// What the daemon orders is from now on for the job as a whole; needs the runtime.
@@ -99,7 +102,7 @@ class PyExchange {
   void Fold(int worker, const std::vector<uintptr_t>& addresses) {
     if (addresses.size() != exchange_->layout().parameters().size())
       throw py::value_error("an address for each parameter is needed");
-    py::gil_scoped_release released;
+    const bind::WithoutInterpreter released;
     std::vector<const void*> pointers(addresses.size());
     for (size_t i = 0; i < addresses.size(); ++i)
       pointers[i] = reinterpret_cast<const void*>(addresses[i]);
@@ -109,7 +112,7 @@ class PyExchange {
   void FoldOne(size_t parameter, uintptr_t address) {
     if (parameter >= exchange_->layout().parameters().size())
       throw py::index_error("there is no such parameter");
-    py::gil_scoped_release released;
+    const bind::WithoutInterpreter released;
     exchange_->FoldOne(parameter, reinterpret_cast<const void*>(address));
   }
   bool Finish(uint64_t step, bool last) {
@@ -150,7 +153,7 @@ class PyExchange {
       sources.push_back(reinterpret_cast<const std::byte*>(address));
     absl::Status summed;
     {
-      py::gil_scoped_release released;
+      const bind::WithoutInterpreter released;
       summed = exchange_->SumPiece(sources, first, last);
     }
     ThrowIfError(summed);
@@ -249,7 +252,7 @@ class PyExchange {
   static bool Waiting(F&& wait) {
     absl::StatusOr<bool> result;
     {
-      py::gil_scoped_release released;
+      const bind::WithoutInterpreter released;
       result = wait();
     }
     return Result(std::move(result));
@@ -309,7 +312,7 @@ class PyGroup {
   uint32_t Pause(bool wanted) { return ValueOrThrow(group_->Pause(wanted)); }
   uint64_t Limit(uint64_t bytes) { return ValueOrThrow(group_->Limit(bytes)); }
   bool AwaitNews(uint32_t seen, double seconds) {
-    py::gil_scoped_release released;
+    const bind::WithoutInterpreter released;
     shm::FutexWait(group_->header().news, seen, absl::Seconds(seconds));
     return group_->header().news.load() != seen;
   }
@@ -348,7 +351,7 @@ void BindElasticFunctions(py::module_& module) {
   module.def(
       "elastic_checksum",
       [](uintptr_t address, size_t bytes) {
-        py::gil_scoped_release released;
+        const tide::bind::WithoutInterpreter released;
         return tide::elastic::Checksum(reinterpret_cast<const void*>(address), bytes);
       },
       py::arg("address"), py::arg("bytes"),

@@ -1,6 +1,8 @@
 // torchtide._core: everything that needs no torch.
 #include <pybind11/pybind11.h>
 
+#include "bind/interpreter.h"
+
 namespace py = pybind11;
 
 void BindBase(py::module_& module);
@@ -20,4 +22,6 @@ PYBIND11_MODULE(_core, module) {
   BindSim(module);
   BindElastic(module);
   BindCuda(module);
+  py::module_::import("atexit").attr("register")(
+      py::cpp_function([] { tide::bind::ends_interpreter = true; }));
 }

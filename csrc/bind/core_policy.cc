@@ -3,6 +3,7 @@
 
 #include <set>
 
+#include "bind/interpreter.h"
 #include "bind/python_policy.h"
 
 namespace py = pybind11;
@@ -52,7 +53,7 @@ class PythonPolicy final : public sched::ClusterPolicy {
   PythonPolicy(py::object object, const sim::Trace& trace, bool& failed)
       : object_(std::move(object)), trace_(trace), failed_(failed) {}
   ~PythonPolicy() override {
-    py::gil_scoped_acquire gil;
+    const WithInterpreter locked;
     object_ = py::object();
   }
   // Its state is Python's; only the simulator runs it, and that makes no copies.
@@ -67,7 +68,7 @@ class PythonPolicy final : public sched::ClusterPolicy {
       const JobState state = input.jobs[job.value()].state;
       return state != JobState::kRunning && state != JobState::kPending;
     });
-    py::gil_scoped_acquire gil;
+    const WithInterpreter locked;
     try {
       View view{.now_s = input.now_s,
                 .gpus = input.cluster.gpus,
@@ -84,7 +85,7 @@ class PythonPolicy final : public sched::ClusterPolicy {
                         .now_s = input.now_s,
                         .profiles = input.profiles});
       }
-      object_.attr("decide")(py::cast(&view, py::return_value_policy::reference));
+      Call(object_.attr("decide"), py::cast(&view, py::return_value_policy::reference));
       return std::move(view.decision);
     } catch (py::error_already_set& error) {
       error.restore();

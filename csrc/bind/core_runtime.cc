@@ -52,14 +52,13 @@ class Wait {
   bool Interrupted() {
     WantsInterpreter wanting;
     wanting.Begin();
-    tide::bind::AwaitEndOfProcess();
-    py::gil_scoped_acquire gil;
+    const tide::bind::WithInterpreter locked;
     if (PyErr_Occurred() != nullptr) return true;  // raised in a call of ours, and not yet told
     try {
-      if (!while_waiting_.is_none()) while_waiting_();
+      if (!while_waiting_.is_none()) tide::bind::Call(while_waiting_);
       if (!told_ && Running().Report().suspended) {
         told_ = true;
-        on_paused_();
+        tide::bind::Call(on_paused_);
       }
     } catch (py::error_already_set& error) {
       error.restore();
@@ -309,7 +308,7 @@ void BindRuntime(py::module_& module) {
   module.def(
       "shutdown",
       [](std::optional<int> exit_code) {
-        py::gil_scoped_release release;
+        const tide::bind::WithoutInterpreter released;
         if (Runtime::Current() != nullptr) Runtime::Current()->Shutdown(exit_code);
       },
       py::arg("exit_code") = py::none(),

@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "base/clock.h"
+#include "bind/interpreter.h"
 #include "bind/python_policy.h"
 #include "bind/status_error.h"
 #include "sim/replay.h"
@@ -182,12 +183,6 @@ void AddCurves(const Trace& trace, const ReplayResult& result, py::dict& dict) {
   dict["refused"] = refused;
 }
 
-/// Ctrl-C: Python's handlers run, and an exception they raise ends the replay.
-bool Interrupted() {
-  py::gil_scoped_acquire gil;
-  return PyErr_CheckSignals() != 0;
-}
-
 /// Replays and, when `timed`, adds what it took: the whole loop and each decision.
 py::dict Simulate(const Trace& trace, const py::object& policy, int nodes, int gpus_per_node,
                   const py::dict& policy_options, const py::dict& cluster_options, bool timed,
@@ -198,15 +193,16 @@ py::dict Simulate(const Trace& trace, const py::object& policy, int nodes, int g
                         py::cast<std::string>(policy), PolicyOptions(policy_options)))
                   : tide::bind::MakePythonPolicy(policy, trace, failed);
   std::string log;
-  const ReplayOptions options{.cluster = Cluster(nodes, gpus_per_node, cluster_options),
-                              .decision_clock = timed ? &tide::RealClock() : nullptr,
-                              .decision_log = logged ? &log : nullptr,
-                              .keep_spans = spans,
-                              .interrupted = [&] { return failed || Interrupted(); }};
+  const ReplayOptions options{
+      .cluster = Cluster(nodes, gpus_per_node, cluster_options),
+      .decision_clock = timed ? &tide::RealClock() : nullptr,
+      .decision_log = logged ? &log : nullptr,
+      .keep_spans = spans,
+      .interrupted = [&] { return failed || !tide::bind::CheckSignals().ok(); }};
   absl::StatusOr<ReplayResult> result;
   const int64_t begin = tide::RealClock().MonotonicNanos();
   {
-    py::gil_scoped_release release;
+    const tide::bind::WithoutInterpreter released;
     result = tide::sim::Replay(trace, std::move(made), options);
   }
   if (PyErr_Occurred() != nullptr) throw py::error_already_set();

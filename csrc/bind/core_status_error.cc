@@ -1,3 +1,4 @@
+#include "bind/interpreter.h"
 #include "bind/status_error.h"
 
 namespace tide::bind {
@@ -34,7 +35,8 @@ void Throw(const absl::Status& status) {
 }
 
 absl::Status CheckSignals() {
-  pybind11::gil_scoped_acquire gil;
+  if (AnotherEndsInterpreter()) return absl::CancelledError("the interpreter ends");
+  const WithInterpreter locked;
   return PyErr_CheckSignals() == 0 ? absl::OkStatus() : absl::CancelledError("interrupted");
 }
 

@@ -15,7 +15,8 @@ namespace tide::bind {
 /// Unimplemented: NotImplementedError, anything else: RuntimeError. Call with the GIL held.
 [[noreturn]] void Throw(const absl::Status& status);
 
-/// Lets Ctrl-C end a wait: Cancelled when a signal's handler has raised. Called without the GIL.
+/// Lets Ctrl-C end a wait: Cancelled when a signal's handler has raised, and when the interpreter
+/// ends: nobody gets the answer of a thread that waits then. Called without the GIL.
 absl::Status CheckSignals();
 
 inline void ThrowIfError(const absl::Status& status) {

@@ -107,8 +107,8 @@ std::vector<tide::pages::ColdRange> AskForRanges(const py::object& function) {
 
 /// The functions stay for the life of the process: a boundary may come when Python shuts down.
 struct FrameworkFunctions {
-  py::object capturing, flush, cold, late, layers, watch, communicators, stream, open_lane,
-      close_lane, deep;
+  py::object capturing, flush, cold, late, layers, watch, unwanted, communicators, stream,
+      open_lane, close_lane, deep;
 };
 
 using Ranges = std::vector<std::pair<uint64_t, int64_t>>;
@@ -154,12 +154,12 @@ void SetLayerFunctions(const FrameworkFunctions* functions,
 
 void SetFramework(const py::object& capturing, const py::object& flush, const py::object& cold,
                   const py::object& late, const py::object& layers, const py::object& watch,
-                  const py::object& communicators, const py::object& stream,
-                  const py::object& open_lane, const py::object& close_lane,
-                  const py::object& why_not_deep) {
+                  const py::object& unwanted, const py::object& communicators,
+                  const py::object& stream, const py::object& open_lane,
+                  const py::object& close_lane, const py::object& why_not_deep) {
   const auto* functions =
-      new FrameworkFunctions{capturing,     flush,  cold,      late,       layers,      watch,
-                             communicators, stream, open_lane, close_lane, why_not_deep};
+      new FrameworkFunctions{capturing, flush,         cold,   late,      layers,     watch,
+                             unwanted,  communicators, stream, open_lane, close_lane, why_not_deep};
   tide::runtime::CudaFramework framework;
   framework.capturing = [functions] {
     const auto answer = CallPython<bool>(
@@ -175,6 +175,7 @@ void SetFramework(const py::object& capturing, const py::object& flush, const py
   };
   framework.cold = [functions] { return AskForRanges(functions->cold); };
   framework.late = [functions] { return AskForRanges(functions->late); };
+  framework.unwanted = [functions] { return AskForRanges(functions->unwanted); };
   if (!layers.is_none()) SetLayerFunctions(functions, framework);
   if (!communicators.is_none()) {
     framework.communicators = [functions](bool away) {
@@ -236,6 +237,7 @@ py::dict ReportDict(int device) {
   dict["host_mapped"] = report.counts.host_mapped.value();
   dict["host_copy"] = report.counts.host_copy.value();
   dict["file"] = report.counts.file.value();
+  dict["dropped"] = report.counts.dropped.value();
   dict["lane"] = report.counts.lane.value();
   dict["lane_chunks"] = report.chunks.value();
   dict["lanes_of_all"] = report.lanes.value();
@@ -337,12 +339,30 @@ void BindOffers(py::module_& module) {
 
 void BindFramework(py::module_& module) {
   module.def(
+      "cuda_take_lost",
+      [](int device) {
+        Ranges pairs;
+        CudaJob* const job = CudaJob::Current();
+        for (int i = 0; job != nullptr && i < job->device_count(); ++i) {
+          if (device >= 0 && i != device) continue;
+          for (const auto& range : job->TakeLost(i))
+            pairs.emplace_back(range.at, range.size.value());
+        }
+        return pairs;
+      },
+      py::arg("device"),
+      "Addresses and sizes of pages that were dropped since the last call, and are back; -1: of "
+      "all "
+      "devices.");
+  module.def(
       "cuda_set_framework", &SetFramework, py::arg("capturing"), py::arg("flush"), py::arg("cold"),
-      py::arg("late"), py::arg("layers"), py::arg("watch"), py::arg("communicators"),
-      py::arg("stream"), py::arg("open_lane"), py::arg("close_lane"), py::arg("why_not_deep"),
+      py::arg("late"), py::arg("layers"), py::arg("watch"), py::arg("unwanted"),
+      py::arg("communicators"), py::arg("stream"), py::arg("open_lane"), py::arg("close_lane"),
+      py::arg("why_not_deep"),
       "What PyTorch does at a boundary: says whether a graph is being captured, gives the "
       "cached memory of a device back, names cold ranges and those that may return while an "
-      "iteration runs (last, and layer by layer while operators say what they use), sends the "
+      "iteration runs (last, and layer by layer while operators say what they use), names what may "
+      "lose its contents, sends the "
       "memory of communicators away or brings it back, names the "
       "stream that iterations run on, routes allocations to the pool of a lane, says what is "
       "alive there, and why the process must not be checkpointed. None for a function: that is not "

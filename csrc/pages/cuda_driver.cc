@@ -64,6 +64,7 @@ absl::Status Driver::Load() {
       {"cuMemcpyDtoH_v2", reinterpret_cast<void**>(&calls_.copy_to_host)},
       {"cuMemcpyDtoD_v2", reinterpret_cast<void**>(&calls_.copy_on_device)},
       {"cuMemcpyHtoDAsync_v2", reinterpret_cast<void**>(&calls_.copy_to_device_on)},
+      {"cuMemsetD8Async", reinterpret_cast<void**>(&calls_.fill_on)},
       {"cuStreamCreate", reinterpret_cast<void**>(&calls_.stream_create)},
       {"cuEventCreate", reinterpret_cast<void**>(&calls_.event_create)},
       {"cuEventRecord", reinterpret_cast<void**>(&calls_.event_record)},

@@ -100,6 +100,7 @@ struct Calls {
   Result (*copy_to_host)(void*, DevicePointer, size_t);
   Result (*copy_on_device)(DevicePointer, DevicePointer, size_t);
   Result (*copy_to_device_on)(DevicePointer, const void*, size_t, Stream);
+  Result (*fill_on)(DevicePointer, unsigned char, size_t, Stream);
   Result (*stream_create)(Stream*, unsigned);
   Result (*stream_synchronize)(Stream);
   Result (*event_create)(Event*, unsigned);

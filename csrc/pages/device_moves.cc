@@ -217,13 +217,13 @@ absl::Status DevicePages::Replace(Page& page, cuda::Handle real) {
   return status;
 }
 
-// ---- copies in host memory and in the file ----
+// ---- copies in host memory and in the file, and pages without any ----
 
 absl::Status DevicePages::MoveToCopy(Page& page, DeviceTier to) {
   const size_t size = page.view.size.size();
   if (to == DeviceTier::kFile) {
     TIDE_RETURN_IF_ERROR(WriteToSpill(page));
-  } else {
+  } else if (to == DeviceTier::kHostCopy) {
     TIDE_ASSIGN_OR_RETURN(page.copy, pinned_.Acquire(page.view.size));
   }
   absl::Cleanup drop_copy = [&] {
@@ -239,8 +239,8 @@ absl::Status DevicePages::MoveToCopy(Page& page, DeviceTier to) {
       driver_.Check(GiveBack(page.properties, page.view.size, page.real), "release a page");
   if (!status.ok() && MapPage(page, page.real) == cuda::kSuccess) return status;
   if (!status.ok()) {
-    // It could neither be given back nor mapped again: it is away all the same, its contents are
-    // in the copy, and its device memory waits among the spares.
+    // It could neither be given back nor mapped again: it is away all the same, its contents, if
+    // anybody wants them, are in the copy, and its device memory waits among the spares.
     absl::MutexLock lock(&mu_);
     spares_[page.view.device].push_back({page.properties, page.view.size, page.real});
     counts_[page.view.device].spare += page.view.size;
@@ -250,7 +250,15 @@ absl::Status DevicePages::MoveToCopy(Page& page, DeviceTier to) {
   return status;
 }
 
+absl::Status DevicePages::FillWithZeros(const Page& page) {
+  TIDE_ASSIGN_OR_RETURN(const cuda::Stream stream, CopyStream(page.view.device));
+  TIDE_RETURN_IF_ERROR(driver_.Check(
+      calls().fill_on(page.view.address, 0, page.view.size.size(), stream), "fill a page"));
+  return driver_.Check(calls().stream_synchronize(stream), "fill a page");
+}
+
 absl::Status DevicePages::MoveFromCopy(Page& page, cuda::Stream stream) {
+  if (page.view.tier == DeviceTier::kDropped) return FillWithZeros(page);
   if (page.view.tier == DeviceTier::kFile) {
     TIDE_RETURN_IF_ERROR(ReadFromSpill(page, stream));
     FreeSlots(page);

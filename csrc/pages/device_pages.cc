@@ -55,6 +55,8 @@ Bytes& DevicePages::TierBytes(const Page& page) {
       return counts.host_copy;
     case DeviceTier::kFile:
       return counts.file;
+    case DeviceTier::kDropped:
+      return counts.dropped;
     case DeviceTier::kLane:
       return counts.lane;
     case DeviceTier::kDevice:
@@ -406,7 +408,7 @@ DeviceCounts DevicePages::counts(int device) const {
 absl::Status DevicePages::Validate() const {
   absl::MutexLock lock(&mu_);
   for (size_t device = 0; device < counts_.size(); ++device) {
-    Bytes by_tier[5];
+    Bytes by_tier[6];
     for (const auto& [token, page] : pages_) {
       if (page.view.device != static_cast<int>(device)) continue;
       const bool backed = page.real != 0 || page.view.tier != DeviceTier::kDevice;
@@ -421,15 +423,17 @@ absl::Status DevicePages::Validate() const {
     const DeviceCounts& counts = counts_[device];
     if (spare != counts.spare || room != counts.room ||
         by_tier[0] + spare + room != counts.device || by_tier[1] != counts.host_mapped ||
-        by_tier[2] != counts.host_copy || by_tier[3] != counts.file || by_tier[4] != counts.lane) {
-      return absl::InternalError(
-          absl::StrCat("device ", device, ": pages say ", FormatBytes(by_tier[0]),
-                       " on the device, ", FormatBytes(spare), " spare, ", FormatBytes(by_tier[1]),
-                       " mapped, ", FormatBytes(by_tier[2]), " copied, ", FormatBytes(by_tier[3]),
-                       " in the file, ", FormatBytes(by_tier[4]), " on the lane; counts say ",
-                       FormatBytes(counts.device), ", ", FormatBytes(counts.spare), ", ",
-                       FormatBytes(counts.host_mapped), ", ", FormatBytes(counts.host_copy), ", ",
-                       FormatBytes(counts.file), ", ", FormatBytes(counts.lane)));
+        by_tier[2] != counts.host_copy || by_tier[3] != counts.file ||
+        by_tier[4] != counts.dropped || by_tier[5] != counts.lane) {
+      return absl::InternalError(absl::StrCat(
+          "device ", device, ": pages say ", FormatBytes(by_tier[0]), " on the device, ",
+          FormatBytes(spare), " spare, ", FormatBytes(by_tier[1]), " mapped, ",
+          FormatBytes(by_tier[2]), " copied, ", FormatBytes(by_tier[3]), " in the file, ",
+          FormatBytes(by_tier[4]), " dropped, ", FormatBytes(by_tier[5]),
+          " on the lane; counts say ", FormatBytes(counts.device), ", ", FormatBytes(counts.spare),
+          ", ", FormatBytes(counts.host_mapped), ", ", FormatBytes(counts.host_copy), ", ",
+          FormatBytes(counts.file), ", ", FormatBytes(counts.dropped), ", ",
+          FormatBytes(counts.lane)));
     }
   }
   return absl::OkStatus();

@@ -28,6 +28,7 @@ enum class DeviceTier : uint8_t {
   kHostMapped,  // host memory that the device reads at the same address, over the bus
   kHostCopy,    // pinned host memory; the address is empty until the page returns
   kFile,        // as kHostCopy, in the spill file
+  kDropped,     // nowhere: nobody wants what was there, and the page returns filled with zeros
   kLane,        // a chunk of the lane's scratch, or an empty address until the next iteration
 };
 
@@ -49,6 +50,7 @@ struct DeviceCounts {
   Bytes host_mapped;
   Bytes host_copy;
   Bytes file;
+  Bytes dropped;
   Bytes lane;           // pages on the lane's scratch or waiting for it: charged to the lane
   int64_t creates = 0;  // requests of the allocator
   int64_t reused = 0;   // of those, met from spares
@@ -57,7 +59,9 @@ struct DeviceCounts {
   int64_t promoted = 0;
   int64_t to_lane = 0;
   int64_t from_lane = 0;
-  Bytes reserved() const { return device - spare - room + host_mapped + host_copy + file + lane; }
+  Bytes reserved() const {
+    return device - spare - room + host_mapped + host_copy + file + dropped + lane;
+  }
 };
 
 struct DevicePagesOptions {
@@ -204,7 +208,9 @@ class DevicePages {
   absl::StatusOr<Page*> ClaimToMove(cuda::Handle token, bool away);
   absl::Status MoveToCopy(Page& page, DeviceTier to);
   /// `stream`: null for one that waits for everything else on the device.
-  absl::Status MoveFromCopy(Page& page, cuda::Stream stream = nullptr);
+  absl::Status MoveFromCopy(Page& page, cuda::Stream stream = nullptr)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(move_mu_);
+  absl::Status FillWithZeros(const Page& page) ABSL_EXCLUSIVE_LOCKS_REQUIRED(move_mu_);
   absl::Status CopyIn(cuda::DevicePointer to, const char* from, Bytes size, cuda::Stream stream);
   /// Puts other physical memory with the same contents behind the page's address.
   absl::Status Replace(Page& page, cuda::Handle real);

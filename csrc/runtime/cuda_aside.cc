@@ -1,5 +1,6 @@
 // Two jobs that do not fit a device together take turns on it: who waits for its turn gives pages
 // to who has it, whatever is on them, and has all of them back before its next iteration.
+#include <algorithm>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
@@ -15,18 +16,21 @@ using pages::DeviceTier;
 Bytes CudaJob::StepAside(int index, Bytes need) {
   const int64_t begin = RealClock().MonotonicNanos();
   const Bytes before = pages_->counts(index).device;
-  std::vector<pages::cuda::Handle> leaving;
-  Bytes bytes;
-  for (const pages::DevicePage& page : pages_->Snapshot(index)) {
-    if (bytes >= need) break;
-    if (page.tier != DeviceTier::kDevice || page.pinned || page.address == 0) continue;
-    leaving.push_back(page.token);
-    bytes += page.size;
+  std::vector<Leaving> chosen = MayLeave(index);
+  if (chosen.empty()) return Bytes(0);
+  // What costs nothing first.
+  std::stable_partition(chosen.begin(), chosen.end(),
+                        [](const Leaving& one) { return one.unwanted; });
+  Bytes bytes, copied;
+  size_t count = 0;
+  for (; count < chosen.size() && bytes < need; ++count) {
+    bytes += chosen[count].page.size;
+    if (!chosen[count].unwanted) copied += chosen[count].page.size;
   }
-  if (leaving.empty()) return Bytes(0);
-  const DeviceTier to = PrepareHost(bytes);
-  for (pages::cuda::Handle token : leaving) {
-    const absl::Status status = DemoteForSuspension(token, to);
+  chosen.resize(count);
+  const DeviceTier to = PrepareHost(copied);
+  for (const Leaving& leaving : chosen) {
+    const absl::Status status = Leave(leaving, to);
     if (status.ok()) continue;
     Log(LogLevel::kWarning,
         absl::StrCat("event=not_aside device=", index, " status=\"", status.ToString(), "\""));
@@ -67,7 +71,8 @@ bool CudaJob::SuspensionFits() const {
 
 Bytes CudaJob::Aside(int index) const {
   const pages::DeviceCounts counts = pages_->counts(index);
-  return counts.host_copy + counts.file - counts.room;  // what has its room comes by itself
+  return counts.host_copy + counts.file + counts.dropped -
+         counts.room;  // what has its room comes by itself
 }
 
 bool CudaJob::IsAside() const {

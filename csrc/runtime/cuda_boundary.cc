@@ -249,7 +249,7 @@ std::vector<CudaFigures> CudaJob::Figures() const {
     figures.limit = devices_[i]->account->limit();
     figures.device = counts.device;
     figures.host_mapped = counts.host_mapped;
-    figures.away = counts.host_copy + counts.file;
+    figures.away = counts.host_copy + counts.file + counts.dropped;
     all.push_back(std::move(figures));
   }
   return all;

@@ -344,7 +344,7 @@ absl::Status CudaJob::EnsureSpill() {
 
 absl::Status CudaJob::DemoteForSuspension(cuda::Handle token, DeviceTier to) {
   absl::Status status = pages_->Demote(token, to);
-  if (status.ok() || to == DeviceTier::kFile || !EnsureSpill().ok()) return status;
+  if (status.ok() || to != DeviceTier::kHostCopy || !EnsureSpill().ok()) return status;
   // The host has no pinned memory left, or the driver would not: the file is slower and larger.
   const absl::Status in_file = pages_->Demote(token, DeviceTier::kFile);
   return in_file.ok() ? in_file : status;
@@ -373,18 +373,14 @@ absl::StatusOr<Bytes> CudaJob::Suspend(int index, DeviceTier to) {
   StopWatching();
   Device& device = *devices_[index];
   const Bytes before = pages_->counts(index).device;
-  std::vector<cuda::Handle> leaving;
+  const std::vector<Leaving> all = MayLeave(index);
   Bytes bytes;
-  for (const pages::DevicePage& page : pages_->Snapshot(index)) {
-    if (page.tier != DeviceTier::kDevice || page.pinned || page.address == 0) continue;
-    leaving.push_back(page.token);
-    bytes += page.size;
-  }
+  for (const Leaving& leaving : all) bytes += leaving.unwanted ? Bytes(0) : leaving.page.size;
   if (to == DeviceTier::kHostCopy) to = PrepareHost(bytes);
   std::vector<cuda::Handle> begun;
-  for (cuda::Handle token : leaving) {
-    begun.push_back(token);
-    const absl::Status status = DemoteForSuspension(token, to);
+  for (const Leaving& leaving : all) {
+    begun.push_back(leaving.page.token);
+    const absl::Status status = Leave(leaving, to);
     if (status.ok()) continue;
     const absl::Status back = PromoteAll(index, begun);
     KeepPinned();

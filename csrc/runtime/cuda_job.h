@@ -95,6 +95,9 @@ struct CudaFramework {
   std::function<std::vector<pages::ColdRange>()> layers;
   /// Has operators say what they use (BeforeUse) and backward that it begins, or no more.
   std::function<void(bool on)> watch;
+  /// Whose contents nobody wants while memory leaves: pages with nothing else on them are not
+  /// copied.
+  std::function<std::vector<pages::ColdRange>()> unwanted;
   /// Has the memory of communicators leave before a suspension, and return after it; all of them or
   /// none. Errors: of the communication library; a return may be repeated.
   std::function<absl::Status(bool away)> communicators;
@@ -159,6 +162,9 @@ class CudaJob {
   /// What is used first from here on is not watched: waits for the layers that are not back. Any
   /// thread; does nothing the second time in an iteration.
   void EndForward();
+  /// cuda_tags.cc: what has lost its contents on a device since the last call, which comes when it
+  /// is back there.
+  std::vector<pages::ColdRange> TakeLost(int device);
   /// How often an operator, or a backward, had to wait for pages on their way.
   int64_t late_waits() const { return late_->waits(); }
 
@@ -282,6 +288,7 @@ class CudaJob {
     std::atomic<int64_t> settle_ns{0};          // relaxed: a figure
     std::atomic<bool> refused{false};           // relaxed: since the last boundary
     int64_t cold_creates = -1;                  // when cold ranges were looked up
+    std::vector<pages::ColdRange> lost;         // of the thread that trains
     std::vector<pages::ColdRange> late_layers;  // of the last return
     pages::cuda::Event marks[2] = {nullptr, nullptr};  // ends of the last iterations, in turn
     int next_mark = 0;
@@ -323,8 +330,17 @@ class CudaJob {
   pages::DeviceTier PrepareHost(Bytes bytes);
   /// Gives back what a suspension left of the host's memory, beyond what may be kept.
   void KeepPinned();
-  /// To pinned memory, or to the file where there is none; `to` kFile means the file at once.
+  /// To pinned memory, or to the file where there is none; `to` kFile means the file at once, and
+  /// kDropped nowhere.
   absl::Status DemoteForSuspension(pages::cuda::Handle token, pages::DeviceTier to);
+  /// A page that leaves with the device, or for another job.
+  struct Leaving {
+    pages::DevicePage page;
+    bool unwanted = false;
+  };
+  /// Those that may; nobody wants the last ones.
+  std::vector<Leaving> MayLeave(int device) const;
+  absl::Status Leave(const Leaving& leaving, pages::DeviceTier to);
   absl::Status PrepareToMove(int device);
   /// Looks again where something may be cold that was not, for the iteration that comes.
   void RememberCold(int device);

@@ -57,18 +57,23 @@ void CudaJob::StopWatching() {
 
 absl::Status CudaJob::Return(int index, Idle idle) {
   // Pages in mapped host memory were there before the suspension; a boundary brings them back.
-  std::vector<pages::DevicePage> away;
+  std::vector<pages::DevicePage> away, dropped;
   std::vector<cuda::Handle> tokens;
   for (const pages::DevicePage& page : pages_->Snapshot(index)) {
-    if (page.tier != DeviceTier::kHostCopy && page.tier != DeviceTier::kFile) continue;
-    if (!page.coming) away.push_back(page);
+    if (page.tier == DeviceTier::kDevice || page.tier == DeviceTier::kHostMapped ||
+        page.tier == DeviceTier::kLane || page.coming)
+      continue;
+    (page.tier == DeviceTier::kDropped ? dropped : away).push_back(page);
   }
   const auto layers = framework_.layers ? framework_.layers() : std::vector<pages::ColdRange>();
   Device& device = *devices_[index];
   device.late_layers = touches_.Ordered(layers);
-  const size_t late =
+  size_t late =
       pages::PlanReturn(&away, device.late_layers,
                         framework_.late ? framework_.late() : std::vector<pages::ColdRange>());
+  // Never late: what fills them in again may be anything.
+  away.insert(away.begin() + static_cast<std::ptrdiff_t>(late), dropped.begin(), dropped.end());
+  late += dropped.size();
   for (const pages::DevicePage& page : away) tokens.push_back(page.token);
   const absl::Status status = PromoteAll(index, tokens, idle, late);
   if (status.ok()) {

@@ -5,7 +5,7 @@ from __future__ import annotations
 import collections.abc
 import typing
 import typing_extensions
-__all__: list[str] = ['Client', 'DaemonUnavailable', 'ElasticExchange', 'ElasticGroup', 'JobRow', 'ProtocolError', 'Trace', 'View', 'api', 'await_devices', 'begin_iteration', 'carry_out_orders', 'cluster_policies', 'cuda_api', 'cuda_boundary', 'cuda_end_forward', 'cuda_finish_return', 'cuda_frozen', 'cuda_host_mapping', 'cuda_look_up_cold', 'cuda_make_room', 'cuda_memory_table', 'cuda_offers_checkpoint', 'cuda_pause_deeply', 'cuda_report', 'cuda_restore', 'cuda_resume', 'cuda_retire', 'cuda_set_checkpoint_command', 'cuda_set_framework', 'cuda_set_limit', 'cuda_share', 'cuda_shareable', 'cuda_start', 'cuda_started', 'cuda_suspend', 'cuda_suspended_devices', 'cuda_validate', 'draw_trace', 'elastic_checksum', 'elastic_create', 'elastic_plan', 'end_iteration', 'expect_iterations', 'format_bytes', 'gang_waits', 'get_option', 'join_gang', 'keep_log', 'leave', 'memory_table', 'name', 'operators_wanted', 'options', 'owns', 'parse_bytes', 'parse_trace', 'read_trace', 'register', 'report', 'resume', 'runtime_dir', 'sample', 'set_limit', 'set_option', 'shutdown', 'simulate', 'start', 'started', 'suspend', 'take_log', 'validate']
+__all__: list[str] = ['Client', 'DaemonUnavailable', 'ElasticExchange', 'ElasticGroup', 'JobRow', 'ProtocolError', 'Trace', 'View', 'api', 'await_devices', 'begin_iteration', 'carry_out_orders', 'cluster_policies', 'cuda_api', 'cuda_boundary', 'cuda_end_forward', 'cuda_finish_return', 'cuda_frozen', 'cuda_host_mapping', 'cuda_look_up_cold', 'cuda_make_room', 'cuda_memory_table', 'cuda_offers_checkpoint', 'cuda_pause_deeply', 'cuda_report', 'cuda_restore', 'cuda_resume', 'cuda_retire', 'cuda_set_checkpoint_command', 'cuda_set_framework', 'cuda_set_limit', 'cuda_share', 'cuda_shareable', 'cuda_start', 'cuda_started', 'cuda_suspend', 'cuda_suspended_devices', 'cuda_take_lost', 'cuda_validate', 'draw_trace', 'elastic_checksum', 'elastic_create', 'elastic_plan', 'end_iteration', 'expect_iterations', 'format_bytes', 'gang_waits', 'get_option', 'join_gang', 'keep_log', 'leave', 'memory_table', 'name', 'operators_wanted', 'options', 'owns', 'parse_bytes', 'parse_trace', 'read_trace', 'register', 'report', 'resume', 'runtime_dir', 'sample', 'set_limit', 'set_option', 'shutdown', 'simulate', 'start', 'started', 'suspend', 'take_log', 'validate']
 class DaemonUnavailable(ConnectionError):
     pass
 class ProtocolError(RuntimeError):
@@ -295,9 +295,9 @@ def cuda_set_checkpoint_command(command: collections.abc.Sequence[str]) -> None:
     """
     What starts the helper that has the driver checkpoint this process.
     """
-def cuda_set_framework(capturing: typing.Any, flush: typing.Any, cold: typing.Any, late: typing.Any, layers: typing.Any, watch: typing.Any, communicators: typing.Any, stream: typing.Any, open_lane: typing.Any, close_lane: typing.Any, why_not_deep: typing.Any) -> None:
+def cuda_set_framework(capturing: typing.Any, flush: typing.Any, cold: typing.Any, late: typing.Any, layers: typing.Any, watch: typing.Any, unwanted: typing.Any, communicators: typing.Any, stream: typing.Any, open_lane: typing.Any, close_lane: typing.Any, why_not_deep: typing.Any) -> None:
     """
-    What PyTorch does at a boundary: says whether a graph is being captured, gives the cached memory of a device back, names cold ranges and those that may return while an iteration runs (last, and layer by layer while operators say what they use), sends the memory of communicators away or brings it back, names the stream that iterations run on, routes allocations to the pool of a lane, says what is alive there, and why the process must not be checkpointed. None for a function: that is not done.
+    What PyTorch does at a boundary: says whether a graph is being captured, gives the cached memory of a device back, names cold ranges and those that may return while an iteration runs (last, and layer by layer while operators say what they use), names what may lose its contents, sends the memory of communicators away or brings it back, names the stream that iterations run on, routes allocations to the pool of a lane, says what is alive there, and why the process must not be checkpointed. None for a function: that is not done.
     """
 def cuda_set_limit(device: typing.SupportsInt | typing.SupportsIndex, limit: typing.SupportsInt | typing.SupportsIndex) -> int:
     """
@@ -322,6 +322,10 @@ def cuda_suspend(device: typing.SupportsInt | typing.SupportsIndex, to_file: boo
 def cuda_suspended_devices() -> list[int]:
     """
     Devices that all pages of this process have left.
+    """
+def cuda_take_lost(device: typing.SupportsInt | typing.SupportsIndex) -> list[tuple[int, int]]:
+    """
+    Addresses and sizes of pages that were dropped since the last call, and are back; -1: of all devices.
     """
 def cuda_validate() -> None:
     ...

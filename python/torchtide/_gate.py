@@ -79,6 +79,8 @@ class Gate:
         self.before_begin: Callable[[int], None] | None = None
         #: Called when the turn is here, before anything of the iteration: may write, may raise.
         self.after_begin: Callable[[], None] | None = None
+        #: Called next, by name: everything of the job is where the iteration uses it. May raise.
+        self.when_begun: dict[str, Callable[[], None]] = {}
         self.begun = False  # an iteration was ever begun
         #: Steps so far where not the optimizer's count: the same in all processes of a job.
         self.steps_of_job: Callable[[], int] | None = None
@@ -283,6 +285,8 @@ class Gate:
             self.on_begun(paused_s)
         if self.after_begin is not None:
             self.after_begin()
+        for call in list(self.when_begun.values()):
+            call()
 
     def _waits(self) -> None:
         _notice.tell()

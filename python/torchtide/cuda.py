@@ -15,7 +15,17 @@ import weakref
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from torchtide import _core, _cuda_lane, _cuda_late, _cuda_platform, _cuda_ways, _notice
+from torchtide import (
+    _core,
+    _cuda_lane,
+    _cuda_late,
+    _cuda_platform,
+    _cuda_tags,
+    _cuda_ways,
+    _notice,
+)
+from torchtide._cuda_tags import tag as tag
+from torchtide._cuda_tags import untag as untag
 from torchtide.errors import LimitConflict, TideError
 
 if TYPE_CHECKING:
@@ -87,6 +97,7 @@ def enable(name: str | None = None) -> str:
             cold=_cold_ranges,
             late=_late_ranges,
             layers=_layer_ranges if _cuda_late.layers_wanted() else None,
+            unwanted=_cuda_tags.unwanted,
             watch=_cuda_late.watch if _cuda_late.layers_wanted() else None,
             communicators=_cuda_platform.move if _cuda_platform.nccl_wanted() else None,
             stream=_stream,
@@ -350,6 +361,7 @@ def resume(device: int | None = None) -> None:
     device = _require(device)
     _core.cuda_resume(device)
     _cuda_platform.move(False)
+    _cuda_tags.rebuild(device)
 
 
 def report(device: int | None = None) -> dict[str, Any]:
@@ -372,6 +384,7 @@ def report(device: int | None = None) -> dict[str, Any]:
         figures = _core.cuda_report(device)
         figures["offers"] = _cuda_platform.report(device)
     figures["way"], figures["way_reason"] = chosen.name, chosen.reason
+    figures["tags"] = _cuda_tags.report()
     figures["torch_reserved"] = torch.cuda.memory_reserved(device)
     figures["torch_allocated"] = torch.cuda.memory_allocated(device)
     return figures

@@ -160,20 +160,22 @@ class Machine:
 
     def records(self) -> dict[str, dict[str, Any]]:
         """The jobs by their names."""
-        return {record["name"]: record for record in self.tide("ps")["jobs"]}
+        answer = processes.ask(self.environ, "ps") or {"jobs": []}
+        return {record["name"]: record for record in answer["jobs"]}
 
     def until(self, condition: Callable[[dict[str, dict[str, Any]]], bool]) -> None:
         """Asks for the jobs again until they are as they should be."""
-        end = time.monotonic() + ANSWER_S
-        while not condition(records := self.records()):
-            assert time.monotonic() < end, records
+        processes.until(lambda: condition(self.records()), ANSWER_S, self.records)
 
     def parked(self, name: str) -> None:
         """Until one process waits for the turn, and the other for that one."""
-        end = time.monotonic() + ANSWER_S
+
+        def reasons() -> list[str]:
+            asked = (processes.ask(self.environ, "explain", job=f"{name}[{r}]") for r in (0, 1))
+            return sorted(str(answer and answer["reason"]) for answer in asked)
+
         wanted = ["waiting_for_gang", "waiting_for_turn"]
-        while (found := sorted(self.reason(f"{name}[{rank}]") for rank in (0, 1))) != wanted:
-            assert time.monotonic() < end, (found, self.records())
+        processes.until(lambda: reasons() == wanted, ANSWER_S, lambda: (reasons(), self.records()))
 
     def reason(self, name: str) -> str:
         """Why a job does what it does, in a word."""
@@ -196,9 +198,12 @@ class Machine:
 
     def nothing_is_held(self) -> None:
         """Once all jobs have ended the device has no bytes, in no slot and in no scratch."""
-        end = time.monotonic() + ANSWER_S
-        while (found := self.tide("top", "--once"))["used"] != 0:
-            assert time.monotonic() < end, found
+
+        def used() -> int:
+            answer = processes.ask(self.environ, "status")
+            return -1 if answer is None else int(answer["used"])
+
+        processes.until(lambda: used() == 0, ANSWER_S, lambda: self.tide("top", "--once"))
 
 
 @contextlib.contextmanager

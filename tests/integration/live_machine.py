@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import pathlib
 import subprocess
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -58,20 +56,20 @@ class Machine:
 
     def record(self, name: str = "train") -> dict[str, Any]:
         """A job as `ps --json` has it; empty when there is none."""
-        ended = processes.tide(["ps", "--json"], self.environ, self.folder)
-        jobs = json.loads(ended.stdout)["jobs"]
-        return next((job for job in jobs if job["name"] == name), {})
+        answer = processes.ask(self.environ, "ps") or {"jobs": []}
+        return next((job for job in answer["jobs"] if job["name"] == name), {})
 
     def until(self, condition: Callable[[dict[str, Any]], bool], name: str = "train") -> None:
         """Asks again until the record of a job is as it should be."""
-        deadline = time.monotonic() + DEADLINE_S
-        record: dict[str, Any] = {}
-        while time.monotonic() < deadline:
+
+        def holds() -> bool:
             record = self.record(name)
-            if record and condition(record):
-                return
-        log = (self.folder / "log").read_text()
-        raise AssertionError(f"{name} is {record}\n{log}")
+            return bool(record) and condition(record)
+
+        def told() -> str:
+            return f"{name} is {self.record(name)}\n{(self.folder / 'log').read_text()}"
+
+        processes.until(holds, DEADLINE_S, told)
 
     def daemon_pid(self) -> int:
         """Of the daemon that answers here."""

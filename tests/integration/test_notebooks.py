@@ -95,14 +95,18 @@ class Kernel:
 
     def job(self) -> dict[str, Any]:
         """This kernel as the daemon sees it."""
-        ended = processes.tide(["ps", "--json"], dict(os.environ), self.folder)
-        return next((j for j in json.loads(ended.stdout)["jobs"] if j["state"] != "gone"), {})
+        answer = processes.ask(dict(os.environ), "ps") or {"jobs": []}
+        return next((job for job in answer["jobs"] if job["state"] != "gone"), {})
 
     def until(self, condition: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
-        end = time.monotonic() + DEADLINE_S
-        while not condition(job := self.job()):
-            assert time.monotonic() < end, job
-        return job
+        found: dict[str, Any] = {}
+
+        def holds() -> bool:
+            found.update(job := self.job())
+            return condition(job)
+
+        processes.until(holds, DEADLINE_S, self.job)
+        return found
 
     def close(self) -> None:
         self.client.stop_channels()

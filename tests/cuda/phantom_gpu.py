@@ -8,12 +8,16 @@ import importlib.util
 import json
 import os
 import pathlib
+import select
+import signal
 import subprocess
 import sys
 import uuid
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 DRIVER = ROOT / "build" / "phantom"
+#: Of one script: the longest takes a minute, on a machine that has time for it.
+DEADLINE_S = 900.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,15 +96,32 @@ class Zygote:
     ) -> None:
         self._process = start(ZYGOTE.format(imports=imports), "zygote", runtime_dir)
 
-    def run(self, script: str, settings: dict[str, str], output: pathlib.Path) -> int:
-        """Exit code of the script."""
+    def run(
+        self,
+        script: str,
+        settings: dict[str, str],
+        output: pathlib.Path,
+        deadline_s: float = DEADLINE_S,
+    ) -> int:
+        """Exit code of the script, which is killed and told when it has not ended in time."""
         task = {"script": script, "settings": settings, "output": str(output)}
         assert self._process.stdin is not None and self._process.stdout is not None
         self._process.stdin.write(json.dumps(task) + "\n")
         self._process.stdin.flush()
+        in_time = select.select([self._process.stdout], [], [], deadline_s)[0]
+        if not in_time:
+            self._kill_child()
         answer = self._process.stdout.readline()
         assert answer, self._process.communicate()[1][-4000:]
+        said = output.read_text()[-4000:] if output.exists() else ""
+        assert in_time, f"the script had not ended after {deadline_s:g} s; it said\n{said}"
         return int(answer)
+
+    def _kill_child(self) -> None:
+        """Ends the script, whose end is then answered as ever."""
+        pid = self._process.pid
+        for child in pathlib.Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
+            os.kill(int(child), signal.SIGKILL)
 
     def end(self) -> None:
         """Ends the process by a word.

@@ -161,3 +161,17 @@ def test_the_process_that_forks_the_scripts_ends_whoever_else_holds_its_input(
         os.close(teller)
         os.waitpid(holder, 0)
         os.close(told)
+
+
+def test_a_script_that_does_not_end_is_killed_and_the_next_one_runs(
+    zygote: phantom_gpu.Zygote, tmp_path: pathlib.Path
+) -> None:
+    del zygote  # there is a phantom
+    started = phantom_gpu.Zygote(tmp_path, imports="time")
+    endless = "import threading; print('it waits', flush=True); threading.Event().wait()"
+    try:
+        with pytest.raises(AssertionError, match="had not ended after 5 s; it said\\nit waits"):
+            started.run(endless, {}, tmp_path / "endless.out", deadline_s=5)
+        assert started.run("raise SystemExit(3)", {}, tmp_path / "short.out") == 3
+    finally:
+        started.end()

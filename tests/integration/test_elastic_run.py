@@ -165,18 +165,30 @@ def test_a_wrong_size_is_refused_and_the_job_goes_on(environment: dict[str, str]
         assert job.returncode == 128 + signal.SIGTERM
 
 
-@pytest.mark.slow
-def test_a_script_that_raises_ends_the_job_with_its_code(
-    tmp_path: pathlib.Path, environment: dict[str, str]
+@pytest.mark.parametrize(
+    ("code", "said"), [(7, "ended with code 7"), (0, "no elastic training has begun")]
+)
+def test_a_command_that_ends_before_it_trains_ends_the_job_with_its_code(
+    code: int, said: str, environment: dict[str, str]
 ) -> None:
-    script = tmp_path / "raises.py"
-    script.write_text("raise SystemExit(7)\n")
-    command = [*TIDE, "run", "--processes", "2", "--", sys.executable, str(script)]
+    command = [*TIDE, "run", "--processes", "2", "--", "sh", "-c", f"echo began; exit {code}"]
     result = subprocess.run(
         command, env=environment, capture_output=True, text=True, timeout=DEADLINE_S, check=False
     )
-    assert result.returncode in (7, 128 + signal.SIGTERM)
-    assert "ended with code 7" in result.stderr
+    assert result.returncode == code, result.stderr
+    assert said in result.stderr
+    assert result.stdout.count("began") <= 2
+
+
+def test_one_that_raises_decides_the_code_of_those_that_are_ended_with_it(
+    environment: dict[str, str], tmp_path: pathlib.Path
+) -> None:
+    first = f"mkdir {tmp_path}/first 2>/dev/null && exec sleep 600"
+    command = [*TIDE, "run", "--processes", "2", "--", "sh", "-c", f"{first}; exit 7"]
+    result = subprocess.run(
+        command, env=environment, capture_output=True, text=True, timeout=DEADLINE_S, check=False
+    )
+    assert result.returncode == 7, result.stderr
 
 
 @pytest.mark.parametrize("text", ["0", "3:2", "1:", "x", "1:99", "-1"])

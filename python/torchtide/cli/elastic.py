@@ -68,11 +68,12 @@ class Launcher:
     descriptor: int
     group: Any
     children: dict[int, subprocess.Popen[bytes]] = field(default_factory=dict)
-    failure: int = 0  # exit code of the last child that failed
+    failure: int = 0  # exit code of the last child that failed by itself
     _started: int = 0
     _restarts: int = 0
     _steps_at_restart: int = -1
     _ending: int = 0  # signal that the launcher was sent
+    _over: bool = False  # no more children are started
 
     def serve(self) -> int:
         """Returns the job's exit code when all processes have ended."""
@@ -102,7 +103,7 @@ class Launcher:
         if report["workers"] and wanted > report["workers"]:
             wanted = int(report["workers"])
             self.group.resize(wanted)
-        while len(self.children) < wanted:
+        while len(self.children) < wanted and not self._over:
             self._spawn()
         training = set(report["pids"])
         spare = [pid for pid in self.children if pid in set(report["standing_by"]) - training]
@@ -141,10 +142,26 @@ class Launcher:
             if code is None:
                 continue
             del self.children[pid]
-            if code == 0 or (code == -signal.SIGTERM and pid in report["standing_by"]):
+            if code == 0:
+                self._left()
+                continue
+            if self._over or (code == -signal.SIGTERM and pid in report["standing_by"]):
                 continue
             self.failure = code if code > 0 else 128 - code
             self._lost(code, report)
+
+    def _left(self) -> None:
+        """One that ends well before there is a job has no part in one; neither would another."""
+        report = self.group.report()
+        if self._over or self._ending or report["generation"] is not None:
+            return
+        self._over = True
+        self.group.resize(max(len(self.children), int(report["low"])))
+        print(
+            f"tide: a process of {self.name} has ended, and no elastic training has begun; "
+            "no other is started. --processes is for scripts that use torchtide.elastic",
+            file=sys.stderr,
+        )
 
     def _lost(self, code: int, report: dict[str, Any]) -> None:
         """A killed worker is replaced; one that raised would raise again."""
@@ -159,7 +176,7 @@ class Launcher:
         if len(self.children) < report["low"]:
             for child in self.children.values():
                 child.terminate()
-            self._ending = self._ending or signal.SIGTERM
+            self._over = True
         print(
             f"tide: a worker of {self.name} ended with code {code}; "
             f"{len(self.children)} go on in its place",

@@ -298,12 +298,22 @@ bool Runtime::DevicesAreBack() {
   // Moving takes its time of all: the turn is kept until the iterations outweigh it.
   const double share = std::clamp(DoubleOption("cuda.switch_share"), 0.001, 1.0);
   int64_t moving = cuda->MoveNanos();
-  if (moving == 0) return true;
   // The first time has the host's memory made as well, and says little.
-  if (std::exchange(first_move_, false)) moving = std::min(moving, kFirstMoveNanos);
-  hold_until_ns_ =
-      clock_.MonotonicNanos() + static_cast<int64_t>(static_cast<double>(moving) * (1 / share - 1));
+  if (moving > 0 && std::exchange(first_move_, false)) moving = std::min(moving, kFirstMoveNanos);
+  const int64_t now = clock_.MonotonicNanos();
+  const auto hold = static_cast<int64_t>(static_cast<double>(moving) * (1 / share - 1));
+  if (moving > 0) hold_until_ns_ = now + hold;
+  SayLongTurns(now, moving, hold);
   return true;
+}
+
+void Runtime::SayLongTurns(int64_t now, int64_t moving_ns, int64_t hold_ns) {
+  if (!in_lane_) return;  // a gang's turn is its leader's
+  // relaxed: figures, each right by itself
+  const int64_t usual = std::max(device_->lane(lane_).quantum_ns.load(std::memory_order_relaxed),
+                                 slot().last_iteration_ns.load(std::memory_order_relaxed));
+  const auto said = long_turns_.Note(now, moving_ns, hold_ns, usual);
+  if (said) Tell(said->kind, said->text);
 }
 
 void Runtime::SleepUntilOrdered() {

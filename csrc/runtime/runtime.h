@@ -29,6 +29,7 @@
 #include "runtime/budget_plan.h"
 #include "runtime/core_api.h"
 #include "runtime/daemon_link.h"
+#include "runtime/long_turns.h"
 #include "runtime/orders.h"
 #include "runtime/pacer.h"
 #include "runtime/pager.h"
@@ -182,6 +183,8 @@ class Runtime {
   absl::Status Interrupted(absl::string_view text);
   /// Before an iteration: brings back what has stepped aside. False: not all of it fits now.
   bool DevicesAreBack();
+  /// Of a turn for which memory has moved for `moving_ns`, and that is kept for `hold_ns` then.
+  void SayLongTurns(int64_t now, int64_t moving_ns, int64_t hold_ns);
   void SleepUntilOrdered();
   void MapScratch();
   /// The turn is kept, since what is alive on a device could not leave the lane; now and then.
@@ -350,8 +353,9 @@ class Runtime {
   bool says_bye_at_exit_ = false;
   bool turn_follows_ = false;  // the thread that trains is in TakeTurn
   bool first_move_ = true;
-  int64_t say_away_ns_ = 0;     // when trouble with device memory may be said again
-  int64_t hold_until_ns_ = 0;   // how long a turn is kept for which device memory has moved
+  int64_t say_away_ns_ = 0;    // when trouble with device memory may be said again
+  int64_t hold_until_ns_ = 0;  // how long a turn is kept for which device memory has moved
+  LongTurns long_turns_;
   bool lane_was_used_ = false;  // the last iteration ran on lane pages
   bool trimmed_ = false;        // private scratch was given back after the lane took over
   bool trim_scratch_ = false;

@@ -10,6 +10,7 @@ import threading
 import uuid
 from collections.abc import Iterator
 
+import live_machine
 import phantom_gpu
 import pytest
 
@@ -47,6 +48,14 @@ print("exact", exact(), "moved", moved, flush=True)
 """
 
 
+SETTINGS: dict[str, str | int] = {
+    "TIDE_PHANTOM_MB": 512,
+    "TIDE_CUDA_SWITCH_SHARE": "0.5",
+    # Longer than the test: nothing may depend on a wait that ends in vain.
+    "TIDE_NEED_WAIT_MS": 2_000 * SECONDS,
+}
+
+
 class Job:
     """One of the two processes."""
 
@@ -54,10 +63,7 @@ class Job:
         environment = phantom_gpu.environment(
             phantom,
             folder,
-            TIDE_PHANTOM_MB=512,
-            TIDE_CUDA_SWITCH_SHARE="0.5",
-            # Longer than the test: nothing may depend on a wait that ends in vain.
-            TIDE_NEED_WAIT_MS=2_000 * SECONDS,
+            **SETTINGS,
         )
         self.process = subprocess.Popen(
             [sys.executable, "-c", JOB, name, str(steps)],
@@ -104,10 +110,38 @@ def pair(zygote: phantom_gpu.Zygote, tmp_path: pathlib.Path) -> Iterator[list[Jo
     phantom_gpu.forget(phantom)
 
 
-def test_two_jobs_of_five_eighths_of_a_device_both_end_with_all_values(pair: list[Job]) -> None:
-    ends = [job.until("exact") for job in pair]
-    assert [end[1] for end in ends] == ["True", "True"]
-    assert max(int(end[3]) for end in ends) > 0, "nobody had to step aside"
+def test_two_jobs_of_five_eighths_of_a_device_both_end_with_all_values(
+    zygote: phantom_gpu.Zygote, tmp_path: pathlib.Path
+) -> None:
+    """A daemon hears that their turns are longer than the lane would have them."""
+    del zygote  # there is a phantom
+    phantom = f"turns{uuid.uuid4().hex[:8]}"
+    machine = live_machine.Machine(
+        tmp_path,
+        TIDE_PHANTOM_NAME=phantom,
+        TIDE_PHANTOM_QUIET="1",
+        TIDE_CAPACITY="64GiB",
+        **{key: str(value) for key, value in SETTINGS.items()},
+    )
+    (tmp_path / "job.py").write_text(JOB)
+    preload = f"LD_PRELOAD={phantom_gpu.for_this_torch().preload}"
+    names = ("left", "right")
+    try:
+        for name in names:
+            command = ("env", preload, "python", "job.py", name, "25")
+            machine.start("--name", name, "--", *command)
+        codes = [job.wait(live_machine.DEADLINE_S) for job in machine.jobs]
+        log = (tmp_path / "log").read_text()
+        assert codes == [0, 0], log
+        ends = [line.split() for line in log.splitlines() if line.startswith("exact")]
+        assert [end[1] for end in ends] == ["True", "True"], log
+        assert max(int(end[3]) for end in ends) > 0, "nobody had to step aside"
+        said = [machine.tide("events", "--job", name, "-n", "0") for name in names]
+        # A step copies 32 MiB, and five times as much has to move for it.
+        assert max(text.count("keeps its turns for") for text in said) == 1, said
+    finally:
+        machine.close()
+        phantom_gpu.forget(phantom)
 
 
 def test_when_one_is_killed_the_other_has_its_pages_and_goes_on(pair: list[Job]) -> None:

@@ -145,14 +145,25 @@ job.end()
     run(TRAIN + script, TIDE_PHANTOM_MB=gib << 10, TIDE_PHANTOM_HOST_NUMA=1)
 
 
-def test_a_job_that_is_suspended_at_each_boundary_loses_nothing(run: Runner) -> None:
-    script = """
-job = Training("vae", 32, pinned=True)
+@pytest.mark.parametrize(
+    ("job", "resume"),
+    [
+        ('Training("vae", 32, pinned=True)', "whole"),
+        ('Training("gpt2", 2, amp=True, layers=3, words=8192, length=128)', "layers"),
+    ],
+    ids=["vae-whole", "gpt2-layers"],
+)
+def test_a_job_that_is_suspended_at_each_boundary_loses_nothing(
+    run: Runner, job: str, resume: str
+) -> None:
+    script = f"""
+job = {job}
 job.run(8)
 assert _core.cuda_report(0)["promoted_pages_total"] >= 7
 job.end()
 """
-    run(TRAIN + script, TIDE_PHANTOM_MB=8192, TIDE_TEST_ALWAYS_SUSPEND=1)
+    settings = {"TIDE_CUDA_RESUME": resume, "TIDE_TEST_ALWAYS_SUSPEND": 1}
+    run(TRAIN + script, TIDE_PHANTOM_MB=8192, **settings)
 
 
 LATE = """

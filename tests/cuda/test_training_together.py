@@ -52,7 +52,8 @@ job.end(others=True)
 dist.destroy_process_group()
 finish()
 """
-    run(FORK + script, TIDE_PHANTOM_MB=8192, TIDE_PHANTOM_HOST_NUMA=1, TIDE_NEED_WAIT_MS=60_000)
+    settings = {"TIDE_PHANTOM_HOST_NUMA": 1, "TIDE_NEED_WAIT_MS": 60_000}
+    run(FORK + script, TIDE_PHANTOM_MB=8192, TIDE_CUDA_RESUME="layers", **settings)
 
 
 def test_two_jobs_that_do_not_fit_together_train_in_turns(run: Runner) -> None:

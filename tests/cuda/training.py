@@ -145,7 +145,8 @@ class Training:
         if self.alone:
             assert figures["reserved"] == figures["torch_reserved"], figures
         away = sum(figures[part] for part in ("host_mapped", "host_copy", "file", "lane"))
-        assert figures["reserved"] == figures["device"] - figures["spare"] + away, figures
+        here = figures["device"] - figures["spare"] - figures["coming"]
+        assert figures["reserved"] == here + away, figures
         if figures["limit"] > 0:
             assert figures["device"] <= figures["limit"], figures
         book = ledger()

@@ -1,6 +1,7 @@
 // A file descriptor with one owner.
 #pragma once
 
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <utility>
@@ -31,6 +32,23 @@ class UniqueFd {
 
  private:
   int fd_ = -1;
+};
+
+/// Which file a descriptor is of. A program may close descriptors that are not its own
+/// (os.closerange, as daemons do) and have others under their numbers; those are left alone.
+class FileIdentity {
+ public:
+  explicit FileIdentity(int fd) : known_(fstat(fd, &file_) == 0) {}
+  /// Whether the descriptor `fd` is of this file.
+  bool IsAt(int fd) const {
+    struct stat now;
+    return known_ && fstat(fd, &now) == 0 && now.st_dev == file_.st_dev &&
+           now.st_ino == file_.st_ino;
+  }
+
+ private:
+  struct stat file_ = {};
+  bool known_;
 };
 
 }  // namespace tide

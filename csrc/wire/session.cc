@@ -21,6 +21,9 @@
 namespace tide::wire {
 namespace {
 
+/// Between looks at what is to be done: where the wake descriptor was closed nothing wakes sooner.
+constexpr absl::Duration kWaitMax = absl::Seconds(1);
+
 int64_t DrawToken() {
   std::random_device device;
   const uint64_t high = device(), low = device();
@@ -40,7 +43,11 @@ struct JobSession::Impl {
         callbacks(std::move(given)),
         clock(time),
         wake_fd(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)),
+        wake_file(wake_fd.get()),
         machine(WithToken(std::move(options))) {}
+  ~Impl() {
+    if (!CanWake()) wake_fd.release();
+  }
 
   void Run();
   void ConnectIfDue();
@@ -49,8 +56,10 @@ struct JobSession::Impl {
   void Deliver(const SessionMachine::Incoming& incoming);
   void Cut(const absl::Status& why);
   absl::Duration NextWait();
+  bool CanWake() const { return wake_file.IsAt(wake_fd.get()); }
   void Wake() {
     const uint64_t one = 1;
+    if (!CanWake()) return;
     if (write(wake_fd.get(), &one, sizeof one) < 0) return;  // full: it is awake already
   }
 
@@ -59,6 +68,7 @@ struct JobSession::Impl {
   const SessionCallbacks callbacks;
   Clock& clock;
   UniqueFd wake_fd;
+  const FileIdentity wake_file;
   std::thread thread;
 
   // of the I/O thread alone
@@ -86,15 +96,16 @@ void JobSession::Impl::Run() {
     ConnectIfDue();
     if (channel) Exchange();
     const absl::Duration wait = NextWait();
+    const int waker = CanWake() ? wake_fd.get() : -1;
     uint64_t drained;
     if (channel) {
-      channel->WaitOr(wake_fd.get(), wait);
+      channel->WaitOr(waker, wait);
     } else {
       // Note [Waiting without a socket]: a channel on no descriptor polls the wake descriptor
       // alone.
-      UnixChannel(UniqueFd()).WaitOr(wake_fd.get(), wait);
+      UnixChannel(UniqueFd()).WaitOr(waker, wait);
     }
-    while (read(wake_fd.get(), &drained, sizeof drained) > 0) {
+    while (CanWake() && read(wake_fd.get(), &drained, sizeof drained) > 0) {
     }
   }
 }
@@ -187,7 +198,7 @@ absl::Duration JobSession::Impl::NextWait() {
   if (stop) return absl::ZeroDuration();
   const int64_t now_ns = clock.MonotonicNanos();
   const int64_t due_ns = machine.NextDeadlineNs(now_ns);
-  return std::min(absl::Seconds(60), absl::Nanoseconds(std::max<int64_t>(0, due_ns - now_ns)));
+  return std::min(kWaitMax, absl::Nanoseconds(std::max<int64_t>(0, due_ns - now_ns)));
 }
 
 JobSession::JobSession(std::string socket_path, SessionOptions options, SessionCallbacks callbacks,
@@ -281,7 +292,7 @@ void JobSession::AbandonAfterFork() {
   if (left_behind == nullptr) return;
   const int socket_fd = left_behind->socket_fd.load(std::memory_order_relaxed);
   if (socket_fd >= 0) close(socket_fd);
-  const int wake_fd = left_behind->wake_fd.release();
+  const int wake_fd = left_behind->CanWake() ? left_behind->wake_fd.release() : -1;
   if (wake_fd >= 0) close(wake_fd);
 }
 

@@ -43,7 +43,10 @@ absl::Status Cut(absl::string_view why) { return absl::UnavailableError(why); }
 }  // namespace
 
 UnixChannel::UnixChannel(UniqueFd socket, UnixChannelLimits limits)
-    : limits_(limits), socket_(std::move(socket)), decoder_(limits.snapshots) {
+    : limits_(limits),
+      socket_(std::move(socket)),
+      file_(socket_.get()),
+      decoder_(limits.snapshots) {
   fcntl(socket_.get(), F_SETFL, fcntl(socket_.get(), F_GETFL) | O_NONBLOCK);
   fcntl(socket_.get(), F_SETFD, FD_CLOEXEC);
 }
@@ -60,8 +63,15 @@ absl::Status UnixChannel::Send(const Frame& frame) {
   return Flush();
 }
 
-absl::Status UnixChannel::Flush() {
+absl::Status UnixChannel::CheckOwn() {
   if (!socket_) return Cut("the channel is closed");
+  if (file_.IsAt(socket_.get())) return absl::OkStatus();
+  socket_.release();
+  return Cut("the program has closed the socket");
+}
+
+absl::Status UnixChannel::Flush() {
+  TIDE_RETURN_IF_ERROR(CheckOwn());
   while (queued_bytes() > 0) {
     const ssize_t sent =
         send(socket_.get(), out_.data() + out_start_, queued_bytes(), MSG_NOSIGNAL | MSG_DONTWAIT);
@@ -80,6 +90,7 @@ absl::Status UnixChannel::Flush() {
 }
 
 absl::Status UnixChannel::ReadSome() {
+  TIDE_RETURN_IF_ERROR(CheckOwn());
   char bytes[kReadBytes];
   const ssize_t got = recv(socket_.get(), bytes, sizeof bytes, MSG_DONTWAIT);
   if (got > 0) {

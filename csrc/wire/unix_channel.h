@@ -33,9 +33,12 @@ class UnixChannel final : public Channel {
 
  private:
   absl::Status ReadSome();
+  /// Leaves the number of the socket to whoever has closed it and may have it now.
+  absl::Status CheckOwn();
 
   const UnixChannelLimits limits_;
   UniqueFd socket_;
+  const FileIdentity file_;  // of socket_
   FrameDecoder decoder_;
   std::string out_;
   size_t out_start_ = 0;  // bytes of out_ already written

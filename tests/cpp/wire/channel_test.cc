@@ -80,6 +80,25 @@ TEST(UnixChannelTest, AStreamThatEndsInsideAFrameIsTruncated) {
   EXPECT_EQ(FrameErrorOf(channel.Receive().status()), FrameError::kTruncated);
 }
 
+TEST(UnixChannelTest, ADescriptorThatTheProgramClosedIsLeftToWhoeverHasItsNumber) {
+  int ends[2], others[2];
+  ASSERT_EQ(socketpair(AF_UNIX, SOCK_STREAM, 0, ends), 0);
+  ASSERT_EQ(socketpair(AF_UNIX, SOCK_STREAM, 0, others), 0);
+  const UniqueFd peer(ends[1]), there(others[1]);
+  {
+    UnixChannel channel{UniqueFd(ends[0])};
+    ASSERT_EQ(dup2(others[0], ends[0]), ends[0]);
+    close(others[0]);
+    ASSERT_EQ(write(there.get(), "theirs", 6), 6);
+    EXPECT_TRUE(absl::IsUnavailable(channel.Receive().status()));
+    EXPECT_TRUE(absl::IsUnavailable(channel.Send({FrameKind::kBye, 0, 0, ""})));
+  }
+  const UniqueFd theirs(ends[0]);
+  char bytes[16];
+  EXPECT_EQ(recv(theirs.get(), bytes, sizeof bytes, MSG_DONTWAIT), 6);
+  EXPECT_EQ(recv(there.get(), bytes, sizeof bytes, MSG_DONTWAIT), -1);
+}
+
 TEST(UnixChannelTest, ConnectingToNobodySaysWhere) {
   const auto socket = ConnectUnix("/nonexistent/tided.sock");
   EXPECT_TRUE(absl::IsUnavailable(socket.status()));

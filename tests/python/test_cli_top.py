@@ -183,6 +183,21 @@ def test_the_choice_stays_with_its_job_when_others_come_and_go() -> None:
     drive(daemon, steps)
 
 
+def test_a_job_that_begins_is_seen_above_those_that_have_ended() -> None:
+    daemon = FakeDaemon(*(job_record("old", id=n, state="gone") for n in range(2, 60)))
+
+    async def steps(app: TopApp, pilot: Pilot[int]) -> None:
+        await until(pilot, lambda: "old" in text_of(app))
+        daemon.jobs.insert(0, job_record("new", id=1))
+        await until(pilot, lambda: "new" in text_of(app))
+        await press(pilot, "down down")
+        daemon.jobs.append(job_record("last", id=99, state="gone"))
+        await until(pilot, lambda: "last" in names(app))
+        assert app.query_one(top_app.DataTable).cursor_row == 2  # and not the last of that name
+
+    drive(daemon, steps)
+
+
 def test_a_daemon_that_goes_away_is_told_and_waited_for() -> None:
     daemon = three_jobs()
 

@@ -175,7 +175,7 @@ class TopApp(App[int]):
 
     def _fill(self, shown: list[Record], width: int) -> None:
         table = self.query_one(DataTable)
-        chosen = self._chosen_name()
+        chosen, at_top = self._chosen_id(), table.cursor_row == 0
         columns, widths, short = render.fitting_columns(shown, width - 4)
         gap = 1 if short else 2
         layout = [
@@ -194,21 +194,20 @@ class TopApp(App[int]):
             ]
             table.add_row(*placed, key=str(job.get("id")))
         for row, job in enumerate(shown):
-            if job.get("name") == chosen:
+            # One that has ended, at the top, was not chosen: the jobs that live come above it.
+            if str(job.get("id")) == chosen and not (at_top and job.get("state") == "gone"):
                 table.move_cursor(row=row, animate=False)
 
-    def _chosen_name(self) -> str:
+    def _chosen_id(self) -> str:
+        """Number of the job; those that have ended may share a name."""
         table = self.query_one(DataTable)
         if not table.row_count:
             return ""
-        key = table.coordinate_to_cell_key(table.cursor_coordinate).row_key.value
-        return next(
-            (str(j["name"]) for j in self._state.get("jobs", []) if str(j.get("id")) == key), ""
-        )
+        return str(table.coordinate_to_cell_key(table.cursor_coordinate).row_key.value)
 
     def _chosen(self) -> Record | None:
-        name = self._chosen_name()
-        found = next((j for j in self._state.get("jobs", []) if j.get("name") == name), None)
+        number = self._chosen_id()
+        found = next((j for j in self._state.get("jobs", []) if str(j.get("id")) == number), None)
         if found is None:
             self._say("no job is chosen")
         return found

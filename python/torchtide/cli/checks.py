@@ -203,7 +203,7 @@ def spill(host: Host) -> list[Finding]:
                 "spill",
                 FAIL,
                 f"{named} is not yours to write",
-                "TIDE_SPILL_DIR=$HOME/.cache/torchtide",
+                "name a folder of yours on a disk: TIDE_SPILL_DIR=/var/tmp/tide",
             )
         ]
     free = shutil.disk_usage(there).free

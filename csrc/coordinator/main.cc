@@ -65,7 +65,16 @@ absl::Status Main(const Arguments& arguments) {
   TIDE_RETURN_IF_ERROR(shm::OpenRuntimeDir(arguments.server.runtime_dir).status());
   TIDE_ASSIGN_OR_RETURN(const auto lock,
                         BecomeTheOnlyOne(arguments.server.runtime_dir, absl::Seconds(5)));
-  if (!lock) return absl::OkStatus();  // another one serves
+  if (!lock) {  // another one serves
+    const ServerOptions& asked = arguments.server;
+    if (!asked.gate.listen.empty() || !asked.link.join.empty() || !asked.http_listen.empty()) {
+      fprintf(stderr,
+              "tided: another tided serves %s, as it was started; --listen, --join and --http "
+              "change nothing. `tide shutdown` first, or give this one a --runtime-dir\n",
+              asked.runtime_dir.c_str());
+    }
+    return absl::OkStatus();
+  }
   if (arguments.foreground) return ServeHere(arguments, [] {});
   return RunDetached(
       arguments.server.runtime_dir, lock->get(),

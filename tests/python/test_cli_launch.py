@@ -96,6 +96,23 @@ def test_a_daemon_that_answers_is_left_alone(folder: pathlib.Path, tmp_path: pat
     assert not started.started
 
 
+def test_a_daemon_that_comes_second_says_that_its_options_change_nothing(
+    folder: pathlib.Path,
+) -> None:
+    folder.mkdir(mode=0o700)
+    with socket.socket(socket.AF_UNIX) as server, (folder / "tided.lock").open("w") as lock:
+        server.bind(str(folder / "tided.sock"))
+        server.listen()
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        for options, said in (["--http", "127.0.0.1:0"], "change nothing"), ([], ""):
+            command = [str(_launch.DAEMON_PROGRAM), "--runtime-dir", str(folder), *options]
+            second = subprocess.run(
+                command, capture_output=True, text=True, timeout=60, check=False
+            )
+            assert second.returncode == 0
+            assert said in second.stderr and bool(said) == bool(second.stderr)
+
+
 def test_a_socket_that_a_killed_daemon_left_behind_is_no_daemon(
     folder: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:

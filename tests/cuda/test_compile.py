@@ -13,6 +13,8 @@ import pathlib
 import pytest
 from phantom_gpu import Runner
 
+pytestmark = pytest.mark.slow
+
 pytest.importorskip("triton")
 
 #: A transformer compiles for a minute.

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import pytest
 from phantom_gpu import Runner
+
+pytestmark = pytest.mark.slow
 
 #: Kernels of 4 ms, ten an iteration, launched in no time by a loop that never waits for them.
 KERNEL_US = 4000

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import pytest
 from phantom_gpu import Runner
+
+pytestmark = pytest.mark.slow
 
 FORK = """
 QUARTER = 150 << 18  # of what a rank has, in bytes: 600 MiB in all

@@ -12,6 +12,8 @@ import sys
 import phantom_gpu
 import pytest
 
+pytestmark = pytest.mark.slow
+
 TORCH = importlib.metadata.version("torch")
 
 

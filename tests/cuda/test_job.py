@@ -13,6 +13,8 @@ import phantom_gpu
 import pytest
 from phantom_gpu import Runner
 
+pytestmark = pytest.mark.slow
+
 JOB = """
 import torch, torchtide, torchtide.cuda as cuda
 from torchtide import _core

@@ -17,6 +17,8 @@ from typing import Any
 import phantom_gpu
 import pytest
 
+pytestmark = pytest.mark.slow
+
 DEVICE_MIB = 512
 PAGE_MIB = 20
 PERSISTENT_MIB = 60

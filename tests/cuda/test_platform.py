@@ -7,6 +7,8 @@ import importlib.metadata
 import pytest
 from phantom_gpu import Runner
 
+pytestmark = pytest.mark.slow
+
 BEGIN = """
 import ctypes
 import torch, torchtide, torchtide.cuda as cuda

@@ -12,6 +12,8 @@ from collections.abc import Iterator
 import phantom_gpu
 import pytest
 
+pytestmark = pytest.mark.slow
+
 JOB = """
 import os, sys
 import torch, torchtide.cuda as cuda

@@ -7,6 +7,8 @@ import os
 import pytest
 from phantom_gpu import Runner
 
+pytestmark = pytest.mark.slow
+
 #: All combinations instead of a fair sample of them.
 ALL = os.environ.get("TIDE_TEST_PHANTOM") == "all"
 

@@ -11,6 +11,8 @@ import live_machine
 import phantom_gpu
 import pytest
 
+pytestmark = pytest.mark.slow
+
 TORCH = importlib.metadata.version("torch")
 ALL = os.environ.get("TIDE_TEST_PHANTOM") == "all"
 

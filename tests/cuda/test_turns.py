@@ -14,6 +14,8 @@ import live_machine
 import phantom_gpu
 import pytest
 
+pytestmark = pytest.mark.slow
+
 MIB_EACH = 320
 SECONDS = 600  # after which a job that hangs is killed, and its test fails
 JOB = f"""

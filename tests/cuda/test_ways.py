@@ -10,6 +10,8 @@ import pytest
 from phantom_gpu import Runner
 from torchtide.cli import checks_gpu
 
+pytestmark = pytest.mark.slow
+
 TORCH = importlib.metadata.version("torch")
 BEGIN = """
 import ctypes, threading

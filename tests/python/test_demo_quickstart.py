@@ -66,6 +66,7 @@ def test_a_second_run_goes_straight_to_the_job(
     assert status == 0 and "as measured before" in text
 
 
+@pytest.mark.slow
 def test_a_changed_script_is_measured_again(tree: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run(tree, capsys, "--until", "solo", "--quick")
     changed = tree / "examples" / f"{JOBS[1].name}.py"
@@ -74,6 +75,7 @@ def test_a_changed_script_is_measured_again(tree: Path, capsys: pytest.CaptureFi
     assert f"{JOBS[1].name} alone" in text and f"{JOBS[0].name} alone" not in text
 
 
+@pytest.mark.slow
 def test_plain_jobs_that_do_not_fit_are_killed(
     tree: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -88,6 +90,7 @@ def test_plain_jobs_that_do_not_fit_are_killed(
     assert (tree / "out" / "quickstart.png").is_file()
 
 
+@pytest.mark.slow
 def test_two_solo_runs_that_differ_are_told(tree: Path, capsys: pytest.CaptureFixture[str]) -> None:
     script = tree / "examples" / f"{quickstart.CONTROL}.py"
     script.write_text(STAND_IN.replace('"aa"', "str(times[0])"))

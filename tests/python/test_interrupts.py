@@ -4,6 +4,7 @@ import checks
 import pytest
 
 pytest.importorskip("torch")
+pytestmark = pytest.mark.slow
 
 SCRIPT = "interrupts.py"
 

@@ -13,9 +13,14 @@ CONFIGURATIONS = {
     "always spilled": {"TIDE_TEST_ALWAYS_SPILL": "1"},
     "always suspended": {"TIDE_TEST_ALWAYS_SUSPEND": "1"},
 }
+PLAIN = "private pages"
+PARAMETERS = [
+    pytest.param(name, marks=() if name == PLAIN else pytest.mark.slow, id=name.replace(" ", "-"))
+    for name in CONFIGURATIONS
+]
 
 
-@pytest.fixture(scope="module", params=CONFIGURATIONS, ids=lambda name: name.replace(" ", "-"))
+@pytest.fixture(scope="module", params=PARAMETERS)
 def ended(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, str]:

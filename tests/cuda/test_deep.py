@@ -226,6 +226,7 @@ raise SystemExit("it went on")
     run(JOB + script, **DEEP)
 
 
+@pytest.mark.one_torch
 def test_a_resume_waits_for_no_room_and_works_when_there_is_some(run: Runner) -> None:
     script = f"""
 job = Training("mlp", 4, canaries=(300,))
@@ -246,6 +247,7 @@ job.end()
     run(JOB + script, **DEEP, TIDE_NEED_WAIT_MS=100)
 
 
+@pytest.mark.one_torch
 def test_memory_that_another_process_shares_makes_it_an_ordinary_pause(run: Runner) -> None:
     script = """
 shared = torch.ones(4 << 20, dtype=torch.uint8, device="cuda")
@@ -258,6 +260,7 @@ pauses(job, look)
     run(JOB + script, **DEEP)
 
 
+@pytest.mark.one_torch
 def test_a_word_that_is_no_way_to_pause_is_refused_where_the_job_starts(run: Runner) -> None:
     script = """
 from torchtide.errors import OptionError
@@ -323,6 +326,7 @@ def ask(process: subprocess.Popen[str], words: str) -> str:
     return process.stdout.readline().strip()
 
 
+@pytest.mark.one_torch
 def test_the_phantom_goes_through_the_states_of_cuda_h_and_no_others(
     phantom: str, tmp_path: pathlib.Path
 ) -> None:

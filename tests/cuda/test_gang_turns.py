@@ -89,6 +89,7 @@ train(lambda: all((folder / f"moved{i}.again").exists() for i in (0, 1)))
     run(FORK + script + END, TIDE_PHANTOM_DELAY=1, **SETTINGS)
 
 
+@pytest.mark.one_torch
 def test_when_a_leader_is_killed_in_its_turn_the_other_job_has_the_device(run: Runner) -> None:
     script = """
 def all_moved(): return all((folder / f"moved{i}").exists() for i in (0, 1))

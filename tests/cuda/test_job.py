@@ -368,6 +368,7 @@ def test_tide_pause_and_resume_move_device_memory_and_all_values_stay(
     assert (machine.folder / "exact").read_text() == "True"
 
 
+@pytest.mark.one_torch
 def test_tide_limit_moves_what_a_job_has_on_a_device(machine: live_machine.Machine) -> None:
     limit = f"{HELD_BYTES + (100 << 20)}"  # an iteration takes some too
     said = machine.tide("limit", "train", limit, "--device", "0")
@@ -387,6 +388,7 @@ def test_tide_limit_moves_what_a_job_has_on_a_device(machine: live_machine.Machi
     assert (machine.folder / "exact").read_text() == "True"
 
 
+@pytest.mark.one_torch
 def test_a_job_gives_others_what_its_cache_holds_at_its_own_boundaries(
     machine: live_machine.Machine,
 ) -> None:
@@ -400,6 +402,7 @@ def test_a_job_gives_others_what_its_cache_holds_at_its_own_boundaries(
     assert (machine.folder / "exact").read_text() == "True"
 
 
+@pytest.mark.one_torch
 def test_a_job_on_the_cpu_has_no_columns_of_devices(machine: live_machine.Machine) -> None:
     (machine.folder / "stop").touch()
     assert machine.jobs[0].wait(live_machine.DEADLINE_S) == 0

@@ -129,6 +129,7 @@ def test_who_needs_memory_gets_cold_pages_of_others_and_all_values_stay(
     assert away > 0 and used <= 512 and device < 300
 
 
+@pytest.mark.one_torch
 @pytest.mark.parametrize("pair", [100], indirect=True, ids=["impatient"])
 def test_a_suspended_job_makes_room_and_returns_when_there_is_some(
     pair: tuple[Job, Job],
@@ -145,6 +146,7 @@ def test_a_suspended_job_makes_room_and_returns_when_there_is_some(
     assert first.ask("exact") == "True"
 
 
+@pytest.mark.one_torch
 def test_the_process_that_forks_the_scripts_ends_whoever_else_holds_its_input(
     zygote: phantom_gpu.Zygote, tmp_path: pathlib.Path
 ) -> None:
@@ -165,6 +167,7 @@ def test_the_process_that_forks_the_scripts_ends_whoever_else_holds_its_input(
         os.close(told)
 
 
+@pytest.mark.one_torch
 def test_a_script_that_does_not_end_is_killed_and_the_next_one_runs(
     zygote: phantom_gpu.Zygote, tmp_path: pathlib.Path
 ) -> None:

@@ -196,6 +196,7 @@ job.end()
     run(TRAIN + LATE + script, TIDE_PHANTOM_MB=8192, TIDE_PHANTOM_DELAY=1)
 
 
+@pytest.mark.one_torch
 def test_a_pause_that_does_not_wait_for_the_device_is_seen_to_fail(run: Runner) -> None:
     """The control: what the test above looks for can be seen."""
     script = """

@@ -146,6 +146,7 @@ def test_two_jobs_of_five_eighths_of_a_device_both_end_with_all_values(
         phantom_gpu.forget(phantom)
 
 
+@pytest.mark.one_torch
 def test_when_one_is_killed_the_other_has_its_pages_and_goes_on(pair: list[Job]) -> None:
     killed, left = pair
     killed.until("step 3")
@@ -153,6 +154,7 @@ def test_when_one_is_killed_the_other_has_its_pages_and_goes_on(pair: list[Job])
     assert left.until("exact")[1] == "True"
 
 
+@pytest.mark.one_torch
 def test_an_interrupted_job_finds_all_its_values(pair: list[Job]) -> None:
     first, second = pair
     first.until("step 2")
@@ -161,6 +163,7 @@ def test_an_interrupted_job_finds_all_its_values(pair: list[Job]) -> None:
     assert second.until("exact")[1] == "True"
 
 
+@pytest.mark.one_torch
 def test_a_paused_job_goes_on_though_the_other_has_the_device_by_then(pair: list[Job]) -> None:
     paused, busy = pair
     paused.until("step 3")

@@ -87,6 +87,7 @@ def test_histories_of_sizes_and_kills_give_the_bits_of_one_process(model: str) -
         assert set(sizes(played)) >= {history["start"], *history["sizes"].values()}
 
 
+@pytest.mark.one_torch
 @pytest.mark.slow
 def test_a_number_of_workers_that_is_no_power_of_two() -> None:
     alone, three, moved = play(
@@ -96,6 +97,7 @@ def test_a_number_of_workers_that_is_no_power_of_two() -> None:
     assert digests(moved) == digests(alone)
 
 
+@pytest.mark.one_torch
 @pytest.mark.slow
 def test_kills_at_random_moments_lose_and_double_nothing() -> None:
     seed = int(os.environ.get("TIDE_TEST_SEED", "23"))

@@ -160,6 +160,7 @@ def drained(job: subprocess.Popen[str]) -> Any:
     return descriptor
 
 
+@pytest.mark.one_torch
 @pytest.mark.slow
 def test_two_hosts_survive_a_cut_link_and_one_goes_on_for_both(
     tmp_path: pathlib.Path, hosts: Hosts, expected: str

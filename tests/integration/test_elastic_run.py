@@ -60,6 +60,7 @@ def test_growing_shrinking_and_killing_leave_the_result_of_plain_python(
     assert list((tmp_path / "run/elastic").iterdir()) == []
 
 
+@pytest.mark.one_torch
 @pytest.mark.slow
 def test_what_goes_wrong_in_one_process_leaves_the_others_training(
     tmp_path: pathlib.Path, environment: dict[str, str]
@@ -123,6 +124,7 @@ train()
 """
 
 
+@pytest.mark.one_torch
 @pytest.mark.slow
 def test_a_process_that_is_let_go_ends_its_last_step_in_peace(
     tmp_path: pathlib.Path, environment: dict[str, str]
@@ -147,6 +149,7 @@ def test_a_process_that_is_let_go_ends_its_last_step_in_peace(
     }
 
 
+@pytest.mark.one_torch
 @pytest.mark.slow
 def test_a_wrong_size_is_refused_and_the_job_goes_on(environment: dict[str, str]) -> None:
     command = [sys.executable, EXAMPLE, "--epochs", "400"]
@@ -165,6 +168,7 @@ def test_a_wrong_size_is_refused_and_the_job_goes_on(environment: dict[str, str]
         assert job.returncode == 128 + signal.SIGTERM
 
 
+@pytest.mark.one_torch
 @pytest.mark.parametrize(
     ("code", "said"), [(7, "ended with code 7"), (0, "no elastic training has begun")]
 )
@@ -180,6 +184,7 @@ def test_a_command_that_ends_before_it_trains_ends_the_job_with_its_code(
     assert result.stdout.count("began") <= 2
 
 
+@pytest.mark.one_torch
 def test_one_that_raises_decides_the_code_of_those_that_are_ended_with_it(
     environment: dict[str, str], tmp_path: pathlib.Path
 ) -> None:
@@ -191,6 +196,7 @@ def test_one_that_raises_decides_the_code_of_those_that_are_ended_with_it(
     assert result.returncode == 7, result.stderr
 
 
+@pytest.mark.one_torch
 @pytest.mark.parametrize("text", ["0", "3:2", "1:", "x", "1:99", "-1"])
 def test_bounds_that_make_no_sense_are_refused(text: str, environment: dict[str, str]) -> None:
     command = [*TIDE, "run", f"--processes={text}", "--", "true"]
@@ -199,6 +205,7 @@ def test_bounds_that_make_no_sense_are_refused(text: str, environment: dict[str,
     assert "the fewest and the most processes" in result.stderr
 
 
+@pytest.mark.one_torch
 def test_a_policy_in_the_script_chooses_the_size_and_changes_no_bits(
     environment: dict[str, str],
 ) -> None:

@@ -114,6 +114,7 @@ def test_ranks_are_paused_and_saved_after_the_same_step(machine: Node, signalled
     assert steps[0] == steps[1] and int(steps[0]) >= 10
 
 
+@pytest.mark.one_torch
 def test_an_elastic_job_is_paused_in_all_its_processes(machine: Node) -> None:
     pytest.importorskip("sklearn")
     pipe = machine.folder / "go"
@@ -139,6 +140,7 @@ def test_an_elastic_job_is_paused_in_all_its_processes(machine: Node) -> None:
     assert "ended with code" not in said
 
 
+@pytest.mark.one_torch
 def test_a_program_that_handles_the_signal_itself_is_left_alone_and_told(machine: Node) -> None:
     (machine.folder / "own.py").write_text(OWN)
     job = machine.start(tide(machine, "--on-signal", "USR1=pause", "--", "python", "own.py"))

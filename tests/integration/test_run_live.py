@@ -45,6 +45,7 @@ def test_a_script_without_changes_is_a_job_with_its_figures(machine: Machine) ->
     assert "of 4 GiB" in picture and "lane 0" in picture
 
 
+@pytest.mark.one_torch
 @pytest.mark.parametrize("shell", ["bash", "zsh"])
 def test_tab_completes_the_name_of_the_job_that_runs(machine: Machine, shell: str) -> None:
     asked = {
@@ -110,12 +111,14 @@ def test_a_paused_job_stands_still_and_goes_on(machine: Machine) -> None:
     machine.until(lambda job: int(job["iterations"]) > still)
 
 
+@pytest.mark.one_torch
 def test_explain_and_events_are_sentences_with_numbers(machine: Machine) -> None:
     assert machine.tide("explain", "train").startswith("train")
     assert "train started: pid" in machine.tide("events", "--job", "train", "-n", "0")
     assert json.loads(machine.tide("events", "--json"))["events"]
 
 
+@pytest.mark.one_torch
 def test_followed_events_arrive_as_they_happen(machine: Machine) -> None:
     follower = subprocess.Popen(
         [*processes.TIDE, "events", "-f", "-n", "1", "--json"],
@@ -145,6 +148,7 @@ def test_followed_events_arrive_as_they_happen(machine: Machine) -> None:
     machine.tide("priority", "train", "normal")
 
 
+@pytest.mark.one_torch
 def test_the_policy_of_a_lane_can_be_changed(machine: Machine) -> None:
     machine.tide("policy", "rr")
     assert json.loads(machine.tide("policy", "--json"))["lanes"][0]["policy"] == "rr"
@@ -152,6 +156,7 @@ def test_the_policy_of_a_lane_can_be_changed(machine: Machine) -> None:
     machine.tide("policy", "0", "fair")
 
 
+@pytest.mark.one_torch
 def test_an_unknown_job_is_told_with_the_one_that_was_meant(machine: Machine) -> None:
     assert "did you mean train?" in machine.tide("pause", "trian", code=3)
 

@@ -84,6 +84,7 @@ def test_a_training_that_ends_early_is_told() -> None:
         assert job.sizes == [2]
 
 
+@pytest.mark.one_torch
 @pytest.mark.slow
 def test_processes_come_and_go_and_the_bits_stay(capsys: Said) -> None:
     pytest.importorskip("torch")

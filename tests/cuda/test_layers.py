@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 from phantom_gpu import Runner
 
+pytestmark = pytest.mark.slow
+
 BEGIN = """
 import atexit, ctypes, faulthandler, threading
 import torch, torchtide, torchtide.cuda as cuda

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import pytest
 from phantom_gpu import Runner
+
+pytestmark = pytest.mark.slow
 
 BEGIN = """
 import torch, torchtide, torchtide.cuda as cuda

@@ -107,7 +107,7 @@ std::vector<tide::pages::ColdRange> AskForRanges(const py::object& function) {
 
 /// The functions stay for the life of the process: a boundary may come when Python shuts down.
 struct FrameworkFunctions {
-  py::object capturing, flush, cold, late, layers, watch, unwanted, communicators, stream,
+  py::object capturing, flush, cached, cold, late, layers, watch, unwanted, communicators, stream,
       open_lane, close_lane, deep;
 };
 
@@ -152,14 +152,15 @@ void SetLayerFunctions(const FrameworkFunctions* functions,
   };
 }
 
-void SetFramework(const py::object& capturing, const py::object& flush, const py::object& cold,
-                  const py::object& late, const py::object& layers, const py::object& watch,
-                  const py::object& unwanted, const py::object& communicators,
-                  const py::object& stream, const py::object& open_lane,
-                  const py::object& close_lane, const py::object& why_not_deep) {
-  const auto* functions =
-      new FrameworkFunctions{capturing, flush,         cold,   late,      layers,     watch,
-                             unwanted,  communicators, stream, open_lane, close_lane, why_not_deep};
+void SetFramework(const py::object& capturing, const py::object& flush, const py::object& cached,
+                  const py::object& cold, const py::object& late, const py::object& layers,
+                  const py::object& watch, const py::object& unwanted,
+                  const py::object& communicators, const py::object& stream,
+                  const py::object& open_lane, const py::object& close_lane,
+                  const py::object& why_not_deep) {
+  const auto* functions = new FrameworkFunctions{
+      capturing, flush,         cached, cold,      late,       layers,      watch,
+      unwanted,  communicators, stream, open_lane, close_lane, why_not_deep};
   tide::runtime::CudaFramework framework;
   framework.capturing = [functions] {
     const auto answer = CallPython<bool>(
@@ -172,6 +173,12 @@ void SetFramework(const py::object& capturing, const py::object& flush, const py
                functions->flush, [&] { return tide::bind::Call(functions->flush, device); },
                [](const py::object&) { return true; })
         .status();
+  };
+  framework.cached = [functions](int device) {
+    const auto answer = CallPython<int64_t>(
+        functions->cached, [&] { return tide::bind::Call(functions->cached, device); },
+        [](const py::object& value) { return value.cast<int64_t>(); });
+    return Bytes(answer.ok() ? *answer : 0);
   };
   framework.cold = [functions] { return AskForRanges(functions->cold); };
   framework.late = [functions] { return AskForRanges(functions->late); };
@@ -216,7 +223,10 @@ py::dict Boundary(int device) {
 
 py::dict ReportDict(int device) {
   CudaJob& job = Running(device);
-  const auto report = Released([&] { return job.Report(device); });
+  const auto report = ReleasedWithCalls([&] {
+    job.AskForCached(device);
+    return job.Report(device);
+  });
   py::dict dict;
   dict["name"] = report.name;
   dict["uuid"] = report.uuid;
@@ -244,6 +254,8 @@ py::dict ReportDict(int device) {
   dict["lane_pages_entered_total"] = report.counts.to_lane;
   dict["lane_pages_left_total"] = report.counts.from_lane;
   dict["lane_settle_ns_last"] = report.settle_ns;
+  dict["predicted_suspend_s"] = report.predicted_suspend_s;
+  dict["predicted_resume_s"] = report.predicted_resume_s;
   dict["reserved"] = report.counts.reserved().value();
   dict["creates"] = report.counts.creates;
   dict["reused"] = report.counts.reused;
@@ -355,12 +367,13 @@ void BindFramework(py::module_& module) {
       "all "
       "devices.");
   module.def(
-      "cuda_set_framework", &SetFramework, py::arg("capturing"), py::arg("flush"), py::arg("cold"),
-      py::arg("late"), py::arg("layers"), py::arg("watch"), py::arg("unwanted"),
-      py::arg("communicators"), py::arg("stream"), py::arg("open_lane"), py::arg("close_lane"),
-      py::arg("why_not_deep"),
+      "cuda_set_framework", &SetFramework, py::arg("capturing"), py::arg("flush"),
+      py::arg("cached"), py::arg("cold"), py::arg("late"), py::arg("layers"), py::arg("watch"),
+      py::arg("unwanted"), py::arg("communicators"), py::arg("stream"), py::arg("open_lane"),
+      py::arg("close_lane"), py::arg("why_not_deep"),
       "What PyTorch does at a boundary: says whether a graph is being captured, gives the "
-      "cached memory of a device back, names cold ranges and those that may return while an "
+      "cached memory of a device back, says how much that would be, names cold ranges and those "
+      "that may return while an "
       "iteration runs (last, and layer by layer while operators say what they use), names what may "
       "lose its contents, sends the "
       "memory of communicators away or brings it back, names the "

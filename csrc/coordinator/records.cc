@@ -12,14 +12,19 @@
 namespace tide::coordinator {
 namespace {
 
-// A suspension that was never measured: one copy of what is resident to the file tier at 1 GiB/s,
-// the slowest of the disks measured, after the iteration that runs has ended.
+// A suspension of a job that predicts none, which was never measured: one copy of what is resident
+// to the file tier at 1 GiB/s, the slowest of the disks measured, after the iteration that runs has
+// ended.
 constexpr double kSuspendBytesPerMs = 1073741.824;
 constexpr size_t kRecordsMax = 6000;  // keeps an answer below 4 MiB
 
+/// After the iteration that runs: what the job itself says, from measured moves of what it has now;
+/// a job that says nothing takes what it took last.
 double PredictedSuspendMs(const Job& job, const SlotView* slot) {
   if (slot == nullptr) return job.suspend_took_ms;
   const double boundary_ms = slot->last_iteration_ns / 1e6;
+  if (job.report && job.report->predicted_suspend_ms > 0)
+    return job.report->predicted_suspend_ms + boundary_ms;
   if (job.suspend_took_ms > 0) return job.suspend_took_ms + boundary_ms;
   return static_cast<double>(slot->private_bytes) / kSuspendBytesPerMs + boundary_ms;
 }

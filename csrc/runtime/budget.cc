@@ -259,6 +259,7 @@ absl::Status Runtime::Suspend(bool deep) {
   TIDE_RETURN_IF_ERROR(EnsureSpill());
   CudaJob* const cuda = CudaJob::Current();
   if (cuda == nullptr) return SuspendHost();
+  const int64_t begin = clock_.MonotonicNanos();
   const int away_before = cuda->suspended_devices();
   absl::Status status = cuda->SuspendAll().status();
   if (status.ok()) {
@@ -269,6 +270,10 @@ absl::Status Runtime::Suspend(bool deep) {
     // Its addresses are empty: the job must not run until a resume has brought the rest back.
     suspended_.store(true, std::memory_order_relaxed);
     slot().phase.store(static_cast<uint32_t>(shm::Phase::kPaused), std::memory_order_relaxed);
+  }
+  if (status.ok()) {
+    absl::MutexLock lock(&report_mu_);
+    report_.suspend_seconds = Seconds(clock_.MonotonicNanos() - begin);
   }
   deep_ = deep || TextOption("cuda.pause") == "deep";
   if (status.ok() && deep_) cuda->PauseDeeply();

@@ -15,7 +15,9 @@ using pages::DeviceTier;
 
 Bytes CudaJob::StepAside(int index, Bytes need) {
   const int64_t begin = RealClock().MonotonicNanos();
-  const Bytes before = pages_->counts(index).device;
+  const int64_t timed = clock_->MonotonicNanos();
+  const pages::DeviceCounts before = pages_->counts(index);
+  const Bytes held = pages_->pinned().held();
   std::vector<Leaving> chosen = MayLeave(index);
   if (chosen.empty()) return Bytes(0);
   // What costs nothing first.
@@ -38,7 +40,8 @@ Bytes CudaJob::StepAside(int index, Bytes need) {
   }
   pages_->TrimSpares(index, Bytes(0));
   leave_ns_ = RealClock().MonotonicNanos() - begin;
-  return before - pages_->counts(index).device;
+  NoteLeft(index, before, held, timed);
+  return before.device - pages_->counts(index).device;
 }
 
 absl::Status CudaJob::ComeBack() {

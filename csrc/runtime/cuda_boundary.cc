@@ -28,7 +28,7 @@ absl::Status CudaJob::PrepareToMove(int device) {
   }
   TIDE_RETURN_IF_ERROR(FinishReturn());
   TIDE_RETURN_IF_ERROR(Synchronize(device));
-  return framework_.flush ? framework_.flush(device) : absl::OkStatus();
+  return Flush(device);
 }
 
 absl::StatusOr<ShrinkResult> CudaJob::MakeRoom(int device, Bytes need) {
@@ -152,6 +152,7 @@ void CudaJob::MeasureNowAndThen(int index) {
   const bool known = device.file->Capacity() > Bytes(0);
   if ((known && now - device.measured_ns < kMeasureNanos) || Capturing()) return;
   device.measured_ns = now;
+  AskForCached(index);
   CudaReport report;
   MeasureOutside(index, &report);
 }
@@ -250,6 +251,9 @@ std::vector<CudaFigures> CudaJob::Figures() const {
     figures.device = counts.device;
     figures.host_mapped = counts.host_mapped;
     figures.away = counts.host_copy + counts.file + counts.dropped;
+    const Predicted predicted = Predict(i);
+    figures.predicted_suspend_s = predicted.suspend_s;
+    figures.predicted_resume_s = predicted.resume_s;
     all.push_back(std::move(figures));
   }
   return all;

@@ -372,11 +372,16 @@ absl::StatusOr<Bytes> CudaJob::Suspend(int index, DeviceTier to) {
   TIDE_RETURN_IF_ERROR(FinishReturn());
   StopWatching();
   Device& device = *devices_[index];
-  const Bytes before = pages_->counts(index).device;
+  const int64_t begin = clock_->MonotonicNanos();
+  const pages::DeviceCounts before = pages_->counts(index);
+  const Bytes held = pages_->pinned().held();
   const std::vector<Leaving> all = MayLeave(index);
   Bytes bytes;
   for (const Leaving& leaving : all) bytes += leaving.unwanted ? Bytes(0) : leaving.page.size;
-  if (to == DeviceTier::kHostCopy) to = PrepareHost(bytes);
+  if (to == DeviceTier::kHostCopy) {
+    to = PrepareHost(bytes);
+    device.leaves_to_file.store(to == DeviceTier::kFile, std::memory_order_relaxed);
+  }
   std::vector<cuda::Handle> begun;
   for (const Leaving& leaving : all) {
     begun.push_back(leaving.page.token);
@@ -394,7 +399,8 @@ absl::StatusOr<Bytes> CudaJob::Suspend(int index, DeviceTier to) {
   }
   pages_->TrimSpares(index, Bytes(0));
   device.suspended = true;
-  return before - pages_->counts(index).device;
+  NoteLeft(index, before, held, begin);
+  return before.device - pages_->counts(index).device;
 }
 
 }  // namespace tide::runtime

@@ -53,6 +53,9 @@ CudaReport CudaJob::Report(int index) {
   report.chunks = shm::ChunkBytes(device.file->table(), device.slot);
   for (const shm::LaneSlot& lane : device.file->table().lanes)
     report.lanes += Bytes(lane.scratch_bytes.load(std::memory_order_relaxed));
+  const Predicted predicted = Predict(index);
+  report.predicted_suspend_s = predicted.suspend_s;
+  report.predicted_resume_s = predicted.resume_s;
   report.settle_ns = device.settle_ns.load(std::memory_order_relaxed);
   return report;
 }

@@ -56,6 +56,8 @@ void CudaJob::StopWatching() {
 }
 
 absl::Status CudaJob::Return(int index, Idle idle) {
+  const int64_t begin = clock_->MonotonicNanos() - waited_ns_;  // waits that come are left out
+  const pages::DeviceCounts before = pages_->counts(index);
   // Pages in mapped host memory were there before the suspension; a boundary brings them back.
   std::vector<pages::DevicePage> away, dropped;
   std::vector<cuda::Handle> tokens;
@@ -78,6 +80,7 @@ absl::Status CudaJob::Return(int index, Idle idle) {
   const absl::Status status = PromoteAll(index, tokens, idle, late);
   if (status.ok()) {
     KeepPinned();
+    NoteReturned(index, before, begin + waited_ns_);
     keep_pinned_later_ = late < tokens.size();
     if (!layers.empty()) {  // before anything is late
       touches_.Watch(layers);
@@ -126,7 +129,10 @@ bool CudaJob::MakeSureOfRoom(int index, Idle idle) {
   const Bytes need = Aside(index);
   const Bytes capacity = device.file->Capacity();
   if (capacity <= Bytes(0) || device.file->Used() + need <= capacity) return true;
-  return AskAndWait(index, need, idle);
+  const int64_t begin = clock_->MonotonicNanos();
+  const bool given = AskAndWait(index, need, idle);
+  waited_ns_ += clock_->MonotonicNanos() - begin;
+  return given;
 }
 
 }  // namespace tide::runtime

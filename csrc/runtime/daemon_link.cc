@@ -168,7 +168,7 @@ std::shared_ptr<JobOrders> DaemonLink::job_orders() {
   return job_orders_;
 }
 
-void DaemonLink::Report() {
+void DaemonLink::Report(double predicted_suspend_s, double predicted_resume_s) {
   const shm::JobSlot& own = slot();
   wire::Report report;
   report.slot = slot_.value();
@@ -190,9 +190,12 @@ void DaemonLink::Report() {
     for (const CudaFigures& figures : cuda->Figures()) {
       report.devices.push_back({figures.index, figures.name, figures.limit.value(),
                                 figures.device.value(), figures.host_mapped.value(),
-                                figures.away.value()});
+                                figures.away.value(), figures.predicted_suspend_s * 1e3,
+                                figures.predicted_resume_s * 1e3});
     }
   }
+  report.predicted_suspend_ms = predicted_suspend_s * 1e3;
+  report.predicted_resume_ms = predicted_resume_s * 1e3;
   if (const std::shared_ptr<JobOrders> job = job_orders()) {
     job->Look(absl::Now());
     if (job->active()) {

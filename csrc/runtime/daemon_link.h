@@ -30,7 +30,8 @@ class DaemonLink {
   DaemonLink(const LinkOptions& options, shm::DeviceFile& device, Orders& orders);
 
   /// Figures of now, from the device table; called a few times a second.
-  void Report();
+  /// With what the next suspension of the job and the return from it are predicted to take.
+  void Report(double predicted_suspend_s, double predicted_resume_s);
   void Event(absl::string_view kind, absl::string_view text);
   void NeedMemory(Bytes bytes, absl::Duration deadline);
   /// The job is paused, or not, without an order that would have said so.

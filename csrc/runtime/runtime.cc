@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <thread>
+#include <tuple>
 #include <utility>
 
 #include "absl/strings/numbers.h"
@@ -252,8 +253,9 @@ void Runtime::SamplerLoop() {
     sampled_at = begin;
     Sample();
     RelieveDevice();
+    const auto [suspend_s, resume_s] = PredictedSeconds();
     absl::MutexLock lock(&link_mu_);
-    if (link_) link_->Report();
+    if (link_) link_->Report(suspend_s, resume_s);
   }
 }
 
@@ -262,12 +264,21 @@ void Runtime::SampleSoon() {
   shm::FutexWake(sample_word_, 1);
 }
 
+std::pair<double, double> Runtime::PredictedSeconds() {
+  CudaJob::Predicted sum;
+  if (const CudaJob* cuda = CudaJob::Current()) sum = cuda->Predict();
+  absl::MutexLock lock(&report_mu_);
+  return {sum.suspend_s + report_.predicted_suspend_seconds,
+          sum.resume_s + report_.predicted_resume_seconds};
+}
+
 RuntimeReport Runtime::Report() {
   RuntimeReport report;
   {
     absl::MutexLock lock(&report_mu_);
     report = report_;
   }
+  std::tie(report.predicted_suspend_seconds, report.predicted_resume_seconds) = PredictedSeconds();
   report.arena = arena_->Stats();
   report.iterations = iterations_.load(std::memory_order_relaxed);
   report.suspended = suspended_.load(std::memory_order_relaxed);

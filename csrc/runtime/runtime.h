@@ -69,7 +69,7 @@ struct RuntimeReport {
   bool suspended = false;
   double suspend_seconds = 0;  // of the last one
   double resume_seconds = 0;
-  double predicted_suspend_seconds = 0;  // of the next one
+  double predicted_suspend_seconds = 0;  // of the next one, devices included
   double predicted_resume_seconds = 0;
   double gate_seconds_last = 0;  // of the last boundary, waiting excluded
   double wait_seconds_total = 0;
@@ -147,6 +147,8 @@ class Runtime {
   int OperatorsWanted();
 
   RuntimeReport Report();
+  /// Seconds that the next suspension and the return from it take, on the host and all devices.
+  std::pair<double, double> PredictedSeconds();
   /// Predicted service until the job ends; -1: unknown.
   int64_t RemainingNanos() { return slot().remaining_ns.load(std::memory_order_relaxed); }
   std::string MemoryTable();

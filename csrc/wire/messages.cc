@@ -215,6 +215,8 @@ template <typename V>
 void Fields(V& v, DeviceReport& m) {
   v("index", m.index, kRequired), v("name", m.name), v("limit", m.limit);
   v("device", m.device, kRequired), v("host_mapped", m.host_mapped), v("away", m.away);
+  v("predicted_suspend_ms", m.predicted_suspend_ms);
+  v("predicted_resume_ms", m.predicted_resume_ms);
   v.AtLeast("index", m.index, 0);
 }
 template <typename V>
@@ -227,6 +229,8 @@ void Fields(V& v, Report& m) {
   v("guaranteed_bytes", m.guaranteed_bytes), v("key", m.key);
   v("devices", m.devices), v("processes", m.processes);
   v("processes_low", m.processes_low), v("processes_high", m.processes_high);
+  v("predicted_suspend_ms", m.predicted_suspend_ms);
+  v("predicted_resume_ms", m.predicted_resume_ms);
   v.AtLeast("processes", m.processes, 0), v.AtLeast("processes_low", m.processes_low, 0);
 }
 template <typename V>

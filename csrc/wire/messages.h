@@ -69,6 +69,9 @@ struct DeviceReport {
   int64_t device = 0;
   int64_t host_mapped = 0;
   int64_t away = 0;  // out of the device and of its addresses: while suspended
+  // Of the next suspension of this device and the return from it; 0: nothing to move, or a job of
+  // an older version.
+  double predicted_suspend_ms = 0, predicted_resume_ms = 0;
 };
 struct Report {
   int64_t slot = -1;
@@ -85,6 +88,8 @@ struct Report {
   std::vector<DeviceReport> devices;
   // Of the elastic job that it is a process of: how many there are, and the bounds; 0: none.
   int64_t processes = 0, processes_low = 0, processes_high = 0;
+  // The same of the whole job, its devices included; 0: not known.
+  double predicted_suspend_ms = 0, predicted_resume_ms = 0;
 };
 struct Event {
   int64_t seq = 0;

@@ -295,9 +295,9 @@ def cuda_set_checkpoint_command(command: collections.abc.Sequence[str]) -> None:
     """
     What starts the helper that has the driver checkpoint this process.
     """
-def cuda_set_framework(capturing: typing.Any, flush: typing.Any, cold: typing.Any, late: typing.Any, layers: typing.Any, watch: typing.Any, unwanted: typing.Any, communicators: typing.Any, stream: typing.Any, open_lane: typing.Any, close_lane: typing.Any, why_not_deep: typing.Any) -> None:
+def cuda_set_framework(capturing: typing.Any, flush: typing.Any, cached: typing.Any, cold: typing.Any, late: typing.Any, layers: typing.Any, watch: typing.Any, unwanted: typing.Any, communicators: typing.Any, stream: typing.Any, open_lane: typing.Any, close_lane: typing.Any, why_not_deep: typing.Any) -> None:
     """
-    What PyTorch does at a boundary: says whether a graph is being captured, gives the cached memory of a device back, names cold ranges and those that may return while an iteration runs (last, and layer by layer while operators say what they use), names what may lose its contents, sends the memory of communicators away or brings it back, names the stream that iterations run on, routes allocations to the pool of a lane, says what is alive there, and why the process must not be checkpointed. None for a function: that is not done.
+    What PyTorch does at a boundary: says whether a graph is being captured, gives the cached memory of a device back, says how much that would be, names cold ranges and those that may return while an iteration runs (last, and layer by layer while operators say what they use), names what may lose its contents, sends the memory of communicators away or brings it back, names the stream that iterations run on, routes allocations to the pool of a lane, says what is alive there, and why the process must not be checkpointed. None for a function: that is not done.
     """
 def cuda_set_limit(device: typing.SupportsInt | typing.SupportsIndex, limit: typing.SupportsInt | typing.SupportsIndex) -> int:
     """

@@ -200,6 +200,16 @@ def flush(device: int) -> None:
             torch._C._cuda_emptyCache()  # torch.cuda.empty_cache waits for the end of CUDA's start
 
 
+def cached(device: int) -> int:
+    """Bytes that a flush would give back, about: a page that a tensor uses in part stays."""
+    import torch
+
+    figures = torch.cuda.memory_stats(device)
+    return int(
+        figures.get("reserved_bytes.all.current", 0) - figures.get("allocated_bytes.all.current", 0)
+    )
+
+
 def _allocator_settings() -> str:
     """What PyTorch's allocator was told last, by the environment or by the program."""
     import torch

@@ -94,6 +94,7 @@ def enable(name: str | None = None) -> str:
         _core.cuda_set_framework(
             capturing=_capturing,
             flush=_cuda_ways.flush,
+            cached=_cuda_ways.cached,
             cold=_cold_ranges,
             late=_late_ranges,
             layers=_layer_ranges if _cuda_late.layers_wanted() else None,

@@ -354,9 +354,13 @@ def test_tide_pause_and_resume_move_device_memory_and_all_values_stay(
 ) -> None:
     (device,) = machine.record()["devices"]
     assert device["index"] == 0 and device["limit"] == device["away"] == 0
+    # There was no pause yet, and the host has next to nothing to move.
+    assert 0 < device["predicted_suspend_ms"] <= machine.record()["predicted_suspend_ms"]
+    assert device["predicted_resume_ms"] > 0
     assert "GPU AWAY" in machine.tide("ps")
     for deep in ((), ("--deep",)):
         said = machine.tide("pause", "train", *deep)
+        assert said.startswith("pausing train: about ") and "about 0" not in said
         assert "train is paused" in said and ("Its contexts are away" in said) == bool(deep)
         machine.until(lambda job: job["devices"][0]["away"] >= HELD_BYTES)
         assert machine.record()["devices"][0]["device"] == 0

@@ -73,9 +73,20 @@ TEST(MessagesTest, AReportCarriesFiguresOfDevicesAndRefusesWhatIsNone) {
   EXPECT_EQ(back.devices[0].limit, 5);
   EXPECT_EQ(back.devices[0].away, 2);
   EXPECT_EQ(back.devices[1].device, 9);
+  report.devices[1].predicted_suspend_ms = 250, report.predicted_resume_ms = 375;
+  EXPECT_EQ(RoundTrip(report).devices[1].predicted_suspend_ms, 250);
+  EXPECT_EQ(RoundTrip(report).predicted_resume_ms, 375);
   const Value::Map good = {{"iterations", 1}, {"step_ms", 1.0},    {"resident", 0},
                            {"demoted", 0},    {"persistent", 0},   {"scratch_peak", 0},
                            {"outside", 0},    {"phase", "running"}};
+  // A job of an older version, which predicts nothing.
+  Value::Map older = good;
+  older.emplace_back("devices",
+                     Value::Array{Value(Value::Map{{"index", 0}, {"device", 4}, {"away", 2}})});
+  const auto taken = DecodeMessage({FrameKind::kReport, 0, 0, Pack(Value(std::move(older)))});
+  ASSERT_TRUE(taken.ok()) << taken.status();
+  EXPECT_EQ(std::get<Report>(*taken).predicted_suspend_ms, 0);
+  EXPECT_EQ(std::get<Report>(*taken).devices.at(0).predicted_suspend_ms, 0);
   const auto refusal = [&](Value devices) {
     Value::Map body = good;
     body.emplace_back("devices", std::move(devices));

@@ -44,6 +44,8 @@ def test_a_dry_run_finds_everything_as_expected(
     assert len(result["rules"]) >= 30
     figures = result["figures"]
     assert [one["why"] for one in figures["switch"]["deep_pause"]] == ["", ""], figures["switch"]
+    predicted = figures["switch"]["predicted_over_actual"]
+    assert all(len(ratios) == 4 and min(ratios) > 0 for ratios in predicted.values()), predicted
     assert figures["switch"]["checkpoint_hooked"]["verdict"] == "pass", figures["switch"]
     assert figures["shares"]["ms"].keys() == {"32", "64", "96", "132"}, figures["shares"]
     assert figures["pair"]["verdict"] == figures["trace"]["verdict"] == "pass", figures

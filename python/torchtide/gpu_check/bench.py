@@ -30,7 +30,7 @@ began = float(sys.argv[1])
 import torch
 hooked = sys.argv[2] == "hooked"
 if hooked:
-    from torchtide import cuda
+    from torchtide import _core, cuda
     assert cuda.enable("trainer") == "hooked"
 from torchtide.gpu_check import job
 small = sys.argv[3] == "small"
@@ -44,6 +44,7 @@ def step():
     start = time.perf_counter()
     job.train_step(model, optimizer, batch)
     return time.perf_counter() - start
+more = []
 step()
 say(first_step_s=time.time() - began, reserved=torch.cuda.memory_reserved())
 for line in sys.stdin:
@@ -52,18 +53,29 @@ for line in sys.stdin:
     if word == "step":
         say(step_s=min(step() for _ in range(3)))
     elif word == "suspend":
+        predicted = cuda.report()["predicted_suspend_s"]
+        start = time.perf_counter()
         given = cuda.suspend()
-        say(suspend_s=time.perf_counter() - start, bytes=given)
+        say(suspend_s=time.perf_counter() - start, bytes=given, predicted_suspend_s=predicted)
     elif word == "deep":
-        from torchtide import _core
         cuda.suspend()
         start = time.perf_counter()
         why = _core.cuda_pause_deeply()
         say(freeze_s=time.perf_counter() - start, why=why)
     elif word == "resume":
+        predicted = 0.0  # a deep pause has the driver bring the contexts back first
+        if not _core.cuda_frozen():
+            predicted = cuda.report()["predicted_resume_s"]
+        start = time.perf_counter()
         cuda.resume()
         resumed = time.perf_counter() - start
-        say(resume_s=resumed, step_s=step())
+        say(resume_s=resumed, predicted_resume_s=predicted, step_s=step())
+    elif word.startswith("grow"):
+        more.append(torch.ones(int(word.split()[1]), dtype=torch.uint8, device="cuda"))
+        say(reserved=torch.cuda.memory_reserved())
+    elif word == "shrink":
+        more.pop()
+        say(reserved=torch.cuda.memory_reserved())
     elif word == "end":
         break
 """
@@ -205,6 +217,7 @@ def switch(library: str, *, small: bool) -> Answer:
         out = statistics.median(answer["suspend_s"]) + statistics.median(answer["resume_s"])
         answer["restart_over_ours"] = first["first_step_s"] / out
         answer["gib_s"] = 2 * given / GIB / out
+        answer |= predicted_over_actual(trainer, ballast // 8, 4 if small else 20)
         answer["deep_pause"] = [trainer.ask("deep") | trainer.ask("resume") for _ in range(2)]
     finally:
         trainer.end()
@@ -212,6 +225,23 @@ def switch(library: str, *, small: bool) -> Answer:
     answer["checkpoint_plain"] = _checkpointed(library, "plain", size, ballast)
     answer["memory_saver"] = _memory_saver(ballast)
     return answer
+
+
+def predicted_over_actual(trainer: Talker, piece: int, count: int) -> Answer:
+    """`count` switches of a trainer whose memory grows and shrinks by pieces: what was said before.
+
+    `predicted_error` is the median of |predicted / actual - 1| of both directions.
+    """
+    switches = []
+    for i in range(count):
+        trainer.ask(f"grow {piece}" if i % 4 < 2 else "shrink")
+        switches.append(trainer.ask("suspend") | trainer.ask("resume"))
+    ratios: dict[str, list[float]] = {
+        way: [round(one[f"predicted_{way}_s"] / one[f"{way}_s"], 3) for one in switches]
+        for way in ("suspend", "resume")
+    }
+    errors = [abs(ratio - 1) for way in ratios.values() for ratio in way]
+    return {"predicted_over_actual": ratios, "predicted_error": statistics.median(errors)}
 
 
 def _checkpointed(library: str, state: str, size: str, ballast: int) -> Answer:

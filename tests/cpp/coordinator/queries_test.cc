@@ -35,6 +35,27 @@ TEST_F(QueriesTest, PsTakesItsNumbersFromTheDeviceTable) {
   EXPECT_EQ(record.Text("script"), "train.py");
 }
 
+TEST_F(QueriesTest, APauseTakesWhatTheJobPredictsAndItsIterationElseWhatTheLastOneTook) {
+  SlotView& slot = device_.Add(3, 10, "train");
+  slot.private_bytes = 1 << 30, slot.last_iteration_ns = 2'000'000;
+  const PeerId job = StartJob("train", 10);
+  const auto predicted = [&] {
+    const wire::Answer ps = Ask(wire::Query{.what = "ps"});
+    return ps.data.Find("jobs")->As<wire::Value::Array>()->at(0);
+  };
+  Say(job, wire::Report{.phase = "running"});
+  EXPECT_NEAR(predicted().Float("predicted_suspend_ms"), 1002, 1) << "it says nothing";
+  wire::Report report{.phase = "running"};
+  report.devices = {{0, "H100", 0, int64_t{10} << 30, 0, 0, 300, 310}};
+  report.predicted_suspend_ms = 1300, report.predicted_resume_ms = 1310;
+  Say(job, report);
+  EXPECT_EQ(predicted().Float("predicted_suspend_ms"), 1302);
+  const wire::Value record = predicted();
+  const wire::Value& device = record.Find("devices")->As<wire::Value::Array>()->at(0);
+  EXPECT_EQ(device.Float("predicted_suspend_ms"), 300);
+  EXPECT_EQ(device.Float("predicted_resume_ms"), 310);
+}
+
 TEST_F(QueriesTest, ASlowedJobIsShownWithItsPaceAndSaysForWhomAndWhatThatOneLoses) {
   SlotView& paper = device_.Add(0, 10, "paper");
   paper.priority = 2, paper.step_usual_ns = 100'000'000, paper.step_took_ns = 102'000'000;

@@ -53,7 +53,6 @@ class LateReturnTest : public CudaJobTest {
     layers_ = {Page(0), Page(1), Page(2)};
     ASSERT_TRUE(job_->SuspendAll().ok());
     ASSERT_TRUE(job_->ResumeAll().ok());
-    EXPECT_EQ(Coming(), 0) << "the order is not known";
     for (int page : {2, 1, 0}) Use(page);
     job_->EndForward();
     ASSERT_TRUE(job_->SuspendAll().ok());

@@ -105,6 +105,9 @@ constexpr OptionInfo kOptions[] = {
     {"cuda.switch_share", "TIDE_CUDA_SWITCH_SHARE", "0.1", "fraction",
      "Largest share of time in which jobs that do not fit a device together move their pages: "
      "turns are kept until iterations outweigh it."},
+    {"cuda.prefetch", "TIDE_CUDA_PREFETCH", "0.25", "fraction",
+     "Largest share of a job's device memory that is away and comes back while the job waits for "
+     "its turn, into room that nobody wants; 0: none."},
     {"cuda.resume", "TIDE_CUDA_RESUME", "whole", "text",
      "How device pages return after a pause or with a turn: whole (all before the next iteration), "
      "pipelined (the state of optimizers while it runs; what looks at that state before the "

@@ -256,6 +256,8 @@ py::dict ReportDict(int device) {
   dict["lane_settle_ns_last"] = report.settle_ns;
   dict["predicted_suspend_s"] = report.predicted_suspend_s;
   dict["predicted_resume_s"] = report.predicted_resume_s;
+  dict["prefetched_bytes_total"] = report.prefetched.value();
+  dict["prefetch_overlap_ns_total"] = report.prefetch_ns;
   dict["reserved"] = report.counts.reserved().value();
   dict["creates"] = report.counts.creates;
   dict["reused"] = report.counts.reused;

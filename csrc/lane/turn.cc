@@ -169,6 +169,23 @@ uint64_t Turn::epoch() const {
   return TurnWord::Epoch(taken_word_.load(kRelaxed));  // relaxed: one number
 }
 
+bool Turn::Granted() const {
+  // acquire: as in Holds
+  return lane_ != LaneId() &&
+         TurnWord::Holder(slot().turn.load(std::memory_order_acquire)) == self_.value();
+}
+
+std::optional<SlotId> Turn::HolderBefore() const {
+  if (lane_ == LaneId()) return std::nullopt;
+  const uint64_t word = slot().turn.load(std::memory_order_acquire);  // acquire: as in Holds
+  const int holder = TurnWord::Holder(word);
+  if (holder < 0 || holder == self_.value() || !TurnWord::Taken(word)) return std::nullopt;
+  Members members;
+  GatherMembers(device_.table(), lane_, SlotId(holder), members);
+  if (Decide(word, members, clock_.MonotonicNanos()).next != self_) return std::nullopt;
+  return SlotId(holder);
+}
+
 absl::Status Turn::Acquire(const WaitHooks& hooks) {
   if (lane_ == LaneId()) return absl::FailedPreconditionError("this process has joined no lane");
   if (Holds()) return absl::OkStatus();
@@ -271,6 +288,20 @@ void Turn::SetLearning(bool learning) {
   }
 }
 
+sched::TurnDecision Turn::Decide(uint64_t word, absl::Span<const sched::TurnMember> members,
+                                 int64_t now_ns) const {
+  const shm::LaneSlot& lane = slot();
+  const int holder = TurnWord::Holder(word);
+  sched::TurnState state;
+  if (holder >= 0) state.holder = SlotId(holder);
+  state.now = absl::Nanoseconds(now_ns);
+  // relaxed: parameters and times, each right by itself
+  state.quantum = absl::Nanoseconds(lane.quantum_ns.load(kRelaxed));
+  state.served_since_grant = absl::Nanoseconds(now_ns - lane.granted_ns.load(kRelaxed));
+  const auto policy = static_cast<sched::TurnPolicyId>(lane.policy.load(kRelaxed));
+  return sched::NextTurn(policy, members, state);
+}
+
 bool Turn::PassTurn(uint64_t word, SlotId excluded) {
   shm::LaneSlot& lane = slot();
   bool moved = false;
@@ -281,14 +312,7 @@ bool Turn::PassTurn(uint64_t word, SlotId excluded) {
     GatherMembers(device_.table(), lane_, excluded, members);
     const int64_t now_ns = clock_.MonotonicNanos();
     const int holder = TurnWord::Holder(word);
-    sched::TurnState state;
-    if (holder >= 0) state.holder = SlotId(holder);
-    state.now = absl::Nanoseconds(now_ns);
-    // relaxed: parameters and times, each right by itself
-    state.quantum = absl::Nanoseconds(lane.quantum_ns.load(kRelaxed));
-    state.served_since_grant = absl::Nanoseconds(now_ns - lane.granted_ns.load(kRelaxed));
-    const auto policy = static_cast<sched::TurnPolicyId>(lane.policy.load(kRelaxed));
-    const sched::TurnDecision decision = sched::NextTurn(policy, members, state);
+    const sched::TurnDecision decision = Decide(word, members, now_ns);
     if (!decision.next && holder < 0) return moved;
     const bool kept = decision.next && decision.next->value() == holder;
     if (!kept) {

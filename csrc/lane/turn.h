@@ -6,9 +6,11 @@
 #include <atomic>
 #include <cstdint>
 #include <functional>
+#include <optional>
 
 #include "absl/status/status.h"
 #include "absl/time/time.h"
+#include "absl/types/span.h"
 #include "base/clock.h"
 #include "base/ids.h"
 #include "lane/holder_watch.h"
@@ -85,6 +87,11 @@ class Turn {
   bool Holds() const;
   /// Fencing epoch of the last turn taken; 0 before the first.
   uint64_t epoch() const;
+  /// Whether the turn is this process's, taken or not.
+  bool Granted() const;
+  /// Of a process that waits: who has taken the turn, if it would be this process's next by the
+  /// lane's policy. A guess: until the turn passes the policy may see others.
+  std::optional<SlotId> HolderBefore() const;
   LaneId lane() const { return lane_; }
   SlotId self() const { return self_; }
   /// Why the last turn that this process passed on went where it went.
@@ -108,6 +115,9 @@ class Turn {
   void BecomeReady();
   void Withdraw();
   bool TryTake();
+  /// Who of `members` is next after `word`, by the lane's policy.
+  sched::TurnDecision Decide(uint64_t word, absl::Span<const sched::TurnMember> members,
+                             int64_t now_ns) const;
   bool PassTurn(uint64_t word, SlotId excluded);
   void NoteStartTag(uint64_t word);
   bool Resolved(uint64_t word, SlotId excluded);

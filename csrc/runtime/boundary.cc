@@ -268,15 +268,20 @@ absl::Status Runtime::AcquireTurn(const std::function<bool()>& interrupted, bool
   lane::WaitHooks hooks;
   hooks.on_wake = [this] {
     CarryOutOrders(Returns::kToNextIteration);
-    if (CudaJob* cuda = CudaJob::Current()) cuda->AtBoundary(CudaJob::Idle::kYes);
+    if (CudaJob* cuda = CudaJob::Current();
+        cuda != nullptr && cuda->AtBoundary(CudaJob::Idle::kYes).asked > Bytes(0)) {
+      seen_holder_ = SlotId();
+    }
     if (LeadsGang()) gang_->HoldWhoWaits();
     LeaveStuckHolder();
+    Prefetch();
   };
   hooks.cancelled = [&] {
     stop = interrupted && interrupted();
     return stop || suspended_.load(std::memory_order_relaxed) ||
            (LeadsGang() && gang_->SomebodyStands());
   };
+  seen_holder_ = SlotId();
   return turn_->Acquire(hooks);
 }
 

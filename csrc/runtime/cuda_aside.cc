@@ -53,6 +53,7 @@ absl::Status CudaJob::ComeBack() {
     moved = true;
     TIDE_RETURN_IF_ERROR(Return(i, Idle::kYes));
   }
+  for (int i = 0; i < device_count(); ++i) EndPrefetch(i);
   if (moved) return_ns_ = RealClock().MonotonicNanos() - begin;
   // Those of a pause that has ended without its pages (LeaveSuspensionAside).
   return suspended_devices() == 0 ? ReturnCommunicators() : absl::OkStatus();

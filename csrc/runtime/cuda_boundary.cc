@@ -86,6 +86,8 @@ BoundaryResult CudaJob::AtBoundary(int index, Idle idle) {
   RememberCold(index);
   MeasureNowAndThen(index);
   if (result.asked > Bytes(0)) {
+    device.ahead.looked = false;  // who has asked takes what it gets first
+    device.ahead.over |= device.ahead.brought > Bytes(0);
     const auto room = counts.creates > 0 ? MakeRoom(index, result.asked) : ShrinkResult();
     if (absl::IsUnavailable(room.status())) return result;
     if (room.ok()) {

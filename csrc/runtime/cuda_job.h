@@ -54,6 +54,8 @@ struct CudaReport {
   // Of the next suspension, and of the return from it.
   double predicted_suspend_s = 0;
   double predicted_resume_s = 0;
+  Bytes prefetched;         // since the start, and there when the turn came
+  int64_t prefetch_ns = 0;  // that their copies took
   pages::DeviceCounts counts;
 };
 
@@ -200,6 +202,13 @@ class CudaJob {
   /// asked for what is missing. On an error what had returned leaves again, and the call may be
   /// repeated. Errors: as Resume.
   absl::Status ComeBack();
+  /// cuda_prefetch.cc: pages of a job that waits for its turn come back before it, at most the
+  /// share cuda.prefetch of what is away, into room that nobody wants. A look says which, if `may`:
+  /// once nobody's memory has grown since the look before and nobody asks for any. Whoever was
+  /// asked after pages had come brings no more until ComeBack.
+  void LookAhead(bool may);
+  /// One of them. False: no more, until the next look.
+  bool Prefetch();
   /// Ends a suspension without moving a page: ComeBack does that before an iteration runs.
   void LeaveSuspensionAside();
   /// Whether what is suspended fits its devices now, with nothing taken from others.
@@ -298,6 +307,16 @@ class CudaJob {
   // Until it was measured: on an H200 unmapping and releasing 20 MiB takes 55 us, 355 GiB/s
   // (docs/guides/gpu.md); the phantom gives 3 back. So 100.
   static constexpr double kFlushSecondsPerByte = 1.0 / (int64_t{100} << 30);
+  /// Of one wait for a turn.
+  struct Ahead {
+    bool looked = false;
+    Bytes used;         // by all jobs, at the last look and by what came since
+    bool over = false;  // no more in this wait
+    Bytes brought;
+    int64_t copy_ns = 0;                  // that it took
+    int64_t demoted = 0;                  // of all moves, before the first one came
+    std::vector<pages::DevicePage> plan;  // the next one last
+  };
   struct Device {
     std::unique_ptr<shm::DeviceFile> file;
     SlotId slot;
@@ -316,6 +335,9 @@ class CudaJob {
     int64_t cold_creates = -1;                  // when cold ranges were looked up
     std::vector<pages::ColdRange> lost;         // of the thread that trains
     std::vector<pages::ColdRange> late_layers;  // of the last return
+    Ahead ahead;                                // of the thread that trains
+    std::atomic<int64_t> prefetched_bytes{0};   // relaxed: a figure
+    std::atomic<int64_t> prefetch_ns{0};        // relaxed: a figure
     pages::cuda::Event marks[2] = {nullptr, nullptr};  // ends of the last iterations, in turn
     int next_mark = 0;
     // What moves took; `flushing` is of what the framework gave back before.
@@ -360,6 +382,13 @@ class CudaJob {
                           Idle idle = Idle::kNo, size_t late = SIZE_MAX);
   /// All that is away returns, or all stays away; with `idle` nothing moves in vain.
   absl::Status Return(int device, Idle idle = Idle::kNo);
+  std::vector<pages::DevicePage> Away(int device, bool dropped = false) const;
+  // cuda_prefetch.cc
+  void LookAhead(int device, bool may);
+  bool Prefetch(int device);
+  /// What of a device is neither used nor wanted by anybody.
+  static Bytes FreeRoom(const Device& device);
+  void EndPrefetch(int device);
   /// Before pages leave, and after they are back. Errors: of the framework.
   absl::Status LeaveCommunicators();
   absl::Status ReturnCommunicators();

@@ -56,6 +56,8 @@ CudaReport CudaJob::Report(int index) {
   const Predicted predicted = Predict(index);
   report.predicted_suspend_s = predicted.suspend_s;
   report.predicted_resume_s = predicted.resume_s;
+  report.prefetched = Bytes(device.prefetched_bytes.load(std::memory_order_relaxed));
+  report.prefetch_ns = device.prefetch_ns.load(std::memory_order_relaxed);
   report.settle_ns = device.settle_ns.load(std::memory_order_relaxed);
   return report;
 }

@@ -55,18 +55,23 @@ void CudaJob::StopWatching() {
   framework_.watch(false);
 }
 
+std::vector<pages::DevicePage> CudaJob::Away(int index, bool dropped) const {
+  // Pages in mapped host memory were there before the suspension; a boundary brings them back.
+  std::vector<pages::DevicePage> away;
+  for (const pages::DevicePage& page : pages_->Snapshot(index)) {
+    const bool kept = page.tier == DeviceTier::kHostCopy || page.tier == DeviceTier::kFile;
+    const bool wanted = dropped ? page.tier == DeviceTier::kDropped : kept;
+    if (wanted && !page.coming) away.push_back(page);
+  }
+  return away;
+}
+
 absl::Status CudaJob::Return(int index, Idle idle) {
   const int64_t begin = clock_->MonotonicNanos() - waited_ns_;  // waits that come are left out
   const pages::DeviceCounts before = pages_->counts(index);
-  // Pages in mapped host memory were there before the suspension; a boundary brings them back.
-  std::vector<pages::DevicePage> away, dropped;
+  std::vector<pages::DevicePage> away = Away(index);
+  const std::vector<pages::DevicePage> dropped = Away(index, /*dropped=*/true);
   std::vector<cuda::Handle> tokens;
-  for (const pages::DevicePage& page : pages_->Snapshot(index)) {
-    if (page.tier == DeviceTier::kDevice || page.tier == DeviceTier::kHostMapped ||
-        page.tier == DeviceTier::kLane || page.coming)
-      continue;
-    (page.tier == DeviceTier::kDropped ? dropped : away).push_back(page);
-  }
   const auto layers = framework_.layers ? framework_.layers() : std::vector<pages::ColdRange>();
   Device& device = *devices_[index];
   device.late_layers = touches_.Ordered(layers);

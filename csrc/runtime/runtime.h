@@ -87,6 +87,7 @@ class Runtime {
    public:
     explicit Moving(Runtime& runtime) : runtime_(runtime) {
       runtime_.moving_.fetch_add(1, std::memory_order_acq_rel);
+      const absl::MutexLock until_it_has_come(&runtime_.prefetch_mu_);
     }
     ~Moving() { runtime_.moving_.fetch_sub(1, std::memory_order_release); }
     Moving(const Moving&) = delete;
@@ -202,6 +203,14 @@ class Runtime {
   bool LeaveChunks(const shm::JobSlot& holder);
   /// Whether iteration `index` is one of those before lifetimes are known.
   static bool Learning(int64_t index);
+
+  // prefetch.cc
+  /// While it waits for its turn: pages of devices that may come before it, one after the other,
+  /// until something else is to be done.
+  void Prefetch();
+  /// Whether this job is next and the one that has the turn has ended an iteration in it since this
+  /// job was last asked for memory: what it needs it has then.
+  bool HolderHasSettled();
 
   // gang_boundary.cc
   /// Enters the gang that JoinGang has named, leaving another one.
@@ -358,8 +367,11 @@ class Runtime {
   int64_t say_away_ns_ = 0;    // when trouble with device memory may be said again
   int64_t hold_until_ns_ = 0;  // how long a turn is kept for which device memory has moved
   LongTurns long_turns_;
-  bool lane_was_used_ = false;  // the last iteration ran on lane pages
-  bool trimmed_ = false;        // private scratch was given back after the lane took over
+  int64_t looked_ahead_ns_ = 0;
+  SlotId seen_holder_;           // by HolderHasSettled; none: to be seen anew
+  int64_t seen_iterations_ = 0;  // of it, then
+  bool lane_was_used_ = false;   // the last iteration ran on lane pages
+  bool trimmed_ = false;         // private scratch was given back after the lane took over
   bool trim_scratch_ = false;
   pthread_t pace_thread_{};  // that runs the iteration
   // Read by other threads of the job when an operator is reported in them, which then do nothing.
@@ -381,6 +393,7 @@ class Runtime {
   std::atomic<int64_t> iterations_expected_{0};  // in all; 0: unknown
   std::atomic<int64_t> waited_ns_{0};
   std::atomic<int> moving_{0};                // threads that move memory outside of TakeTurn
+  absl::Mutex prefetch_mu_;                   // held while a page comes back before the turn
   std::atomic<int64_t> paced_ns_{0};          // stood still for its pace
   std::atomic<int64_t> asked_in_vain_ns_{0};  // when others last had nothing to give
 

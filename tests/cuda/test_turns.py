@@ -232,3 +232,75 @@ def test_a_turn_that_comes_while_a_job_is_being_paused_is_given_back(
 ) -> None:
     """Once it ran its iteration with its pages away: the wait ended with the turn."""
     run(RACE)
+
+
+PREFETCH = """
+import itertools, mmap, os, sys, time
+import torch, torchtide, torchtide.cuda as cuda
+FILLED, OTHER_IN, OTHER_OUT, AWAY = range(4)
+AGAIN = {again}
+flags = memoryview(mmap.mmap(-1, 64)).cast("q")
+def until(condition):
+    deadline = time.monotonic() + 100
+    while not condition():
+        assert time.monotonic() < deadline
+        os.sched_yield()
+def waiter():
+    torchtide.start(name="waiter")
+    generator = torch.Generator().manual_seed(1)
+    host = [torch.randint(0, 256, (32 << 20,), dtype=torch.uint8, generator=generator)
+            for _ in range(8)]
+    for _ in torchtide.iterations(range(1)):
+        blocks = [one.cuda() for one in host]
+    flags[FILLED] = 1
+    until(lambda: flags[OTHER_IN])
+    for _ in torchtide.iterations(range(1)):
+        assert flags[OTHER_OUT]
+        assert all(torch.equal(one.cpu(), copy) for one, copy in zip(blocks, host))
+    report = cuda.report()
+    print(report)
+    came, took = report["prefetched_bytes_total"], report["prefetch_overlap_ns_total"]
+    if AGAIN:  # what had come was needed before the turn
+        assert came == took == 0 and report["demoted_pages_total"] > 8
+    else:
+        assert 0 < came <= flags[AWAY] / 4 and took > 0
+def other():
+    until(lambda: flags[FILLED])
+    torchtide.start(name="other")
+    def waiters():
+        report = cuda.report()
+        return report["used_by_jobs"] - report["device"]
+    deadline = time.monotonic() + 100
+    for step in torchtide.iterations(itertools.count()):
+        assert time.monotonic() < deadline
+        flags[OTHER_IN] = 1
+        if step == 0:
+            one = torch.empty(1, device="cuda")
+            full = least = waiters()
+            block = torch.empty(460 << 20, dtype=torch.uint8, device="cuda")
+        elif step == 1:
+            del block  # there is room for the waiter now, whose turn it is not
+            torch.cuda.empty_cache()
+        elif waiters() > least:
+            flags[AWAY] = full - least
+            if AGAIN:
+                block = torch.empty(460 << 20, dtype=torch.uint8, device="cuda")
+            flags[OTHER_OUT] = 1
+            return
+        least = min(least, waiters())
+child = os.fork()
+if child == 0:
+    other()
+    sys.exit(0)
+waiter()
+assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+"""
+
+
+@pytest.mark.parametrize("again", [False, True], ids=["used", "given back"])
+def test_who_waits_has_pages_back_before_its_turn_where_there_is_room(
+    run: phantom_gpu.Runner, again: bool
+) -> None:
+    """Their values too, also where the other one wants the room again."""
+    # A turn lasts as long as its holder wants it.
+    run(PREFETCH.format(again=again), **SETTINGS, TIDE_LANE_QUANTUM_MS=1_000 * SECONDS)

@@ -176,6 +176,28 @@ TEST_F(TurnTest, WithdrawingAnOfferPassesItOn) {
   EXPECT_EQ(Holder(), -1);
 }
 
+TEST_F(TurnTest, WhoIsNextKnowsWhoHasTheTurnUntilItIsItsOwn) {
+  Turn& holder = Member();
+  Turn& later = Member(1.0, sched::Priority::kOpportunistic);
+  Turn& next = Member();
+  SetPolicy(sched::TurnPolicyId::kPriority);
+  ASSERT_TRUE(holder.Acquire().ok());
+  EXPECT_EQ(next.HolderBefore(), std::nullopt) << "it asks for no turn";
+  later.SetReady(true);
+  next.SetReady(true);
+  EXPECT_EQ(next.HolderBefore(), holder.self());
+  EXPECT_EQ(later.HolderBefore(), std::nullopt);
+  EXPECT_EQ(holder.HolderBefore(), std::nullopt);
+  EXPECT_TRUE(holder.Granted());
+  EXPECT_FALSE(next.Granted());
+  holder.Release(/*continuing=*/false);
+  EXPECT_TRUE(next.Granted());
+  EXPECT_EQ(next.HolderBefore(), std::nullopt);
+  EXPECT_EQ(later.HolderBefore(), std::nullopt) << "it is not taken, and may pass at once";
+  ASSERT_TRUE(next.Acquire().ok());
+  EXPECT_EQ(later.HolderBefore(), next.self());
+}
+
 TEST_F(TurnTest, LeavingWhileHoldingPassesTheTurn) {
   Turn& a = Member();
   Turn& b = Member();

@@ -9,32 +9,7 @@
 namespace tide::runtime {
 namespace {
 
-class CudaAsideTest : public CudaJobTest {
- protected:
-  /// Another job has all of device 1 but `left`, as the ledger knows, until this ends.
-  class Neighbour {
-   public:
-    Neighbour(const std::string& path, Bytes left) {
-      auto opened = shm::DeviceFile::Open(Folder(), path.substr(path.rfind("device-") + 7));
-      EXPECT_TRUE(opened.ok()) << opened.status();
-      file_ = *std::move(opened);
-      const auto slot = file_->Claim("neighbour");
-      EXPECT_TRUE(slot.ok()) << slot.status();
-      slot_ = *slot;
-      file_->slot(slot_).private_bytes = (file_->Capacity() - left).value();
-    }
-    ~Neighbour() {
-      file_->slot(slot_).private_bytes = 0;
-      file_->Free(slot_);
-    }
-
-    std::atomic<int64_t>& asked() { return file_->slot(slot_).reclaim_bytes; }
-
-   private:
-    std::unique_ptr<shm::DeviceFile> file_;
-    SlotId slot_;
-  };
-};
+using CudaAsideTest = CudaJobTest;
 
 TEST_F(CudaAsideTest, WhoWaitsForItsTurnGivesAnyPageAndHasAllBackBeforeItRuns) {
   Ask(1, MiB(4));

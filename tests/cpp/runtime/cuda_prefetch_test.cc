@@ -112,6 +112,17 @@ TEST_F(CudaPrefetchTest, WhoIsAskedGivesItBackAndBringsNoMoreBeforeTheTurn) {
   EXPECT_EQ(Wait(), MiB(4));
 }
 
+TEST_F(CudaPrefetchTest, WhoIsAskedBringsNoMoreEvenWhereItHadNothingToGive) {
+  job_->LookAhead(true);
+  job_->LookAhead(true);
+  ASSERT_TRUE(job_->Prefetch());
+  Ask(1, MiB(2));
+  ASSERT_EQ(job_->AtBoundary(CudaJob::Idle::kNo).given, Bytes(0));
+  EXPECT_EQ(Wait(), Bytes(0));
+  ASSERT_TRUE(job_->ComeBack().ok());
+  EXPECT_EQ(Counted(), MiB(2)) << "that stayed";
+}
+
 TEST_F(CudaPrefetchTest, WhoWasAskedBeforeLeavesWhatItGaveUntilItIsTaken) {
   job_->LookAhead(true);
   Ask(1, MiB(2));

@@ -108,6 +108,16 @@ absl::Status HttpServer::Start(const Options& options, Ask ask) {
   server.set_read_timeout(kPatienceSeconds);
   server.set_write_timeout(kPatienceSeconds);
   server.set_keep_alive_timeout(kPatienceSeconds);
+  // Before the body is read, which a request without its length would keep open.
+  server.set_pre_routing_handler([](const httplib::Request& request, httplib::Response& response) {
+    if (request.method == "GET" || request.method == "HEAD")
+      return httplib::Server::HandlerResponse::Unhandled;
+    response.status = 405;
+    response.set_header("Allow", "GET, HEAD");
+    response.set_header("Connection", "close");
+    response.set_content("this page is read only: orders are given by tide\n", "text/plain");
+    return httplib::Server::HandlerResponse::Handled;
+  });
   server.Get(".*", [&library](const httplib::Request& request, httplib::Response& response) {
     library.Answer(request, response);
   });

@@ -8,6 +8,7 @@ import pathlib
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import urllib.error
 import urllib.request
@@ -117,6 +118,15 @@ def test_metrics_are_openmetrics_in_base_units(served: Served) -> None:
 def test_a_page_elsewhere_cannot_read_it_by_a_name_of_its_own(served: Served) -> None:
     assert served.get("/api/state", Host="evil.example")[0] == 403
     assert served.get("/api/state", Host="localhost:1")[0] == 200
+
+
+def test_the_page_takes_no_orders_and_says_so(served: Served) -> None:
+    address = served.base.removeprefix("http://").split(":")
+    with socket.create_connection((address[0], int(address[1])), timeout=PATIENCE_S) as one:
+        one.sendall(b"POST /api/state HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")  # and no body
+        answer = one.makefile("rb")
+        said = answer.readline()
+        assert said.startswith(b"HTTP/1.1 405") and b"Allow: GET, HEAD" in answer.read(), said
 
 
 def test_beyond_loopback_a_token_is_needed(tmp_path: pathlib.Path) -> None:

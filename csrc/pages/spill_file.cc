@@ -40,9 +40,9 @@ absl::StatusOr<std::unique_ptr<SpillFile>> SpillFile::Open(const SpillOptions& o
   std::error_code error;
   std::filesystem::create_directories(resolved.dir, error);
   if (error) {
-    return absl::NotFoundError(absl::StrCat("cannot make the spill folder ", resolved.dir, ": ",
-                                            error.message(),
-                                            "; set TIDE_SPILL_DIR to a folder on a disk"));
+    return absl::FailedPreconditionError(
+        absl::StrCat("cannot make the spill folder ", resolved.dir, ": ", error.message(),
+                     "; set TIDE_SPILL_DIR to a folder on a disk"));
   }
   struct statfs info;
   if (statfs(resolved.dir.c_str(), &info) != 0)

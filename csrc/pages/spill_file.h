@@ -25,8 +25,8 @@ struct SpillOptions {
 /// page table's lock).
 class SpillFile {
  public:
-  /// Errors: FailedPrecondition on tmpfs (that would spill memory into memory), PermissionDenied,
-  /// NotFound: the folder cannot be made.
+  /// Errors: FailedPrecondition on tmpfs (that would spill memory into memory), and where the folder
+  /// cannot be made; PermissionDenied.
   static absl::StatusOr<std::unique_ptr<SpillFile>> Open(const SpillOptions& options);
   ~SpillFile();
 

@@ -69,9 +69,9 @@ TEST_F(SpillFileTest, AFolderInMemoryIsRefusedWithAdvice) {
   EXPECT_THAT(opened.status().message(), ::testing::HasSubstr("TIDE_SPILL_DIR"));
 }
 
-TEST_F(SpillFileTest, AFolderThatCannotBeMadeIsNotFound) {
+TEST_F(SpillFileTest, AFolderThatCannotBeMadeIsRefused) {
   const auto opened = SpillFile::Open({.dir = "/proc/no/such"});
-  EXPECT_TRUE(absl::IsNotFound(opened.status())) << opened.status();
+  EXPECT_TRUE(absl::IsFailedPrecondition(opened.status())) << opened.status();
 }
 
 TEST_F(SpillFileTest, LeavesNoNameBehind) {

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 import cli_processes as processes
 import pytest
 from torchtide import _launch, errors
+from torchtide.cli import elastic
 
 OWN_START = _launch.process_start_time(os.getpid())
 
@@ -353,3 +354,22 @@ def test_what_multiprocessing_has_spawned_is_known_by_its_command_line() -> None
         ["python", "-c", "from m import spawn_main", "--multiprocessing-fork"]
     )
     assert not _launch.is_spawned(["python", "train.py"])
+
+
+@pytest.mark.parametrize("finished", [True, False])
+def test_a_size_that_is_refused_is_no_trouble_when_the_training_has_just_ended(
+    finished: bool,
+) -> None:
+    class Group:
+        def resize(self, wanted: int) -> None:
+            raise RuntimeError("the training is over")
+
+        def report(self) -> dict[str, bool]:
+            return {"finished": finished}
+
+    launcher = elastic.Launcher("true", ["true"], {}, "job", 0, Group())
+    if finished:
+        launcher._resize(1)
+    else:
+        with pytest.raises(RuntimeError):
+            launcher._resize(1)

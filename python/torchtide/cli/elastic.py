@@ -102,7 +102,7 @@ class Launcher:
         wanted = int(report["target"])
         if report["workers"] and wanted > report["workers"]:
             wanted = int(report["workers"])
-            self.group.resize(wanted)
+            self._resize(wanted)
         while len(self.children) < wanted and not self._over:
             self._spawn()
         training = set(report["pids"])
@@ -110,6 +110,13 @@ class Launcher:
         excess = len(self.children) - max(wanted, len(training))
         for pid in spare[: max(0, excess)]:
             self.children[pid].terminate()
+
+    def _resize(self, wanted: int) -> None:
+        try:
+            self.group.resize(wanted)
+        except RuntimeError:  # refused, since the training may end at any moment
+            if not self.group.report()["finished"]:
+                raise
 
     def _environ_of_next(self) -> dict[str, str]:
         """The environment of the next process."""
@@ -156,7 +163,7 @@ class Launcher:
         if self._over or self._ending or report["generation"] is not None:
             return
         self._over = True
-        self.group.resize(max(len(self.children), int(report["low"])))
+        self._resize(max(len(self.children), int(report["low"])))
         print(
             f"tide: a process of {self.name} has ended, and no elastic training has begun; "
             "no other is started. --processes is for scripts that use torchtide.elastic",
@@ -172,7 +179,7 @@ class Launcher:
             return
         left = max(len(self.children), int(report["low"]))
         if left < report["target"]:
-            self.group.resize(left)
+            self._resize(left)
         if len(self.children) < report["low"]:
             for child in self.children.values():
                 child.terminate()

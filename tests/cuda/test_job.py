@@ -363,7 +363,7 @@ def test_tide_pause_and_resume_move_device_memory_and_all_values_stay(
         assert said.startswith("pausing train: about ") and "about 0" not in said
         assert "train is paused" in said and ("Its contexts are away" in said) == bool(deep)
         machine.until(lambda job: job["devices"][0]["away"] >= HELD_BYTES)
-        assert machine.record()["devices"][0]["device"] == 0
+        machine.until(lambda job: job["devices"][0]["device"] == 0)
         still = machine.record()["iterations"]
         assert "train goes on" in machine.tide("resume", "train")
         machine.until(lambda job, still=still: int(job["iterations"]) > still)  # type: ignore[misc]
@@ -377,7 +377,7 @@ def test_tide_limit_moves_what_a_job_has_on_a_device(machine: live_machine.Machi
     limit = f"{HELD_BYTES + (100 << 20)}"  # an iteration takes some too
     said = machine.tide("limit", "train", limit, "--device", "0")
     assert "moved" in said and "off the device" in said  # PyTorch's cache
-    assert machine.record()["devices"][0]["device"] <= int(limit)
+    machine.until(lambda job: job["devices"][0]["device"] <= int(limit))
     machine.until(lambda job: job["devices"][0]["limit"] == int(limit))
     said = machine.tide("limit", "train", "10MiB", "--device", "0", code=1)
     assert "the old limit stays" in said and "are in use" in said
@@ -396,7 +396,7 @@ def test_tide_limit_moves_what_a_job_has_on_a_device(machine: live_machine.Machi
 def test_a_job_gives_others_what_its_cache_holds_at_its_own_boundaries(
     machine: live_machine.Machine,
 ) -> None:
-    assert machine.record()["devices"][0]["device"] >= CACHED_MB << 20
+    machine.until(lambda job: job["devices"][0]["device"] >= CACHED_MB << 20)
     (machine.folder / "take.py").write_text(TAKE)
     taker = start(machine, "take", "TIDE_NEED_WAIT_MS=60000")
     assert taker.wait(live_machine.DEADLINE_S) == 0, (machine.folder / "log").read_text()

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "coordinator/decide.h"
 #include "coordinator/text.h"
@@ -20,8 +21,22 @@ void SayAll(Context& context, std::vector<wire::Message> messages) {
   for (wire::Message& message : messages) context.effects.push_back(SendUp{std::move(message)});
 }
 
+constexpr absl::string_view kByCluster = "the cluster (";
+
 std::string ByCluster(const NodeAgent::Step& step) {
-  return absl::StrCat("the cluster (", step.reason, ")");
+  return absl::StrCat(kByCluster, step.reason, ")");
+}
+
+/// A job may have paused for a grant that was taken back before it said so: nothing of its grant
+/// changes then, and it has to go on all the same. A pause of a user stays.
+void ResumeWhatRuns(Context& context, const NodeAgent::Step& step) {
+  for (auto& [id, job] : context.state.jobs) {
+    if (!job.live() || JobOfProcess(job.name) != step.key || !job.paused) continue;
+    if (!absl::StartsWith(job.paused_by, kByCluster) || !job.attached()) continue;
+    if (OrderUnderWay(context.state, job)) continue;
+    OnOrderCommand(context, Waiter{}, job,
+                   {.what = "resume", .timeout_ms = kOrderTimeoutMs, .by = ByCluster(step)});
+  }
 }
 
 /// Orders the processes of a job here to pause or to go on; true when all of them are where they
@@ -119,6 +134,7 @@ void TakeSteps(Context& context) {
     if (!gives_back || FollowSize(context, step)) agent.Took(step.key, step.state);
   }
   for (const NodeAgent::Step& step : agent.Running()) {
+    ResumeWhatRuns(context, step);
     FollowSize(context, step);
     FollowPace(context, step);
   }

@@ -328,5 +328,24 @@ TEST_F(NodeDaemonTest, ALinkThatIsDownComesBackAndTheGrantsHold) {
   EXPECT_EQ(next->kind, wire::OrderKind::kResume);
 }
 
+TEST_F(NodeDaemonTest, AJobThatPausesForAGrantThatWasTakenBackGoesOn) {
+  ASSERT_EQ(Listen({"--policy", "srtf"}), 0);
+  StartNode();
+  ASSERT_TRUE(Joined());
+  RawJob job(NodeSocket(), {.name = "long", .token = 1});
+  ASSERT_TRUE(Ask(wire::Submit{.key = "long", .devices = 2, .estimate_s = 1000}).ok);
+  ASSERT_TRUE(Until([](const wire::Value& c) { return c.Int("jobs_running") == 1; }));
+  ASSERT_TRUE(Ask(wire::Submit{.key = "short", .devices = 2, .estimate_s = 1}).ok);
+  const auto order = job.Take<wire::Order>();
+  ASSERT_TRUE(order.has_value() && order->kind == wire::OrderKind::kSuspend);
+  ASSERT_TRUE(Ask(wire::Finish{.key = "short"}).ok);
+  ASSERT_TRUE(Until([](const wire::Value& c) { return c.Int("jobs_open") == 1; }));
+  job.Say(wire::OrderAck{.order_id = order->order_id});  // only now
+  auto next = job.Take<wire::Order>();
+  while (next && next->order_id == order->order_id) next = job.Take<wire::Order>();
+  ASSERT_TRUE(next.has_value()) << "it would stay paused for ever";
+  EXPECT_EQ(next->kind, wire::OrderKind::kResume);
+}
+
 }  // namespace
 }  // namespace tide::coordinator

@@ -175,8 +175,8 @@ class CudaJob {
   /// What is used first from here on is not watched: waits for the layers that are not back. Any
   /// thread; does nothing the second time in an iteration.
   void EndForward();
-  /// cuda_tags.cc: what has lost its contents on a device since the last call, which comes when it
-  /// is back there.
+  /// cuda_tags.cc: what has lost its contents on a device since the last call; nothing while any of
+  /// it is away.
   std::vector<pages::ColdRange> TakeLost(int device);
   /// How often an operator, or a backward, had to wait for pages on their way.
   int64_t late_waits() const { return late_->waits(); }

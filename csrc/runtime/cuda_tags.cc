@@ -32,6 +32,7 @@ absl::Status CudaJob::Leave(const Leaving& leaving, DeviceTier to) {
 }
 
 std::vector<pages::ColdRange> CudaJob::TakeLost(int device) {
+  if (pages_->counts(device).dropped > Bytes(0)) return {};
   return std::exchange(devices_[device]->lost, {});
 }
 

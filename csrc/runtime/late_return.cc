@@ -70,22 +70,29 @@ void LateReturn::PutNext(Address at) {
   queue_.insert(queue_.begin() + 1, at);
 }
 
+absl::Status LateReturn::Fetch(const Place& page) {
+  mu_.Unlock();
+  const absl::Status status = BringBack(page.token);
+  mu_.Lock();
+  if (status.ok()) Arrived(page.at);
+  return status;
+}
+
 void LateReturn::Work() {
-  absl::MutexLock lock(&mu_);
-  while (const std::optional<Place> page = Front()) {
-    if (stop_) break;
-    mu_.Unlock();
-    const absl::Status status = BringBack(page->token);
-    if (!status.ok()) {  // whoever waits for it tries once more, and hears why
-      Log(LogLevel::kWarning,
-          absl::StrCat("event=late_return_failed status=\"", status.ToString(), "\""));
+  absl::Status failed;
+  {
+    absl::MutexLock lock(&mu_);
+    while (const std::optional<Place> page = Front()) {
+      if (stop_) break;
+      failed = Fetch(*page);
+      if (!failed.ok()) break;
     }
-    mu_.Lock();
-    if (!status.ok()) break;
-    Arrived(page->at);
+    running_ = false;
+    arrived_.SignalAll();
   }
-  running_ = false;
-  arrived_.SignalAll();
+  if (failed.ok()) return;  // else whoever waits for it tries once more, and hears why
+  Log(LogLevel::kWarning,
+      absl::StrCat("event=late_return_failed status=\"", failed.ToString(), "\""));
 }
 
 absl::Status LateReturn::Finish() {
@@ -95,11 +102,7 @@ absl::Status LateReturn::Finish() {
   Join();
   absl::MutexLock lock(&mu_);
   while (const std::optional<Place> page = Front()) {
-    mu_.Unlock();
-    const absl::Status status = BringBack(page->token);
-    mu_.Lock();
-    if (!status.ok()) return status;
-    Arrived(page->at);
+    TIDE_RETURN_IF_ERROR(Fetch(*page));
   }
   return absl::OkStatus();
 }
@@ -115,11 +118,7 @@ absl::Status LateReturn::Await(const pages::ColdRange& range) {
       arrived_.Wait(&mu_);
       continue;
     }
-    mu_.Unlock();
-    const absl::Status status = BringBack(page->token);
-    mu_.Lock();
-    if (!status.ok()) return status;
-    Arrived(page->at);
+    TIDE_RETURN_IF_ERROR(Fetch(*page));
   }
   return absl::OkStatus();
 }

@@ -51,6 +51,8 @@ class LateReturn {
   void Work();
   void Join() ABSL_EXCLUSIVE_LOCKS_REQUIRED(finish_mu_);
   absl::Status BringBack(pages::cuda::Handle token);
+  /// The same of one in the queue, with the lock let go meanwhile.
+  absl::Status Fetch(const Place& page) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   std::optional<Place> Front() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   std::optional<Place> FirstWithin(const pages::ColdRange& range)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);

@@ -285,6 +285,10 @@ class Gate:
             self.on_begun(paused_s)
         if self.after_begin is not None:
             self.after_begin()
+        self.tell_begun()
+
+    def tell_begun(self) -> None:
+        """Calls `when_begun`; also where a program may look at the job outside of iterations."""
         for call in list(self.when_begun.values()):
             call()
 

@@ -346,6 +346,7 @@ def suspend(device: int | None = None, *, to_file: bool = False) -> int:
         _core.cuda_suspend(device, to_file)
     except BaseException:
         _cuda_platform.move(False)
+        _cuda_tags.rebuild(device)  # what was dropped may be back
         raise
     return int(before - _core.cuda_report(device)["device"])
 

@@ -122,8 +122,7 @@ class Extension:
         self._restore()
         GATE.adopt()
         _core.await_devices(GATE._paused)  # a cell may touch them without beginning an iteration
-        for call in list(GATE.when_begun.values()):
-            call()
+        GATE.tell_begun()
         self._grad_enabled = _torch_grad_enabled()
 
     def attend(self) -> None:

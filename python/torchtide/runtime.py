@@ -281,7 +281,10 @@ def pause(*, deep: bool = False) -> None:
 
 def resume() -> None:
     """Brings a suspended job's memory back."""
-    _core.resume(GATE.may_move())
+    now = GATE.may_move()
+    _core.resume(now)
+    if now and GATE._mine():
+        GATE.tell_begun()
 
 
 def report() -> dict[str, Any]:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import pathlib
 import subprocess
 import time
-import uuid
 from collections.abc import Iterator
 
 import live_machine
 import phantom_gpu
+import phantom_machine
 import pytest
 from phantom_gpu import Runner
 
@@ -320,33 +320,24 @@ pathlib.Path("taken").write_text(str(torch.equal(block[-len(host):].cpu(), host)
 
 def start(machine: live_machine.Machine, name: str, *settings: str) -> subprocess.Popen[bytes]:
     """`NAME.py` under `tide run` on the phantom."""
-    preload = f"LD_PRELOAD={phantom_gpu.for_this_torch().preload}"
-    return machine.start("--name", name, "--", "env", preload, *settings, "python", f"{name}.py")
+    command = phantom_machine.command(*settings, "python", f"{name}.py")
+    return machine.start("--name", name, "--", *command)
 
 
 @pytest.fixture
 def machine(zygote: phantom_gpu.Zygote, tmp_path: pathlib.Path) -> Iterator[live_machine.Machine]:
     """A daemon, and a job under `tide run` whose script knows nothing of us."""
     del zygote  # there is a phantom
-    name = f"job{uuid.uuid4().hex[:8]}"
-    made = live_machine.Machine(
-        tmp_path,
-        TIDE_PHANTOM_NAME=name,
-        TIDE_PHANTOM_QUIET="1",
-        TIDE_PHANTOM_MB=str(DEVICE_MB),
-        TIDE_CAPACITY="64GiB",  # the host's memory is not what these tests are about
-    )
-    (tmp_path / "train.py").write_text(TRAIN)
-    start(made, "train")
-    made.until(
-        lambda job: (
-            int(job["iterations"]) > 2
-            and any(one["device"] >= HELD_BYTES for one in job.get("devices", []))
+    with phantom_machine.machine(tmp_path, TIDE_PHANTOM_MB=DEVICE_MB) as made:
+        (tmp_path / "train.py").write_text(TRAIN)
+        start(made, "train")
+        made.until(
+            lambda job: (
+                int(job["iterations"]) > 2
+                and any(one["device"] >= HELD_BYTES for one in job.get("devices", []))
+            )
         )
-    )
-    yield made
-    made.close()
-    phantom_gpu.forget(name)
+        yield made
 
 
 def test_tide_pause_and_resume_move_device_memory_and_all_values_stay(

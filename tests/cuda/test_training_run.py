@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import importlib.metadata
 import os
-import uuid
 from pathlib import Path
 
 import live_machine
 import phantom_gpu
+import phantom_machine
 import pytest
 
 pytestmark = pytest.mark.slow
@@ -45,20 +45,12 @@ def test_gpt2_under_tide_run_is_limited_paused_and_resumed(
     zygote: phantom_gpu.Zygote, tmp_path: Path
 ) -> None:
     del zygote  # there is a phantom
-    name = f"gpt{uuid.uuid4().hex[:8]}"
-    machine = live_machine.Machine(
-        tmp_path,
-        TIDE_PHANTOM_NAME=name,
-        TIDE_PHANTOM_QUIET="1",
-        TIDE_PHANTOM_MB="8192",
-        TIDE_CAPACITY="64GiB",
-    )
-    (tmp_path / "train.py").write_text(TRAIN)
     folder = Path(__file__).parent
     (tmp_path / "training_models.py").write_text((folder / "training_models.py").read_text())
-    preload = f"LD_PRELOAD={phantom_gpu.for_this_torch().preload}"
-    try:
-        job = machine.start("--name", "train", "--", "env", preload, "python", "train.py")
+    with phantom_machine.machine(tmp_path, TIDE_PHANTOM_MB=8192) as machine:
+        (tmp_path / "train.py").write_text(TRAIN)
+        command = phantom_machine.command("python", "train.py")
+        job = machine.start("--name", "train", "--", *command)
         machine.until(
             lambda one: (
                 int(one["iterations"]) > 3
@@ -81,6 +73,3 @@ def test_gpt2_under_tide_run_is_limited_paused_and_resumed(
         (tmp_path / "stop").touch()
         assert job.wait(live_machine.DEADLINE_S) == 0, (tmp_path / "log").read_text()
         assert (tmp_path / "exact").read_text() == "True"
-    finally:
-        machine.close()
-        phantom_gpu.forget(name)

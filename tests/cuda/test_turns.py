@@ -12,6 +12,7 @@ from collections.abc import Iterator
 
 import live_machine
 import phantom_gpu
+import phantom_machine
 import pytest
 
 pytestmark = pytest.mark.slow
@@ -117,20 +118,11 @@ def test_two_jobs_of_five_eighths_of_a_device_both_end_with_all_values(
 ) -> None:
     """A daemon hears that their turns are longer than the lane would have them."""
     del zygote  # there is a phantom
-    phantom = f"turns{uuid.uuid4().hex[:8]}"
-    machine = live_machine.Machine(
-        tmp_path,
-        TIDE_PHANTOM_NAME=phantom,
-        TIDE_PHANTOM_QUIET="1",
-        TIDE_CAPACITY="64GiB",
-        **{key: str(value) for key, value in SETTINGS.items()},
-    )
     (tmp_path / "job.py").write_text(JOB)
-    preload = f"LD_PRELOAD={phantom_gpu.for_this_torch().preload}"
     names = ("left", "right")
-    try:
+    with phantom_machine.machine(tmp_path, **SETTINGS) as machine:
         for name in names:
-            command = ("env", preload, "python", "job.py", name, "25")
+            command = phantom_machine.command("python", "job.py", name, "25")
             machine.start("--name", name, "--", *command)
         codes = [job.wait(live_machine.DEADLINE_S) for job in machine.jobs]
         log = (tmp_path / "log").read_text()
@@ -141,9 +133,6 @@ def test_two_jobs_of_five_eighths_of_a_device_both_end_with_all_values(
         said = [machine.tide("events", "--job", name, "-n", "0") for name in names]
         # A step copies 32 MiB, and five times as much has to move for it.
         assert max(text.count("keeps its turns for") for text in said) == 1, said
-    finally:
-        machine.close()
-        phantom_gpu.forget(phantom)
 
 
 @pytest.mark.one_torch
@@ -176,6 +165,14 @@ def test_a_paused_job_goes_on_though_the_other_has_the_device_by_then(pair: list
     assert busy.until("exact")[1] == "True"
 
 
+BOTH = """
+child = os.fork()
+if child == 0:
+    other()
+    sys.exit(0)
+waiter()
+assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+"""
 RACE = """
 import ctypes, itertools, mmap, os, sys, threading, time
 import torch, torchtide, torchtide.cuda as cuda
@@ -218,12 +215,6 @@ def other():
         flags[OTHER_IN] = 1
         until(lambda: flags[OTHER_MAY_GO])
     flags[OTHER_OUT] = 1
-child = os.fork()
-if child == 0:
-    other()
-    sys.exit(0)
-waiter()
-assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 """
 
 
@@ -231,7 +222,7 @@ def test_a_turn_that_comes_while_a_job_is_being_paused_is_given_back(
     run: phantom_gpu.Runner,
 ) -> None:
     """Once it ran its iteration with its pages away: the wait ended with the turn."""
-    run(RACE)
+    run(RACE + BOTH)
 
 
 PREFETCH = """
@@ -288,12 +279,6 @@ def other():
             flags[OTHER_OUT] = 1
             return
         least = min(least, waiters())
-child = os.fork()
-if child == 0:
-    other()
-    sys.exit(0)
-waiter()
-assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 """
 
 
@@ -303,4 +288,4 @@ def test_who_waits_has_pages_back_before_its_turn_where_there_is_room(
 ) -> None:
     """Their values too, also where the other one wants the room again."""
     # A turn lasts as long as its holder wants it.
-    run(PREFETCH.format(again=again), **SETTINGS, TIDE_LANE_QUANTUM_MS=1_000 * SECONDS)
+    run(PREFETCH.format(again=again) + BOTH, **SETTINGS, TIDE_LANE_QUANTUM_MS=1_000 * SECONDS)

@@ -7,9 +7,7 @@ the check's own, so figures compare within a run, not with the papers.
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
-import json
 import multiprocessing
 import os
 import statistics
@@ -22,7 +20,7 @@ from typing import Any
 
 import torch
 
-from torchtide.gpu_check import job
+from torchtide.gpu_check import job, part
 
 Answer = dict[str, Any]
 _PATIENCE_S = 120  # for one answer of a job
@@ -272,17 +270,5 @@ def _as_they_come(jobs: list[Job], lengths: list[int], gap_s: float) -> float:
     return round(statistics.mean(took), 4)
 
 
-def main() -> int:
-    """Command line."""
-    parser = argparse.ArgumentParser(prog="gpu-check bench_jobs")
-    parser.add_argument("name", choices=("pair", "trace"))
-    parser.add_argument("--driver", help="not used: PyTorch finds the driver")
-    parser.add_argument("--small", action="store_true")
-    arguments = parser.parse_args()
-    run = {"pair": pair, "trace": trace}[arguments.name]
-    print(json.dumps({arguments.name: run(small=arguments.small)}), flush=True)
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(part.main("bench_jobs", {"pair": pair, "trace": trace}))

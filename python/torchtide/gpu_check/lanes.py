@@ -6,7 +6,6 @@ where a key says so.
 
 from __future__ import annotations
 
-import argparse
 import itertools
 import json
 import os
@@ -15,6 +14,7 @@ import sys
 import tempfile
 from typing import Any
 
+from torchtide.gpu_check import part
 from torchtide.gpu_check.bench import Talker
 
 Answer = dict[str, Any]
@@ -149,16 +149,5 @@ def _together(answers: list[Answer]) -> Answer:
     }
 
 
-def main() -> int:
-    """Command line."""
-    parser = argparse.ArgumentParser(prog="gpu-check lanes")
-    parser.add_argument("name", choices=("lanes",))
-    parser.add_argument("--driver", default="libcuda.so.1")
-    parser.add_argument("--small", action="store_true")
-    arguments = parser.parse_args()
-    print(json.dumps({"lanes": lanes(small=arguments.small)}), flush=True)
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(part.main("lanes", {"lanes": lanes}))

@@ -10,12 +10,11 @@ that was never suspended. Times are medians in seconds.
 
 from __future__ import annotations
 
-import argparse
-import json
 import statistics
 import sys
 from typing import Any
 
+from torchtide.gpu_check import part
 from torchtide.gpu_check.bench import Talker
 
 Answer = dict[str, Any]
@@ -89,16 +88,5 @@ def _run(size: str, state: str, rounds: int, mode: str) -> Answer:
         trainer.end()
 
 
-def main() -> int:
-    """Command line."""
-    parser = argparse.ArgumentParser(prog="gpu-check resume")
-    parser.add_argument("name", choices=("resume",))
-    parser.add_argument("--driver", help="not used: PyTorch finds the driver")
-    parser.add_argument("--small", action="store_true")
-    arguments = parser.parse_args()
-    print(json.dumps({"resume": resume(small=arguments.small)}), flush=True)
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(part.main("resume", {"resume": resume}))
